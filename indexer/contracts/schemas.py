@@ -1,0 +1,259 @@
+"""The contract of every table; the only place a column is defined.
+
+Readers check rows against it, Spark derives its types from it, documentation prints it.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+ID_BYTES = 256
+TEXT_BYTES = 8_192
+QUERY_BYTES = 1_024
+LARGEST_COUNT = 2**62
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, what it means, and which values are accepted."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    nullable: bool = False
+    """A null is accepted, and an input may lack the column."""
+    minimum: float | None = None
+    maximum: float | None = None
+    max_bytes: int | None = None
+    identifier: bool = False
+    """Control characters are refused: ids are written one per line."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named table: its columns, its key, and the job that writes it."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    written_by: str = "the shop"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The pyarrow schema, with each column's documentation as metadata."""
+        return pa.schema(
+            [pa.field(c.name, c.type, c.nullable, metadata={"doc": c.doc}) for c in self.columns],
+            metadata={"table": self.name},
+        )
+
+    def column(self, name: str) -> Column:
+        """Return the named column; raises KeyError."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+
+def query_column(name: str = "query", doc: str = "query text, normalised by indexer.text") -> Column:
+    """Describe a column that holds a query."""
+    return Column(name, pa.string(), doc, max_bytes=QUERY_BYTES)
+
+
+def product_id_column() -> Column:
+    """Describe the column that holds the shop's product id."""
+    return Column("product_id", pa.string(), "the shop's product id, always text", max_bytes=ID_BYTES, identifier=True)
+
+
+def node_column(name: str, doc: str, nullable: bool = False) -> Column:
+    """Describe a column that holds a taxonomy node id."""
+    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES)
+
+
+def text_column(name: str, doc: str, nullable: bool = True) -> Column:
+    """Describe a column of free text."""
+    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES)
+
+
+def share_column(name: str, doc: str, nullable: bool = False) -> Column:
+    """Describe a column that holds a number from 0 to 1."""
+    return Column(name, pa.float64(), doc, nullable=nullable, minimum=0, maximum=1)
+
+
+def count_column(name: str, doc: str) -> Column:
+    """Describe a column that holds a count of 1 or more."""
+    return Column(name, pa.int64(), doc, minimum=1, maximum=LARGEST_COUNT)
+
+
+RAW_PURCHASES = Table(
+    "RAW_PURCHASES",
+    (
+        query_column(doc="query text as the shopper typed it"),
+        product_id_column(),
+        Column("purchases", pa.int64(), "purchases of the product after the query", nullable=True, minimum=1),
+        Column("event_date", pa.date32(), "day of the purchases (UTC)", nullable=True),
+    ),
+)
+
+CATALOGUE = Table(
+    "CATALOGUE",
+    (
+        product_id_column(),
+        text_column("title", "product title", nullable=False),
+        text_column("brand", "brand name"),
+        text_column("product_type", "product type"),
+        text_column("color", "color name"),
+        text_column("description", "long description, cut to its limit"),
+        Column("node_ids", pa.list_(pa.string()), "taxonomy nodes of the product", nullable=True),
+        Column("category_path", pa.list_(pa.string()), "names from the root to the leaf", nullable=True),
+        Column("updated_at", pa.string(), "ISO 8601 time; the newest of several rows of one id wins", nullable=True),
+    ),
+    key=("product_id",),
+)
+
+TAXONOMY = Table(
+    "TAXONOMY",
+    (
+        node_column("node_id", "node id; for trees made of category paths, the path itself"),
+        node_column("parent_id", "parent node; null at a root", nullable=True),
+        text_column("name", "name of the node", nullable=False),
+    ),
+    key=("node_id",),
+    written_by="taxonomy_labels",
+)
+
+QUERY_CLASSES = Table(
+    "QUERY_CLASSES",
+    (query_column(), node_column("node_id", "node the classifier chose"), share_column("score", "its confidence")),
+    key=("query", "node_id"),
+)
+
+LABELS = Table(
+    "LABELS",
+    (
+        query_column(),
+        product_id_column(),
+        Column("label", pa.string(), "high, low or irrelevant"),
+        Column("grade", pa.int64(), "3 exact, 2 substitute, 1 complement, 0 irrelevant", minimum=0, maximum=3),
+        text_column("source", "where the label comes from"),
+        Column("weight", pa.float64(), "weight of the label; null is 1", nullable=True, minimum=0),
+    ),
+    key=("query", "product_id"),
+)
+
+PURCHASES = Table(
+    "PURCHASES",
+    (query_column(), product_id_column(), count_column("purchases", "sum over all rows of the pair")),
+    key=("query", "product_id"),
+    written_by="purchase_gram",
+)
+
+QUERY_GRAM = Table(
+    "QUERY_GRAM",
+    (
+        query_column("query_a", "the smaller of the two queries in code point order"),
+        query_column("query_b", "the larger"),
+        Column("overlap", pa.int64(), "sum over products of C_ak * C_bk", minimum=1),
+        Column("gram", pa.float64(), "sum over products of A_ak * A_bk, rows normalised (equation 2 as printed)"),
+        Column("joint", pa.float64(), "walk joint: sum over products of C_ak * C_bk / (N_k * N)"),
+        count_column("support", "sum over products of min(C_ak, C_bk)"),
+        count_column("shared_products", "products bought after both queries"),
+    ),
+    key=("query_a", "query_b"),
+    written_by="purchase_gram",
+)
+
+QUERY_PAIRS = Table(
+    "QUERY_PAIRS",
+    (
+        query_column("query_a", "the smaller of the two queries in code point order"),
+        query_column("query_b", "the larger"),
+        Column("npmi", pa.float64(), "normalised pointwise mutual information"),
+        Column("ceiling", pa.float64(), "largest value that two such queries can reach; null where unbounded", True),
+        Column("joint", pa.float64(), "joint probability in the chosen variant"),
+        Column("p_a", pa.float64(), "marginal probability of query_a in the chosen variant"),
+        Column("p_b", pa.float64(), "marginal probability of query_b in the chosen variant"),
+        count_column("support", "sum over products of min(C_ak, C_bk)"),
+        count_column("shared_products", "products bought after both queries"),
+    ),
+    key=("query_a", "query_b"),
+    written_by="npmi_pairs",
+)
+
+PRODUCT_NODES = Table(
+    "PRODUCT_NODES",
+    (
+        product_id_column(),
+        node_column("node_id", "leaf the product lies in"),
+        share_column("share", "1 / number of its nodes"),
+        share_column("confidence", "trust in the row"),
+    ),
+    key=("product_id", "node_id"),
+    written_by="taxonomy_labels",
+)
+
+QUERY_NODES = Table(
+    "QUERY_NODES",
+    (
+        query_column(),
+        node_column("node_id", "node the query's purchases lie in"),
+        share_column("share", "share of the query's purchases"),
+        share_column("confidence", "share, less where there are few purchases"),
+    ),
+    key=("query", "node_id"),
+    written_by="taxonomy_labels",
+)
+
+QUERY_NEGATIVES = Table(
+    "QUERY_NEGATIVES",
+    (
+        query_column("query_a", "the smaller of the two queries in code point order"),
+        query_column("query_b", "the larger"),
+        share_column("similarity", "how alike the two look"),
+        Column("source", pa.string(), "lexical, or the model that mined the pair"),
+    ),
+    key=("query_a", "query_b"),
+    written_by="hard_negatives",
+)
+
+CURATED_QUERIES = Table(
+    "CURATED_QUERIES",
+    (
+        Column("query_id", pa.string(), "first 16 hex digits of the query's SHA-256", max_bytes=ID_BYTES, identifier=True),
+        query_column(),
+        Column("weight", pa.float64(), "purchases after the query", minimum=0),
+        count_column("products", "distinct products bought after the query"),
+    ),
+    key=("query_id",),
+    written_by="curated_queries",
+)
+
+REJECTS = Table(
+    "REJECTS",
+    (
+        Column("table", pa.string(), "table whose input row was rejected"),
+        Column("reason", pa.string(), "reason code"),
+        Column("key", pa.string(), "key of one such row, as far as it could be read", nullable=True),
+        Column("sample", pa.string(), "the offending value, cut to 200 characters", nullable=True),
+        count_column("count", "rows rejected for this reason"),
+    ),
+    written_by="every job",
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        RAW_PURCHASES,
+        CATALOGUE,
+        TAXONOMY,
+        QUERY_CLASSES,
+        LABELS,
+        PURCHASES,
+        QUERY_GRAM,
+        QUERY_PAIRS,
+        PRODUCT_NODES,
+        QUERY_NODES,
+        QUERY_NEGATIVES,
+        CURATED_QUERIES,
+        REJECTS,
+    )
+}

@@ -1,0 +1,119 @@
+"""What a finished step of a run left behind: a numbered, create-only commit per step and date.
+
+A step writes its tables below `<work>/<step>/run_date=D/attempt=A/` and then creates
+`<work>/<step>/run_date=D/commits/<20-digit n>.json`. Readers go through the newest commit, never through
+a folder listing. The same inputs and configuration give the same fingerprint, and a step that finds its
+fingerprint in the newest commit has nothing to do.
+"""
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ConfigError, ContractError, ManifestError, ObjectExistsError, PublishConflictError
+from indexer.store import LocalStore, hash_file
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCommit:
+    """One finished attempt of a step."""
+
+    step: str
+    run_date: str
+    attempt: str
+    fingerprint: str
+    counts: dict[str, Any] = field(default_factory=dict)
+    """Everything worth printing: rows in and out, filters, figures."""
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the REJECTS table."""
+    seconds: float = 0.0
+    created_at: str = ""
+    format: int = FORMAT
+
+
+class StepFolder:
+    """The attempts and commits of one step on one date."""
+
+    def __init__(self, work: str | Path, step: str, run_date: str) -> None:
+        self.step = step
+        self.run_date = check_run_date(run_date)
+        self.folder = Path(work) / step / f"run_date={run_date}"
+        self._store = LocalStore(self.folder)
+
+    def new_attempt(self) -> str:
+        """Return a fresh attempt name; its folder is the caller's alone."""
+        return uuid.uuid4().hex[:12]
+
+    def attempt_folder(self, attempt: str) -> Path:
+        """Return the folder of one attempt; it need not exist."""
+        return self.folder / f"attempt={attempt}"
+
+    def newest(self) -> StepCommit | None:
+        """Return the newest commit, or None where the step has not finished on this date."""
+        numbers = [item.key for item in self._store.list("commits/")]
+        return self._read(numbers[-1]) if numbers else None
+
+    def finished(self, fingerprint: str) -> StepCommit | None:
+        """Return the newest commit if it has this fingerprint: then there is nothing to do."""
+        commit = self.newest()
+        return commit if commit and commit.fingerprint == fingerprint else None
+
+    def commit(self, commit: StepCommit) -> None:
+        """Create the next commit; raises PublishConflictError where another process was first."""
+        number = sum(1 for _ in self._store.list("commits/")) + 1
+        document = json.dumps(asdict(commit), indent=1, sort_keys=True, allow_nan=False)
+        try:
+            self._store.put_new(f"commits/{number:020d}.json", document.encode())
+        except ObjectExistsError:
+            winner = self._read(f"commits/{number:020d}.json")
+            raise PublishConflictError(
+                f"{self.step} {self.run_date}: attempt {winner.attempt} finished first; its tables stand, run again"
+            ) from None
+
+    def table_folder(self, table: str) -> Path:
+        """Return the folder of a committed table; raises ContractError where the step has not finished."""
+        commit = self.newest()
+        if commit is None:
+            raise ContractError(
+                f"table {table} of {self.run_date}: not there; run the step {self.step} for this date first"
+            )
+        return self.attempt_folder(commit.attempt) / table
+
+    def _read(self, key: str) -> StepCommit:
+        try:
+            return StepCommit(**json.loads(self._store.get(key)))
+        except (ValueError, TypeError) as error:
+            raise ManifestError(f"{self.folder / key}: not a step commit: {error}") from None
+
+
+def check_run_date(text: str) -> str:
+    """Return the date if it is YYYY-MM-DD, else raise ConfigError."""
+    try:
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise ConfigError(f"run date {text!r}: expected YYYY-MM-DD, such as 2026-11-20")
+
+
+def now_text() -> str:
+    """Return the time in UTC, for people; nothing depends on it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return the SHA-256 of JSON-ready parts, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def identify_input(path: str | Path) -> list[list[Any]]:
+    """Return name and SHA-256 of every file of a local input, so that equal bytes are an equal input."""
+    root = Path(path)
+    files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
+    return [[file.relative_to(root).as_posix(), hash_file(file)] for file in files if file.exists()]

@@ -1,0 +1,1 @@
+"""Spark entry points: each reads tables, calls spark/, writes tables."""
