@@ -182,9 +182,14 @@ class NegativesConfig:
     """Words and trigrams found in more queries than this form no pair; they are counted."""
 
     def __post_init__(self) -> None:
-        require(0 < self.min_similarity <= 1, f"negatives.min_similarity: expected above 0 up to 1, found {self.min_similarity}")
+        require(
+            0 < self.min_similarity <= 1,
+            f"negatives.min_similarity: expected above 0 up to 1, found {self.min_similarity}",
+        )
         require(self.max_per_query >= 1, f"negatives.max_per_query: expected 1 or more, found {self.max_per_query}")
-        require(self.max_gram_queries >= 2, f"negatives.max_gram_queries: expected 2 or more, found {self.max_gram_queries}")
+        require(
+            self.max_gram_queries >= 2, f"negatives.max_gram_queries: expected 2 or more, found {self.max_gram_queries}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +215,10 @@ class SparkConfig:
     shuffle_partitions: int = 8
 
     def __post_init__(self) -> None:
-        require(self.shuffle_partitions >= 1, f"spark.shuffle_partitions: expected 1 or more, found {self.shuffle_partitions}")
+        require(
+            self.shuffle_partitions >= 1,
+            f"spark.shuffle_partitions: expected 1 or more, found {self.shuffle_partitions}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +278,14 @@ class DistillConfig:
         require(self.learning_rate > 0, f"distill.learning_rate: expected above 0, found {self.learning_rate}")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "distill.theta_low must not exceed distill.theta_high")
         held_out = self.validation_share + self.test_share
-        require(self.validation_share > 0 and held_out < 1, "distill: validation_share must be above 0, and with test_share below 1")
-        require(min(self.query_tokens, self.product_tokens) >= 4, "distill: query_tokens and product_tokens must be 4 or more")
+        require(
+            self.validation_share > 0 and held_out < 1,
+            "distill: validation_share must be above 0, and with test_share below 1",
+        )
+        require(
+            min(self.query_tokens, self.product_tokens) >= 4,
+            "distill: query_tokens and product_tokens must be 4 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,9 +312,15 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         require(2 <= self.m <= 512, f"index.m: expected 2 to 512, found {self.m}")
-        require(self.ef_construction >= self.m, f"index.ef_construction: expected at least m = {self.m}, found {self.ef_construction}")
+        require(
+            self.ef_construction >= self.m,
+            f"index.ef_construction: expected at least m = {self.m}, found {self.ef_construction}",
+        )
         require(self.ef_search >= 1, f"index.ef_search: expected 1 or more, found {self.ef_search}")
-        require(self.storage in ("flat", "sqfp16", "sq8"), f"index.storage: expected flat, sqfp16 or sq8, found {self.storage!r}")
+        require(
+            self.storage in ("flat", "sqfp16", "sq8"),
+            f"index.storage: expected flat, sqfp16 or sq8, found {self.storage!r}",
+        )
         require(0 <= self.shards <= 99_999, f"index.shards: expected 0 to 99999, found {self.shards}")
         require(self.max_shard_rows >= 1, f"index.max_shard_rows: expected 1 or more, found {self.max_shard_rows}")
         require(self.precision in ("fp32", "int8"), f"index.precision: expected fp32 or int8, found {self.precision!r}")

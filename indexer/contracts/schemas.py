@@ -218,7 +218,9 @@ QUERY_NEGATIVES = Table(
 CURATED_QUERIES = Table(
     "CURATED_QUERIES",
     (
-        Column("query_id", pa.string(), "first 16 hex digits of the query's SHA-256", max_bytes=ID_BYTES, identifier=True),
+        Column(
+            "query_id", pa.string(), "first 16 hex digits of the query's SHA-256", max_bytes=ID_BYTES, identifier=True
+        ),
         query_column(),
         Column("weight", pa.float64(), "purchases after the query", minimum=0),
         count_column("products", "distinct products bought after the query"),
