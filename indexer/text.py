@@ -13,9 +13,9 @@ SPACES = "[\\u0009-\\u000d\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2
 
 INVISIBLES = (
     "[\\u0000-\\u0008\\u000e-\\u001f\\u007f-\\u0084\\u0086-\\u009f\\u00ad\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u2064"
-    "\\u2066-\\u206f\\ufeff\\ufff9-\\ufffb" + chr(0xE0000) + "-" + chr(0xE007F) + "]"
+    "\\u2066-\\u206f\\ufeff\\ufff9-\\ufffd" + chr(0xE0000) + "-" + chr(0xE007F) + "]"
 )
-"""Control, zero-width, bidirectional-override, interlinear and tag characters, which carry no meaning in a search."""
+"""Control, zero-width, bidirectional-override, interlinear, replacement and tag characters, which carry no meaning in a search."""
 
 _SPACES = re.compile(SPACES)
 _INVISIBLES = re.compile(INVISIBLES)

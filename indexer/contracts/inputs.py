@@ -1,0 +1,139 @@
+"""Read a shop's table in batches by its contract; every row comes out or is rejected with a reason."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.config import CatalogueConfig, InputConfig, LabelsConfig
+from indexer.contracts.checks import Findings, check_column, first_reasons
+from indexer.contracts.files import RawBatch, detect_format, local_files, read_batches, read_header
+from indexer.contracts.rejects import InputCounts
+from indexer.contracts.schemas import LABELS, Column, Table
+from indexer.errors import ContractError
+
+LABEL_OF_GRADE = ("irrelevant", "irrelevant", "low", "high")
+"""Grades 0 and 1 are irrelevant, 2 is low, 3 is high (KD-Boost appendix A.1)."""
+
+
+class InputReader:
+    """An iteration over record batches of the contract's schema; `counts` is complete when it ends.
+
+    Memory holds one batch of at most 5,000 rows or 16 MiB of text, whatever the size of the input.
+    """
+
+    def __init__(self, table: Table, source: InputConfig) -> None:
+        self.table = table
+        self.source = source
+        self.counts = InputCounts(table.name, source.path)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yield valid rows; raises ContractError at the end where too many rows were rejected."""
+        self.counts = InputCounts(self.table.name, self.source.path)
+        with local_files(self.source.path) as files:
+            for file in files:
+                yield from self._read_file(file)
+        self.counts.check(self.source.max_reject_share)
+
+    def _read_file(self, file: Path) -> Iterator[pa.RecordBatch]:
+        kind = detect_format(file, self.source.format)
+        header = read_header(file, kind)
+        names = self._present_columns(header, file)
+        for raw in read_batches(file, kind, list(names.values())):
+            batch = self._check_batch(raw, names)
+            self.counts.rows_out += batch.num_rows
+            if batch.num_rows:
+                yield batch
+
+    def _present_columns(self, header: list[str] | None, file: Path) -> dict[str, str]:
+        """Return contract column -> file column for the columns the file has; a derived column has no file column."""
+        self._check_mapping()
+        wanted = {c.name: self.source.columns.get(c.name, c.name) for c in self._read_columns()}
+        if header is None:
+            return wanted
+        for column in self._read_columns():
+            if not column.nullable and wanted[column.name] not in header:
+                raise ContractError(
+                    f"{self.table.name} from {file}: no column {wanted[column.name]!r} (for {column.name}); found "
+                    f"{', '.join(header) or 'none'}; name the right one under `columns` of its section"
+                )
+        return {name: theirs for name, theirs in wanted.items() if theirs in header}
+
+    def _check_mapping(self) -> None:
+        known = [column.name for column in self._read_columns()]
+        unknown = sorted(set(self.source.columns) - set(known))
+        if unknown:
+            raise ContractError(
+                f"{self.table.name}: `columns` maps {unknown[0]!r}, which is no column of the table; "
+                f"known are {', '.join(known)}"
+            )
+
+    def _read_columns(self) -> list[Column]:
+        return [column for column in self.table.columns if (self.table, column.name) != (LABELS, "grade")]
+
+    def _check_batch(self, raw: RawBatch, names: dict[str, str]) -> pa.RecordBatch:
+        columns: dict[str, pa.Array] = {}
+        findings: Findings = []
+        rows = len(raw.reasons)
+        if self.table is LABELS:
+            self._grade_labels(raw, names, columns, findings)
+        for column in self.table.columns:
+            if column.name in columns:
+                continue
+            theirs = names.get(column.name)
+            values = raw.columns[theirs] if theirs is not None else pa.nulls(rows, column.type)
+            typed, found, cut = check_column(values, column, place=raw.place, separator=self._separator())
+            columns[column.name] = typed
+            self._count_damage(column.name, typed)
+            findings.extend(found)
+            self.counts.fix(f"{column.name}_cut", cut)
+        reasons = first_reasons(raw.reasons, findings)
+        self._count(raw, reasons, names)
+        arrays = [columns[column.name] for column in self.table.columns]
+        batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in self.table.columns])
+        return batch.filter(pc.is_null(reasons)).cast(self.table.schema)
+
+    def _count_damage(self, name: str, values: pa.Array) -> None:
+        """Count texts that an earlier decoding damaged; `indexer.text` strips the mark it left."""
+        if pa.types.is_string(values.type):
+            self.counts.fix(f"{name}_damaged", pc.sum(pc.match_substring(values, "\ufffd")).as_py() or 0)
+
+    def _grade_labels(
+        self, raw: RawBatch, names: dict[str, str], columns: dict[str, pa.Array], findings: Findings
+    ) -> None:
+        """Map the shop's label words to grades and labels, in place of the label column's own check."""
+        assert isinstance(self.source, LabelsConfig)
+        grades = self.source.all_grades()
+        words = [_word(value) for value in raw.columns[names["label"]].to_pylist()]
+        found = [None if word is None else grades.get(word) for word in words]
+        columns["grade"] = pa.array(found, pa.int64())
+        columns["label"] = pa.array([None if grade is None else LABEL_OF_GRADE[grade] for grade in found], pa.string())
+        findings.append(("label_missing", pa.array([word is None for word in words])))
+        findings.append(("label_unknown", pc.is_null(columns["grade"])))
+
+    def _separator(self) -> str:
+        return self.source.category_separator if isinstance(self.source, CatalogueConfig) else ">"
+
+    def _count(self, raw: RawBatch, reasons: pa.StringArray, names: dict[str, str]) -> None:
+        self.counts.rows_in += len(reasons)
+        rejected = pc.indices_nonzero(pc.is_valid(reasons)).to_pylist()
+        key_columns = [raw.columns[names[name]] for name in self.table.key if name in names]
+        for row in rejected:
+            reason = reasons[row].as_py()
+            key = " / ".join(str(column[row].as_py()) for column in key_columns if column[row].is_valid)
+            column = next((names[c.name] for c in self.table.columns if reason.startswith(f"{c.name}_")), None)
+            sample = raw.samples.get(row) or (str(raw.columns[column][row].as_py()) if column in raw.columns else None)
+            self.counts.reject(reason, key=key or None, sample=sample)
+
+
+def open_input(table: Table, source: InputConfig) -> InputReader:
+    """Open a shop's table for reading; nothing is read before the iteration starts."""
+    return InputReader(table, source)
+
+
+def _word(value: object) -> str | None:
+    """Return a label as a lower-case word; whole numbers may come as numbers."""
+    if value is None or not str(value).strip():
+        return None
+    return str(value).strip().lower()
