@@ -23,6 +23,16 @@ GRADES: Mapping[str, int] = MappingProxyType(
 """Label vocabularies in use, lower case, to grades: 3 high, 2 low, 1 and 0 irrelevant (KD-Boost appendix A.1)."""
 
 
+def require_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless low <= value <= high."""
+    require(low <= value <= high, f"{name}: expected {low} to {high}, found {value}")
+
+
+def require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ConfigError unless the value is one of the known words."""
+    require(value in known, f"{name}: expected one of {', '.join(known)}, found {value!r}")
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ConfigError with the message unless the condition holds."""
     if not condition:
@@ -53,9 +63,8 @@ class InputConfig:
     """Share of rejected rows above which the run stops with exit code 3."""
 
     def __post_init__(self) -> None:
-        known = ("auto", "parquet", "csv", "tsv", "jsonl")
-        require(self.format in known, f"format: expected one of {', '.join(known)}, found {self.format!r}")
-        require(0 <= self.max_reject_share <= 1, f"max_reject_share: expected 0 to 1, found {self.max_reject_share}")
+        require_one_of("format", self.format, ("auto", "parquet", "csv", "tsv", "jsonl"))
+        require_range("max_reject_share", self.max_reject_share, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +80,8 @@ class PurchasesConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.default_purchases >= 1, f"default_purchases: expected 1 or more, found {self.default_purchases}")
-        require(self.min_purchases >= 1, f"min_purchases: expected 1 or more, found {self.min_purchases}")
-        require(self.max_purchases >= 1, f"max_purchases: expected 1 or more, found {self.max_purchases}")
+        for name in ("default_purchases", "min_purchases", "max_purchases"):
+            require_range(name, getattr(self, name), 1, 2**62)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +111,7 @@ class TaxonomyConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(1 <= self.max_depth <= 64, f"max_depth: expected 1 to 64, found {self.max_depth}")
+        require_range("max_depth", self.max_depth, 1, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +152,12 @@ class NpmiConfig:
     force_literal: bool = False
 
     def __post_init__(self) -> None:
-        known = ("walk", "offdiag", "gramnorm", "literal")
-        require(self.variant in known, f"npmi.variant: expected one of {', '.join(known)}, found {self.variant!r}")
-        require(-1 <= self.tau < 1, f"npmi.tau: expected -1 up to below 1, found {self.tau}")
-        require(self.top_k >= 1, f"npmi.top_k: expected 1 or more, found {self.top_k}")
+        require_one_of("variant", self.variant, ("walk", "offdiag", "gramnorm", "literal"))
+        require(-1 <= self.tau < 1, f"tau: expected -1 up to below 1, found {self.tau}")
+        require_range("top_k", self.top_k, 1, 10**6)
         require(
             self.variant != "literal" or self.force_literal,
-            "npmi.variant: `literal` has no upper bound, so a threshold means nothing; set npmi.force_literal to use it",
+            "variant: `literal` has no upper bound, so a threshold means nothing; set force_literal to use it",
         )
 
 
@@ -166,9 +173,9 @@ class NodesConfig:
     """confidence = share * n / (n + prior): little evidence counts for less."""
 
     def __post_init__(self) -> None:
-        require(0 < self.label_mass <= 1, f"nodes.label_mass: expected above 0 up to 1, found {self.label_mass}")
-        require(0 <= self.min_top_share <= 1, f"nodes.min_top_share: expected 0 to 1, found {self.min_top_share}")
-        require(self.prior_purchases >= 0, f"nodes.prior_purchases: expected 0 or more, found {self.prior_purchases}")
+        require_range("label_mass", self.label_mass, 0, 1)
+        require_range("min_top_share", self.min_top_share, 0, 1)
+        require_range("prior_purchases", self.prior_purchases, 0, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,14 +189,9 @@ class NegativesConfig:
     """Words and trigrams found in more queries than this form no pair; they are counted."""
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.min_similarity <= 1,
-            f"negatives.min_similarity: expected above 0 up to 1, found {self.min_similarity}",
-        )
-        require(self.max_per_query >= 1, f"negatives.max_per_query: expected 1 or more, found {self.max_per_query}")
-        require(
-            self.max_gram_queries >= 2, f"negatives.max_gram_queries: expected 2 or more, found {self.max_gram_queries}"
-        )
+        require_range("min_similarity", self.min_similarity, 0, 1)
+        require_range("max_per_query", self.max_per_query, 1, 10**6)
+        require_range("max_gram_queries", self.max_gram_queries, 2, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +204,8 @@ class CuratedConfig:
     max_characters: int = 200
 
     def __post_init__(self) -> None:
-        require(self.min_products >= 1, f"curated.min_products: expected 1 or more, found {self.min_products}")
-        require(self.max_queries >= 1, f"curated.max_queries: expected 1 or more, found {self.max_queries}")
+        require_range("min_products", self.min_products, 1, 10**9)
+        require_range("max_queries", self.max_queries, 1, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +217,7 @@ class SparkConfig:
     shuffle_partitions: int = 8
 
     def __post_init__(self) -> None:
-        require(
-            self.shuffle_partitions >= 1,
-            f"spark.shuffle_partitions: expected 1 or more, found {self.shuffle_partitions}",
-        )
+        require_range("shuffle_partitions", self.shuffle_partitions, 1, 10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,20 +271,16 @@ class DistillConfig:
     """Also train the student without a teacher (gamma 0), for the report."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.gamma <= 1, f"distill.gamma: expected 0 to 1, found {self.gamma}")
-        require(self.epochs >= 1, f"distill.epochs: expected 1 or more, found {self.epochs}")
-        require(self.batch_size >= 1, f"distill.batch_size: expected 1 or more, found {self.batch_size}")
-        require(self.learning_rate > 0, f"distill.learning_rate: expected above 0, found {self.learning_rate}")
-        require(-1 <= self.theta_low <= self.theta_high <= 1, "distill.theta_low must not exceed distill.theta_high")
+        require_range("gamma", self.gamma, 0, 1)
+        for name in ("epochs", "batch_size", "patience", "checkpoint_steps", "max_mining_queries"):
+            require_range(name, getattr(self, name), 1, 10**9)
+        require(self.learning_rate > 0, f"learning_rate: expected above 0, found {self.learning_rate}")
+        require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low must not exceed theta_high")
         held_out = self.validation_share + self.test_share
         require(
-            self.validation_share > 0 and held_out < 1,
-            "distill: validation_share must be above 0, and with test_share below 1",
+            self.validation_share > 0 and held_out < 1, "validation_share: expected above 0, with test_share below 1"
         )
-        require(
-            min(self.query_tokens, self.product_tokens) >= 4,
-            "distill: query_tokens and product_tokens must be 4 or more",
-        )
+        require(min(self.query_tokens, self.product_tokens) >= 4, "query_tokens, product_tokens: expected 4 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,21 +306,14 @@ class IndexConfig:
     recall_queries: int = 1_000
 
     def __post_init__(self) -> None:
-        require(2 <= self.m <= 512, f"index.m: expected 2 to 512, found {self.m}")
-        require(
-            self.ef_construction >= self.m,
-            f"index.ef_construction: expected at least m = {self.m}, found {self.ef_construction}",
-        )
-        require(self.ef_search >= 1, f"index.ef_search: expected 1 or more, found {self.ef_search}")
-        require(
-            self.storage in ("flat", "sqfp16", "sq8"),
-            f"index.storage: expected flat, sqfp16 or sq8, found {self.storage!r}",
-        )
-        require(0 <= self.shards <= 99_999, f"index.shards: expected 0 to 99999, found {self.shards}")
-        require(self.max_shard_rows >= 1, f"index.max_shard_rows: expected 1 or more, found {self.max_shard_rows}")
-        require(self.precision in ("fp32", "int8"), f"index.precision: expected fp32 or int8, found {self.precision!r}")
-        require(self.batch_tokens >= 128, f"index.batch_tokens: expected 128 or more, found {self.batch_tokens}")
-        require(self.recall_queries >= 1, f"index.recall_queries: expected 1 or more, found {self.recall_queries}")
+        require_range("m", self.m, 2, 512)
+        require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
+        require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))
+        require_one_of("precision", self.precision, ("fp32", "int8"))
+        require_range("shards", self.shards, 0, 99_999)
+        require_range("batch_tokens", self.batch_tokens, 128, 10**6)
+        for name in ("ef_search", "max_shard_rows", "recall_queries"):
+            require_range(name, getattr(self, name), 1, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
