@@ -10,6 +10,7 @@ IndexerError                    1   unexpected
     ManifestError                   a manifest or log entry that breaks its format
   StoreError                   75   storage or network; worth a retry
     OutcomeUnknownError             a commit whose result could not be read back
+    StoreRefusedError               no access, credentials or bucket; nothing was changed
     ObjectMissingError              no object under this key
     ObjectExistsError               create-only write of an existing key
 
@@ -69,6 +70,10 @@ class StoreError(IndexerError):
 
 class OutcomeUnknownError(StoreError):
     """A commit may or may not have landed; running the same run again settles it."""
+
+
+class StoreRefusedError(StoreError):
+    """The store refused and certainly changed nothing: no access, no credentials, no bucket."""
 
 
 class ObjectMissingError(StoreError):

@@ -4,17 +4,21 @@
 Bytes of any size travel as files (`put_file`, `get_file`); small objects as bytes.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
-from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError
+from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError, StoreRefusedError
 
 CHUNK_BYTES = 1 << 20
+READ_ATTEMPTS = 3
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
 
 
 class StoredObject(NamedTuple):
@@ -107,6 +111,10 @@ class LocalStore:
         with path.open("rb") as source:
             self._create(key, lambda file: shutil.copyfileobj(source, file, CHUNK_BYTES))
 
+    def local_path(self, key: str) -> Path:
+        """Return the file an object lies in, so that it can be read in place."""
+        return self._path(key)
+
     def size(self, key: str) -> int:
         """Return the object's size in bytes; raises ObjectMissingError."""
         try:
@@ -117,11 +125,12 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under the prefix in key order."""
         start = self.root / prefix.rpartition("/")[0]
-        files = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith(".new-"))
-        keys = sorted(path.relative_to(self.root).as_posix() for path in files)
-        for key in keys:
-            if key.startswith(prefix):
-                yield StoredObject(key, (self.root / key).stat().st_size)
+        try:
+            files = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith(".new-"))
+            sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
+        except OSError as error:
+            raise _local_error(error, self.url, prefix) from error
+        yield from (StoredObject(key, sizes[key]) for key in sorted(sizes) if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -133,7 +142,7 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _create(self, key: str, write: Any) -> None:
+    def _create(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
         final = self._path(key)
         draft = final.parent / f".new-{uuid.uuid4().hex}"
         try:
@@ -142,14 +151,13 @@ class LocalStore:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, final)
+            _link_new(draft, final, self.url, key)
             _sync_folder(final.parent)
-        except FileExistsError:
-            raise ObjectExistsError(f"{self.url}: {key} exists already") from None
         except OSError as error:
             raise _local_error(error, self.url, key) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 class S3Store:
@@ -162,10 +170,13 @@ class S3Store:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        timeouts = {"connect_timeout": 5, "read_timeout": 30}
-        self._client = boto3.client("s3", config=ClientConfig(retries={"total_max_attempts": 4}, **timeouts))
-        # A retried create-only write would meet its own object and read as a lost race.
-        self._once = boto3.client("s3", config=ClientConfig(retries={"total_max_attempts": 1}, **timeouts))
+        timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+        retries = {"mode": "standard", "total_max_attempts": READ_ATTEMPTS}
+        with _s3_errors(self.url, ""):
+            self._client = boto3.client("s3", config=ClientConfig(retries=retries, **timeouts))
+            # A retried create-only write would meet its own object and read as a lost race.
+            once = {"mode": "standard", "total_max_attempts": 1}
+            self._once = boto3.client("s3", config=ClientConfig(retries=once, **timeouts))
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raises ObjectMissingError."""
@@ -212,46 +223,57 @@ class S3Store:
         return self.prefix + check_key(key)
 
 
-class _s3_errors:  # noqa: N801 - reads as a statement
+@contextlib.contextmanager
+def _s3_errors(url: str, key: str) -> Iterator[None]:
     """Turn boto3's errors into the project's, with the address and what to do."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-    def __init__(self, url: str, key: str) -> None:
-        self.place = f"{url}: {key}" if key else url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-        if isinstance(error, ClientError):
-            raise _client_error(error, self.place) from error
-        if isinstance(error, NoCredentialsError):
-            raise StoreError(
-                f"{self.place}: no AWS credentials found; set a profile, role or AWS_ACCESS_KEY_ID"
-            ) from None
-        if isinstance(error, BotoCoreError | Boto3Error):
-            raise StoreError(f"{self.place}: storage cannot be reached or broke off: {error}") from error
+    place = f"{url}: {key}" if key else url
+    try:
+        yield
+    except ClientError as error:
+        raise _client_error(error, place) from error
+    except (NoCredentialsError, PartialCredentialsError):
+        raise StoreRefusedError(
+            f"{place}: no AWS credentials found; set a profile, a role or AWS_ACCESS_KEY_ID"
+        ) from None
+    except (BotoCoreError, Boto3Error, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error.__context__
+        if isinstance(cause, ClientError):
+            raise _client_error(cause, place) from error
+        raise StoreError(f"{place}: storage cannot be reached or broke off: {error}; check the endpoint") from error
+    except OSError as error:
+        raise StoreError(f"{place}: local file: {error.strerror or error}; check the disk") from error
 
 
 def _client_error(error: Any, place: str) -> StoreError:
     code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if code == "NoSuchBucket":
+        return StoreRefusedError(f"{place}: no such bucket; create it or correct the address")
     if code in ("404", "NoSuchKey", "NotFound"):
         return ObjectMissingError(f"{place}: no such object")
-    if code in ("412", "PreconditionFailed"):
+    if status == 412 or code in ("412", "PreconditionFailed"):
         return ObjectExistsError(f"{place}: exists already")
-    if code == "NoSuchBucket":
-        return StoreError(f"{place}: no such bucket; create it or correct the address")
-    if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
-        return StoreError(f"{place}: access refused ({code}); check the credentials and the bucket's policy")
-    return StoreError(f"{place}: storage answered {code}: {error.response.get('Error', {}).get('Message', '')}")
+    if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "InvalidAccessKeyId"):
+        return StoreRefusedError(f"{place}: access refused ({code}); check the credentials and the bucket's policy")
+    message = error.response.get("Error", {}).get("Message", "")
+    return StoreError(f"{place}: storage answered {code} ({status}): {message}; run again later")
 
 
 def _local_error(error: OSError, url: str, key: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"{url}: {key}: no such object")
     return StoreError(f"{url}: {key}: {error.strerror or error}; check the folder, its rights and the disk")
+
+
+def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
+    """Give the finished file its final name, which no other file may have."""
+    try:
+        os.link(draft, final)
+    except FileExistsError:
+        raise ObjectExistsError(f"{url}: {key} exists already") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,246 @@
+"""The encoder of a release: texts to unit vectors by ONNX Runtime, without torch.
+
+A directory holds `encoder.onnx` (pooling and normalisation in the graph), `tokenizer.json` and `encoder.json`,
+which names the hashes of the other two and carries vectors that the loaded encoder must reproduce.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from indexer.errors import EncoderError
+from indexer.strict_json import Record, check_format, parse_record
+from indexer.text import normalise_query
+
+FORMAT = 1
+ENCODER_FILES = ("encoder.json", "encoder.onnx", "tokenizer.json")
+MIN_SELF_TEST_COSINE = {"fp32": 0.999, "int8": 0.98}
+"""Least cosine between a stored vector and the loaded encoder's; int8 arithmetic differs between CPU families."""
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """A text and the vector it had on the machine that exported the encoder."""
+
+    kind: str
+    text: str
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDescription:
+    """The content of `encoder.json`."""
+
+    name: str
+    precision: str
+    dimension: int
+    query_tokens: int
+    product_tokens: int
+    text_fields: tuple[str, ...]
+    """Catalogue columns whose join the product side was trained on."""
+    text_separator: str
+    files: Mapping[str, str]
+    """File -> SHA-256."""
+    self_test: tuple[SelfTest, ...]
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Encoded(NamedTuple):
+    """Unit vectors in the order of the texts, and how many texts were longer than the limit."""
+
+    vectors: Vectors
+    truncated: int
+    empty: npt.NDArray[np.bool_]
+    """Texts in which the tokenizer found nothing it knows; their vectors mean nothing."""
+
+
+class Encoder:
+    """A loaded encoder; safe to share between threads."""
+
+    def __init__(
+        self, description: EncoderDescription, fingerprint: str, files: Mapping[str, bytes], threads: int, budget: int
+    ) -> None:
+        self.description = description
+        self.fingerprint = fingerprint
+        """SHA-256 of encoder.json, which holds the hashes of the other files."""
+        self.dimension = description.dimension
+        self._budget = budget
+        self._session = _open_session(files["encoder.onnx"], threads)
+        limits = {"query": description.query_tokens, "product": description.product_tokens}
+        self._tokenizers = {kind: _open_tokenizer(files["tokenizer.json"], limit) for kind, limit in limits.items()}
+        self._meaningless = _meaningless_tokens(self._tokenizers["query"])
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 (n, dimension) unit vectors of queries, normalised by the one rule for queries."""
+        return self.encode([normalise_query(text) for text in texts], kind="query").vectors
+
+    def encode_products(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 (n, dimension) unit vectors of product texts."""
+        return self.encode(texts, kind="product").vectors
+
+    def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
+        """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
+        encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
+        lengths = np.array([len(item.ids) for item in encodings], dtype=np.int64)
+        vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
+        for rows in plan_batches(lengths, self._budget):
+            width = int(lengths[rows].max())
+            tokens = np.zeros((len(rows), width), dtype=np.int64)
+            mask = np.zeros((len(rows), width), dtype=np.int64)
+            for line, row in enumerate(rows):
+                ids = encodings[row].ids
+                tokens[line, : len(ids)] = ids
+                mask[line, : len(ids)] = 1
+            vectors[rows] = self._session.run(["embedding"], {"input_ids": tokens, "attention_mask": mask})[0]
+        return Encoded(
+            vectors,
+            truncated=sum(1 for item in encodings if item.overflowing),
+            empty=np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_),
+        )
+
+
+def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 2_048) -> Encoder:
+    """Load an encoder from its directory; `threads` 0 means one per core.
+
+    A batch holds at most `batch_tokens` tokens, padding included, which bounds what ONNX Runtime's arena keeps.
+    Raises EncoderError where a file is missing, is not the one described, or computes other vectors.
+    """
+    return load_encoder({name: directory / name for name in ENCODER_FILES}, threads=threads, batch_tokens=batch_tokens)
+
+
+def load_encoder(files: Mapping[str, Path], *, threads: int = 0, batch_tokens: int = 2_048) -> Encoder:
+    """Load an encoder from its three files, wherever they lie."""
+    contents = {name: _read_file(files[name]) for name in ENCODER_FILES}
+    description = parse_description(contents["encoder.json"], str(files["encoder.json"]))
+    for name, expected in description.files.items():
+        found = hashlib.sha256(contents[name]).hexdigest()
+        if found != expected:
+            raise EncoderError(f"{files[name]}: expected SHA-256 {expected}, found {found}; export the encoder again")
+    fingerprint = hashlib.sha256(contents["encoder.json"]).hexdigest()
+    encoder = Encoder(description, fingerprint, contents, threads, batch_tokens)
+    check_self_test(encoder, str(files["encoder.json"].parent))
+    return encoder
+
+
+def check_self_test(encoder: Encoder, place: str) -> None:
+    """Raise EncoderError unless the encoder reproduces the vectors it was exported with."""
+    least = MIN_SELF_TEST_COSINE[encoder.description.precision]
+    for kind in ("query", "product"):
+        tests = [test for test in encoder.description.self_test if test.kind == kind]
+        if not tests:
+            continue
+        texts = [normalise_query(test.text) if kind == "query" else test.text for test in tests]
+        expected = np.array([test.vector for test in tests], dtype=np.float32)
+        cosines = np.sum(encoder.encode(texts, kind=kind).vectors * expected, axis=1)
+        worst = int(np.argmin(np.nan_to_num(cosines, nan=-1.0)))
+        if not cosines[worst] >= least:
+            raise EncoderError(
+                f"{place}: self-test {tests[worst].text!r}: expected a cosine of at least {least}, found "
+                f"{cosines[worst]:.4f}; the model or this machine's arithmetic differs, export the encoder again"
+            )
+
+
+def plan_batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield row numbers, shortest texts first, so that rows times the longest stay within the budget.
+
+    A text longer than the budget forms a batch alone.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * int(lengths[order[end]]) > budget:
+            yield order[start:end]
+            start = end
+
+
+def parse_description(data: bytes, place: str) -> EncoderDescription:
+    """Read `encoder.json`; raises EncoderError naming the field that breaks the format."""
+    record = parse_record(data, place, EncoderError)
+    check_format(record, FORMAT)
+    precision = record.text("precision")
+    if precision not in MIN_SELF_TEST_COSINE:
+        record.refuse("fp32 or int8", precision, "precision")
+    dimension = record.integer("dimension", minimum=1)
+    files = record.record("files")
+    description = EncoderDescription(
+        name=record.text("name"),
+        precision=precision,
+        dimension=dimension,
+        query_tokens=record.integer("query_tokens", minimum=3),
+        product_tokens=record.integer("product_tokens", minimum=3),
+        text_fields=tuple(str(name) for name in record.values("text_fields")),
+        text_separator=record.text("text_separator"),
+        files={name: files.hash(name) for name in ENCODER_FILES if name != "encoder.json"},
+        self_test=tuple(_read_self_test(item, dimension) for item in record.records("self_test")),
+        parity=record.mapping("parity"),
+    )
+    files.finish()
+    record.finish()
+    if not description.self_test:
+        record.refuse("at least one text with its vector", [], "self_test")
+    return description
+
+
+def _read_self_test(record: Record, dimension: int) -> SelfTest:
+    kind = record.text("kind")
+    if kind not in ("query", "product"):
+        record.refuse("query or product", kind, "kind")
+    vector = record.values("vector")
+    if len(vector) != dimension or not all(type(number) in (int, float) for number in vector):
+        record.refuse(f"{dimension} numbers", vector, "vector")
+    test = SelfTest(kind=kind, text=record.text("text"), vector=tuple(float(number) for number in vector))
+    record.finish()
+    return test
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EncoderError(f"{path}: cannot be read: {error.strerror}; expected {', '.join(ENCODER_FILES)}") from None
+
+
+def _open_tokenizer(data: bytes, limit: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:
+        raise EncoderError(f"tokenizer.json: cannot be used: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
+    return tokenizer
+
+
+def _meaningless_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens that frame every text, and the one for unknown words."""
+    unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "[UNK]")
+    return frozenset(tokenizer.encode("").ids) | ({unknown} if unknown is not None else set())
+
+
+def _open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Batches differ in shape, so a remembered memory pattern would never fit and only cost memory.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EncoderError(f"encoder.onnx: cannot be used: {str(error)[:300]}") from None
+    inputs = sorted(item.name for item in session.get_inputs())
+    outputs = [item.name for item in session.get_outputs()]
+    if inputs != ["attention_mask", "input_ids"] or "embedding" not in outputs:
+        raise EncoderError(
+            "encoder.onnx: expected inputs input_ids and attention_mask and the output embedding, "
+            f"found {inputs} and {outputs}"
+        )
+    return session

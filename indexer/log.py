@@ -1,0 +1,185 @@
+"""The log of a store: numbered, create-only entries that say which release is live.
+
+A publisher that read head n creates entry n + 1 and nothing else. Entries are never replaced or deleted,
+so a rollback is an entry as well; the number decides every race.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from indexer.errors import (
+    IntegrityError,
+    ManifestError,
+    ObjectMissingError,
+    OutcomeUnknownError,
+    PublishConflictError,
+    StoreError,
+    StoreRefusedError,
+)
+from indexer.manifest import RUN_ID, Manifest, ObjectEntry, parse_manifest, read_object
+from indexer.store import Store
+from indexer.strict_json import check_format, parse_record, write_document
+
+FORMAT = 1
+RELEASE_KINDS = ("publish", "rollback")
+"""Entries that make a release live."""
+KEEPING_KINDS = ("pin", "unpin", "retire")
+"""Entries about which releases are kept; they change nothing for a consumer."""
+MAX_ENTRY_BYTES = 1 << 20
+COMMIT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogEntry:
+    """One entry that makes a release live."""
+
+    sequence: int
+    kind: str
+    run_id: str
+    manifest: ObjectEntry
+    parent: int
+    """Head the publisher had read."""
+    created_at: str
+    format: int = FORMAT
+
+
+def log_key(sequence: int) -> str:
+    """Return the key of an entry."""
+    return f"log/{sequence:020d}.json"
+
+
+def read_head(store: Store) -> int:
+    """Return the newest entry's number, 0 for an empty log; raises IntegrityError where an entry is missing."""
+    head = 0
+    for item in store.list("log/"):
+        head += 1
+        if item.key != log_key(head):
+            raise IntegrityError(
+                f"{store.url}: log entry {head} is missing, found {item.key}; restore it from a backup"
+            )
+        if item.bytes > MAX_ENTRY_BYTES:
+            raise ManifestError(f"{store.url}/{item.key}: {item.bytes} bytes; expected at most {MAX_ENTRY_BYTES}")
+    return head
+
+
+def read_entry(store: Store, sequence: int) -> LogEntry | None:
+    """Return an entry that makes a release live, None for one that only says what is kept."""
+    key = log_key(sequence)
+    record = parse_record(store.get(key), f"{store.url}/{key}", ManifestError)
+    check_format(record, FORMAT)
+    kind = record.text("kind")
+    number = record.integer("sequence", minimum=1)
+    if number != sequence:
+        record.refuse(str(sequence), number, "sequence")
+    if kind in KEEPING_KINDS:
+        return None
+    if kind not in RELEASE_KINDS:
+        record.refuse(f"one of {', '.join(RELEASE_KINDS + KEEPING_KINDS)}, or a newer program", kind, "kind")
+    entry = LogEntry(
+        sequence=number,
+        kind=kind,
+        run_id=record.text("run_id", pattern=RUN_ID),
+        manifest=read_object(record.record("manifest")),
+        parent=record.integer("parent"),
+        created_at=record.text("created_at"),
+    )
+    record.finish()
+    if entry.parent != sequence - 1:
+        record.refuse(str(sequence - 1), entry.parent, "parent")
+    return entry
+
+
+def live_entry(store: Store, head: int | None = None) -> LogEntry | None:
+    """Return the newest entry that makes a release live, or None where nothing was published."""
+    for sequence in range(read_head(store) if head is None else head, 0, -1):
+        entry = read_entry(store, sequence)
+        if entry is not None:
+            return entry
+    return None
+
+
+def find_publication(store: Store, run_id: str, head: int) -> LogEntry | None:
+    """Return the entry that published a run, if there is one up to the head."""
+    for sequence in range(head, 0, -1):
+        entry = read_entry(store, sequence)
+        if entry is not None and entry.kind == "publish" and entry.run_id == run_id:
+            return entry
+    return None
+
+
+def read_manifest(store: Store, entry: LogEntry) -> Manifest:
+    """Return the manifest an entry names; raises IntegrityError unless size, hash and run id are the entry's."""
+    place = f"{store.url}/{entry.manifest.key}"
+    try:
+        size = store.size(entry.manifest.key)
+        data = store.get(entry.manifest.key) if size == entry.manifest.bytes else b""
+    except ObjectMissingError:
+        raise IntegrityError(f"{place}: log entry {entry.sequence} names this manifest, but it is not there") from None
+    check_bytes(data, size, entry.manifest, place)
+    manifest = parse_manifest(data, place)
+    if manifest.run_id != entry.run_id:
+        raise ManifestError(f"{place}.run_id: expected {entry.run_id!r} of the log, found {manifest.run_id!r}")
+    return manifest
+
+
+def check_bytes(data: bytes, size: int, entry: ObjectEntry, place: str) -> None:
+    """Raise IntegrityError unless the bytes have the size and hash they should have."""
+    if size != entry.bytes:
+        raise IntegrityError(f"{place}: expected {entry.bytes} bytes, found {size}; the object was changed")
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
+        raise IntegrityError(f"{place}: expected SHA-256 {entry.sha256}, found {found}; the object was changed")
+
+
+def commit_entry(
+    store: Store, expected_head: int, entry: LogEntry, *, sleep: Callable[[float], None] = time.sleep
+) -> LogEntry:
+    """Create the entry after the expected head and return the one that stands in the log for this run.
+
+    A lost answer is settled by reading back; the same key may be tried again because it can be created only once.
+    Raises PublishConflictError naming the run that was first, OutcomeUnknownError where nobody can tell.
+    """
+    if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
+        raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
+    if entry.kind == "publish" and expected_head:
+        live = live_entry(store, expected_head)
+        if live is not None and live.run_id == entry.run_id:
+            return live
+    data = write_document(asdict(entry))
+    problem: StoreError | None = None
+    for attempt in range(COMMIT_ATTEMPTS):
+        if attempt:
+            sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
+        try:
+            store.put_new(log_key(entry.sequence), data)
+            return entry
+        except StoreError as error:
+            if problem is None and isinstance(error, StoreRefusedError):
+                raise
+            problem = error
+        settled = _read_back(store, entry)
+        if settled is not None:
+            return settled
+    raise OutcomeUnknownError(
+        f"{store.url}: log entry {entry.sequence} was sent, but its outcome cannot be read back ({problem}); "
+        "nothing was deleted, run the same command again to settle it"
+    )
+
+
+def _read_back(store: Store, entry: LogEntry) -> LogEntry | None:
+    """Return our run's entry, None where none can be read, or raise for another's."""
+    try:
+        found = read_entry(store, entry.sequence)
+    except StoreError:
+        return None
+    if found is None:
+        raise PublishConflictError(f"{store.url}: log entry {entry.sequence} was taken meanwhile; run again")
+    if (found.kind, found.run_id) == (entry.kind, entry.run_id):
+        return found
+    raise PublishConflictError(
+        f"{store.url}: run {found.run_id} was published first, as log entry {found.sequence}; "
+        f"run {entry.run_id} is not live, plan it again on the new head"
+    )
