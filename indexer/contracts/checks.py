@@ -75,7 +75,7 @@ def _parse(values: pa.StringArray, kind: pa.DataType, separator: str) -> pa.Arra
         return pa.array([_parse_list(text, separator) for text in values.to_pylist()], kind)
     pattern = {pa.int64(): WHOLE_NUMBER, pa.float64(): NUMBER, pa.date32(): DAY}[kind]
     fits = _true(pc.match_substring_regex(values, pattern))
-    trimmed = pc.ltrim(pc.utf8_trim_whitespace(values), "+") if kind != pa.date32() else pc.utf8_trim_whitespace(values)
+    trimmed = pc.utf8_ltrim(pc.utf8_trim_whitespace(values), characters="+")
     plausible = pc.if_else(fits, trimmed, pa.scalar(None, pa.string()))
     if pa.types.is_date(kind):
         times = pc.strptime(plausible, format="%Y-%m-%d", unit="s", error_is_null=True)

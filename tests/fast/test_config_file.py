@@ -1,0 +1,99 @@
+"""Configuration: precedence, types, nearest names, paths."""
+
+from pathlib import Path
+
+import pytest
+
+from indexer.config import Config, NpmiConfig, as_document
+from indexer.config_file import collect_settings, load_config
+from indexer.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "shop.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_the_papers_values():
+    config = load_config(environment={})
+    assert (config.index.m, config.index.ef_construction) == (64, 256)
+    assert (config.distill.gamma, config.distill.theta_low, config.distill.theta_high) == (0.9, 0.7, 0.85)
+    assert config.purchases.min_purchases == 20
+    assert config.npmi.variant == "walk"
+
+
+def test_option_beats_environment_beats_file_beats_default(tmp_path):
+    path = write(tmp_path, "[npmi]\ntau = 0.1\nmin_support = 3\ntop_k = 4\n")
+    environment = {"INDEXER_NPMI_TAU": "0.2", "INDEXER_NPMI_MIN_SUPPORT": "7", "HOME": "/x"}
+    config = load_config(path, options=["npmi.tau=0.3"], environment=environment)
+    assert (config.npmi.tau, config.npmi.min_support, config.npmi.top_k) == (0.3, 7, 4)
+    assert config.npmi.min_shared_products == NpmiConfig().min_shared_products
+    origins = {
+        key: setting.origin for key, setting in collect_settings(path, options=["npmi.tau=0.3"]).get("npmi").items()
+    }
+    assert origins == {"tau": "--set npmi.tau", "min_support": path, "top_k": path}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[npmi]\ntua = 0.1\n", "unknown key npmi.tua .* did you mean 'tau'"),
+        ("[npmy]\ntau = 0.1\n", r"unknown section \[npmy\] .* did you mean 'npmi'"),
+        ('[index]\nm = "64"\n', "index.m .* expected a whole number, found '64'"),
+        ("[index]\nm = true\n", "expected a whole number, found True"),
+        ("[index]\nm = 0\n", "m: expected 2 to 512, found 0"),
+        ("[index]\nef_construction = 8\n", "ef_construction: expected at least m, found 8"),
+        ("[index]\nshards = 100000\n", "shards: expected 0 to 99999"),
+        ('[npmi]\nvariant = "literal"\n', "no upper bound"),
+        ("[distill]\nstudent_layers = 3\n", "expected a list of a whole number"),
+        ("[labels.grades]\nfine = 7\n", "expected 0, 1, 2 or 3"),
+        ("npmi = 3\n", r"expected a table \[npmi\]"),
+        ("[npmi\n", "cannot be read"),
+    ],
+)
+def test_wrong_file_is_refused_with_the_place(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path, environment={})
+    assert path in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("npmi.tau", "expected section.key=value"),
+        ("tau=0.3", "expected section.key=value"),
+        ("npmi.tau=high", "expected a number, found 'high'"),
+        ("npmi.tao=0.3", "did you mean 'tau'"),
+    ],
+)
+def test_wrong_option_is_refused(option, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(options=[option], environment={})
+
+
+def test_wrong_environment_key_is_refused():
+    with pytest.raises(ConfigError, match=r"INDEXER_NPMI_TUA.*did you mean 'tau'"):
+        load_config(environment={"INDEXER_NPMI_TUA": "0.3"})
+
+
+def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
+    text = (
+        '[catalogue]\npath = "in/c.csv"\n[shop]\nrelease = "s3://b/p"\nwork = "/abs"\n[distill]\nteacher = "org/name"\n'
+    )
+    config = load_config(write(tmp_path, text), environment={})
+    assert config.catalogue.path == str(tmp_path / "in/c.csv")
+    assert (config.shop.release, config.shop.work, config.distill.teacher) == ("s3://b/p", "/abs", "org/name")
+
+
+def test_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(str(tmp_path / "none.toml"), environment={})
+
+
+def test_document_is_plain():
+    document = as_document(Config())
+    assert document["distill"]["student_layers"] == list(Config().distill.student_layers)
+    assert document["catalogue"]["columns"] == {}
