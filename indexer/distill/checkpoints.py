@@ -1,0 +1,81 @@
+"""State of an unfinished training run on disk, replaced atomically and read back without pickled code."""
+
+import os
+import pickle
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from indexer.errors import IntegrityError
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a run stands: the next step to do, and all that is not weights."""
+
+    epoch: int = 1
+    step: int = 0
+    finished: bool = False
+    best_auc: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    """Losses of the epoch so far, summed over its steps."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What mining did for the epoch."""
+
+
+class CheckpointFolder:
+    """The newest state and the best weights of one named model."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self._state = folder / f"{name}.state.pt"
+        self._best = folder / f"{name}.best.safetensors"
+
+    def save_state(self, position: Position, tensors: dict[str, Any]) -> None:
+        """Replace the state; a run killed at any moment leaves the old or the new one."""
+        self._replace(self._state, lambda path: torch.save({"position": asdict(position), **tensors}, path))
+
+    def load_state(self) -> tuple[Position, dict[str, Any]] | None:
+        """Return the newest state, or None where there is none; raises IntegrityError on a damaged file."""
+        if not self._state.exists():
+            return None
+        try:
+            state = torch.load(self._state, weights_only=True, map_location="cpu")
+            return Position(**state.pop("position")), state
+        except (RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise IntegrityError(
+                f"checkpoint {self._state}: cannot be read: {reason}; delete the folder to train from the start"
+            ) from None
+
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Replace the best weights."""
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        self._replace(self._best, lambda path: save_file(copies, path))
+
+    def load_best(self) -> dict[str, Tensor]:
+        """Return the best weights."""
+        return load_file(self._best)
+
+    def has_best(self) -> bool:
+        """Return whether an epoch has been finished."""
+        return self._best.exists()
+
+    def remove(self) -> None:
+        """Remove the folder with all its states."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _replace(self, path: Path, write: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(path.suffix + ".tmp")
+        write(fresh)
+        with fresh.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(fresh, path)

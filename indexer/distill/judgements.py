@@ -1,0 +1,156 @@
+"""Judged (query, product) pairs: the shop's labels joined with the texts of the products they name."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from indexer.config import CatalogueConfig, LabelsConfig
+from indexer.contracts import schemas
+from indexer.contracts.inputs import open_input
+from indexer.errors import ContractError
+from indexer.text import normalise_query, product_text
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairs:
+    """Aligned arrays; `query` and `product` are row numbers of the texts they belong to."""
+
+    query: Rows
+    product: Rows
+    grade: Rows
+    weight: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def take(self, rows: NDArray[Any]) -> "LabelledPairs":
+        """Return the pairs of these row numbers, or of a mask."""
+        return LabelledPairs(
+            query=self.query[rows], product=self.product[rows], grade=self.grade[rows], weight=self.weight[rows]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgements:
+    """All usable labels of a shop, with what became of the others."""
+
+    queries: list[str]
+    product_ids: list[str]
+    products: list[str]
+    """Product texts, in the order of `product_ids`."""
+    pairs: LabelledPairs
+    counts: dict[str, Any] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgements:
+    """Stream both tables and join them in order of query and product id, whatever the order of the input.
+
+    A label whose product is not in the catalogue, or has no text, is rejected. Several labels of one pair become
+    one: the grade with the greatest weight, on a tie the lowest.
+    """
+    votes, label_counts, rejects = _read_votes(labels)
+    wanted = {product_id for _, product_id in votes}
+    texts, catalogue_counts = read_product_texts(catalogue, wanted)
+    known = sorted(pair for pair in votes if pair[1] in texts)
+    lost = sorted(pair for pair in votes if pair[1] not in texts)
+    if not known:
+        raise ContractError(
+            f"LABELS from {labels.path}: none of its {len(wanted)} product ids is in the catalogue {catalogue.path}; "
+            "expected the same ids in both, check the column mapping"
+        )
+    rows_lost = sum(votes[pair].rows for pair in lost)
+    if lost:
+        key = " / ".join(lost[0])
+        reason = {"table": "LABELS", "reason": "product_unknown", "key": key, "sample": lost[0][1], "count": rows_lost}
+        rejects.append(reason)
+    queries = sorted({query for query, _ in known})
+    product_ids = sorted({product_id for _, product_id in known})
+    counts = {
+        "labels": label_counts,
+        "labels_without_product": rows_lost,
+        "labels_merged": sum(votes[pair].rows - 1 for pair in known),
+        "labels_conflicting": sum(len(votes[pair].weights) > 1 for pair in known),
+        "pairs": len(known),
+        "queries": len(queries),
+        "products": len(product_ids),
+        "catalogue": catalogue_counts,
+    }
+    return Judgements(
+        queries=queries,
+        product_ids=product_ids,
+        products=[texts[product_id] for product_id in product_ids],
+        pairs=_index_pairs(known, votes, queries, product_ids),
+        counts=counts,
+        rejects=rejects,
+    )
+
+
+def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Stream the catalogue and return the text of each wanted product; of several rows of one id the first."""
+    reader = open_input(schemas.CATALOGUE, catalogue)
+    ids = pa.array(sorted(wanted), pa.string())
+    texts: dict[str, str] = {}
+    for batch in reader:
+        for product in batch.filter(pc.is_in(batch["product_id"], value_set=ids)).to_pylist():
+            text = product_text(product, fields=catalogue.text_fields, separator=catalogue.text_separator)
+            if text:
+                texts.setdefault(product["product_id"], text)
+    return texts, reader.counts.as_counts()
+
+
+@dataclass
+class _Votes:
+    """Labels given to one pair: weight by grade."""
+
+    rows: int = 0
+    weights: dict[int, float] = field(default_factory=dict)
+
+    def add(self, grade: int, weight: float) -> None:
+        self.rows += 1
+        self.weights[grade] = self.weights.get(grade, 0.0) + weight
+
+    def settle(self) -> tuple[int, float]:
+        """Return the grade with the most weight, the lowest on a tie, and the mean weight of a label."""
+        grade = min(self.weights, key=lambda item: (-self.weights[item], item))
+        return grade, sum(self.weights.values()) / self.rows
+
+
+def _read_votes(labels: LabelsConfig) -> tuple[dict[tuple[str, str], _Votes], dict[str, Any], list[dict[str, Any]]]:
+    reader = open_input(schemas.LABELS, labels)
+    votes: dict[tuple[str, str], _Votes] = {}
+    for batch in reader:
+        columns = (batch[name].to_pylist() for name in ("query", "product_id", "grade", "weight"))
+        for query, product_id, grade, weight in zip(*columns, strict=True):
+            normal = normalise_query(query)
+            if not normal:
+                reader.counts.rows_out -= 1
+                reader.counts.reject("query_empty", key=f"{query} / {product_id}", sample=query)
+                continue
+            votes.setdefault((normal, product_id), _Votes()).add(grade, 1.0 if weight is None else weight)
+    reader.counts.check(labels.max_reject_share)
+    return votes, reader.counts.as_counts(), reader.counts.as_rows()
+
+
+def _index_pairs(
+    known: list[tuple[str, str]],
+    votes: dict[tuple[str, str], _Votes],
+    queries: list[str],
+    product_ids: list[str],
+) -> LabelledPairs:
+    query_row = {query: row for row, query in enumerate(queries)}
+    product_row = {product_id: row for row, product_id in enumerate(product_ids)}
+    settled = [votes[pair].settle() for pair in known]
+    return LabelledPairs(
+        query=np.array([query_row[query] for query, _ in known], dtype=np.int64),
+        product=np.array([product_row[product_id] for _, product_id in known], dtype=np.int64),
+        grade=np.array([grade for grade, _ in settled], dtype=np.int64),
+        weight=np.array([weight for _, weight in settled], dtype=np.float32),
+    )

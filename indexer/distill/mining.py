@@ -1,0 +1,168 @@
+"""Hard negatives of an epoch: queries the model in training holds alike although they share no node.
+
+Algorithm: before each epoch take every query's nearest neighbours, keep those with a score between two bounds,
+disjoint label sets, no place in D_QQ+ and no veto by the teacher; draw at most a few per query, the more alike
+the likelier; keep a part of the last epoch's pairs so that the set does not swing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from indexer.config import DistillConfig
+from indexer.distill.data import TrainingData
+
+TILE_ROWS = 1_024
+TILE_COLUMNS = 16_384
+
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinedPairs:
+    """(pairs, 2) query rows, smaller row first, and what happened on the way."""
+
+    pairs: Pairs
+    counts: dict[str, float]
+
+
+def mine_negatives(
+    data: TrainingData,
+    vectors: Tensor,
+    *,
+    last: Pairs,
+    teacher: Tensor | None,
+    config: DistillConfig,
+    epoch: int,
+) -> MinedPairs:
+    """Mine one epoch's D_QQ-; the result depends on the vectors and (seed, epoch) alone.
+
+    `vectors` and `teacher` are unit vectors by query row; `last` is the pool of the epoch before, or the taxonomy
+    job's table in the first one. Pairs of that table are candidates as well.
+    """
+    rng = np.random.default_rng((config.seed, epoch))
+    neighbours = find_neighbours(vectors, data.mining_queries, count=config.mining_neighbours)
+    found = unique_pairs(np.concatenate([neighbours, data.dissimilar]))
+    scores = pair_scores(vectors, found)
+    within = (scores >= config.mining_low) & (scores <= config.mining_high)
+    disjoint = ~share_node(data.query_nodes, found)
+    unlike = disjoint & ~contains_pairs(data.similar, found)
+    refused = veto_pairs(teacher, found, theta=config.theta_low)
+    allowed = within & unlike & ~refused
+    drawn = draw_per_query(found[allowed], scores[allowed], limit=config.mining_per_query, rng=rng)
+    kept = _keep_share(last, share=config.mining_kept_share, rng=rng)
+    kept = kept[~veto_pairs(teacher, kept, theta=config.theta_low)]
+    pairs = unique_pairs(np.concatenate([drawn, kept]))
+    counts = {
+        "candidates": len(found),
+        "out_of_bounds": int((~within).sum()),
+        "shared_node": int((within & ~disjoint).sum()),
+        "also_similar": int((within & disjoint & ~unlike).sum()),
+        "vetoed": int((within & unlike & refused).sum()),
+        "drawn": len(drawn),
+        "kept": len(kept),
+        "pairs": len(pairs),
+        "mean_score": round(float(pair_scores(vectors, pairs).mean()), 6) if len(pairs) else 0.0,
+    }
+    return MinedPairs(pairs=pairs, counts=counts)
+
+
+def find_neighbours(vectors: Tensor, rows: Pairs, *, count: int) -> Pairs:
+    """Return (row, neighbour) pairs of the `count` nearest other rows of each row, by exact tiled search."""
+    count = min(count, len(rows) - 1)
+    if count < 1:
+        return np.empty((0, 2), dtype=np.int64)
+    numbers = torch.from_numpy(rows)
+    chosen = vectors[numbers]
+    found = []
+    for start in range(0, len(rows), TILE_ROWS):
+        tile = chosen[start : start + TILE_ROWS]
+        places = _nearest_places(tile, chosen, own=start, count=count)
+        left = numbers[start : start + len(tile)].unsqueeze(1).expand_as(places)
+        found.append(torch.stack([left, numbers[places]], dim=-1).reshape(-1, 2))
+    return torch.cat(found).numpy()
+
+
+def pair_scores(vectors: Tensor, pairs: Pairs) -> NDArray[np.float32]:
+    """Return the cosine of each pair of rows, in tiles."""
+    blocks = [
+        (vectors[torch.from_numpy(tile[:, 0])] * vectors[torch.from_numpy(tile[:, 1])]).sum(-1).numpy()
+        for tile in _tiles(pairs)
+    ]
+    return np.concatenate([np.empty(0, dtype=np.float32), *blocks])
+
+
+def share_node(nodes: NDArray[np.int32], pairs: Pairs) -> NDArray[np.bool_]:
+    """Return whether the two label sets of each pair meet; -1 stands for no node."""
+    blocks = [np.empty(0, dtype=np.bool_)]
+    for tile in _tiles(pairs):
+        left, right = nodes[tile[:, 0], :, None], nodes[tile[:, 1], None, :]
+        blocks.append(((left == right) & (left >= 0)).any(axis=(1, 2)))
+    return np.concatenate(blocks)
+
+
+def unique_pairs(pairs: Pairs) -> Pairs:
+    """Return each pair once, smaller row first, in order."""
+    width = int(pairs.max(initial=0)) + 1
+    keys = np.unique(_pair_keys(pairs, width))
+    return np.stack([keys // width, keys % width], axis=1)
+
+
+def contains_pairs(known: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
+    """Return which pairs stand in `known`, in either order."""
+    width = int(max(known.max(initial=0), pairs.max(initial=0))) + 1
+    return np.isin(_pair_keys(pairs, width), _pair_keys(known, width))
+
+
+def veto_pairs(teacher: Tensor | None, pairs: Pairs, *, theta: float) -> NDArray[np.bool_]:
+    """Return which pairs the teacher scores `theta` or more, likely false negatives; none without a teacher."""
+    if teacher is None:
+        return np.zeros(len(pairs), dtype=np.bool_)
+    return pair_scores(teacher, pairs) >= theta
+
+
+def draw_per_query(pairs: Pairs, scores: NDArray[np.float32], *, limit: int, rng: np.random.Generator) -> Pairs:
+    """Draw at most `limit` pairs per left or right query without replacement, with chances in proportion to score.
+
+    Exponential keys (Efraimidis and Spirakis 2006) give the draw in one sort.
+    """
+    keys = np.log(np.maximum(scores, 1e-9)) + rng.gumbel(size=len(pairs))
+    drawn: dict[int, int] = {}
+    chosen = []
+    for row in np.argsort(-keys, kind="stable"):
+        left, right = int(pairs[row, 0]), int(pairs[row, 1])
+        if drawn.get(left, 0) < limit and drawn.get(right, 0) < limit:
+            drawn[left] = drawn.get(left, 0) + 1
+            drawn[right] = drawn.get(right, 0) + 1
+            chosen.append(row)
+    return pairs[np.array(sorted(chosen), dtype=np.int64)]
+
+
+def _nearest_places(tile: Tensor, chosen: Tensor, *, own: int, count: int) -> Tensor:
+    """Return the places of the nearest rows of `chosen`, each tile row itself (from place `own` on) left out."""
+    best_scores = tile.new_empty(len(tile), 0)
+    best_places = torch.empty(len(tile), 0, dtype=torch.long)
+    for start in range(0, len(chosen), TILE_COLUMNS):
+        block = chosen[start : start + TILE_COLUMNS]
+        places = torch.arange(start, start + len(block)).expand(len(tile), -1)
+        scores = tile @ block.T
+        scores = scores.masked_fill(places == (own + torch.arange(len(tile))).unsqueeze(1), -2.0)
+        all_scores, all_places = torch.cat([best_scores, scores], 1), torch.cat([best_places, places], 1)
+        best_scores, picked = all_scores.topk(min(count, all_scores.shape[1]), dim=1)
+        best_places = all_places.gather(1, picked)
+    return best_places
+
+
+def _keep_share(last: Pairs, *, share: float, rng: np.random.Generator) -> Pairs:
+    return last[np.sort(rng.permutation(len(last))[: round(share * len(last))])]
+
+
+def _pair_keys(pairs: Pairs, width: int) -> Pairs:
+    return pairs.min(axis=1, initial=width) * width + pairs.max(axis=1, initial=0)
+
+
+def _tiles(pairs: Pairs) -> list[Pairs]:
+    return [pairs[start : start + TILE_COLUMNS] for start in range(0, len(pairs), TILE_COLUMNS)]

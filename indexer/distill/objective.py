@@ -1,0 +1,99 @@
+"""A training method as a table: which loss each source of pairs pays, its weight, and the teacher's part."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from indexer.config import DistillConfig
+from indexer.distill.batches import PairSource, Step
+from indexer.distill.losses import (
+    dissimilar_loss,
+    distillation_loss,
+    hard_loss,
+    label_loss,
+    similar_loss,
+    soft_loss,
+)
+
+SOFT_GROUPS = (("labels",), ("similar", "dissimilar"))
+"""Sources whose pairs share one mean in the soft part of equation 7."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """One source's hard loss."""
+
+    alpha: float
+    loss: Callable[[Tensor, PairSource], Tensor]
+    share: float = 1.0
+    """Pairs of the source per labelled pair."""
+    from_epoch: int = 1
+    """First epoch, counted from 1, in which the term counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """All terms of a method; gamma 0 asks no teacher."""
+
+    terms: Mapping[str, LossTerm]
+    gamma: float = 0.0
+
+    def active_terms(self, epoch: int) -> dict[str, LossTerm]:
+        """Return the terms that count in this epoch."""
+        return {name: term for name, term in self.terms.items() if epoch >= term.from_epoch}
+
+
+def kd_boost_objective(config: DistillConfig, *, gamma: float) -> Objective:
+    """Equation 5 then 6 for a teacher or a directly trained student (gamma 0), equation 7 with L2 otherwise."""
+
+    def labels(score: Tensor, pairs: PairSource) -> Tensor:
+        assert pairs.label is not None
+        weight = None if pairs.weight is None else torch.from_numpy(pairs.weight).to(score.device)
+        label = torch.from_numpy(pairs.label).to(score.device)
+        return label_loss(score, label, low=config.theta_low, high=config.theta_high, weight=weight)
+
+    return Objective(
+        gamma=gamma,
+        terms={
+            "labels": LossTerm(alpha=config.alpha_labels, loss=labels),
+            "similar": LossTerm(
+                alpha=config.alpha_similar,
+                loss=lambda score, _: similar_loss(score, low=config.theta_low),
+                share=config.similar_share,
+            ),
+            "dissimilar": LossTerm(
+                alpha=config.alpha_dissimilar,
+                loss=lambda score, _: dissimilar_loss(score),
+                share=config.dissimilar_share,
+                from_epoch=config.switch_epoch + 1 if gamma == 0 else 1,
+            ),
+        },
+    )
+
+
+def combine_losses(
+    scores: Mapping[str, Tensor],
+    step: Step,
+    objective: Objective,
+    *,
+    teacher_scores: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of one step and its parts by name; `teacher_scores` is empty where gamma is 0."""
+    losses = {name: objective.terms[name].loss(score, step[name]) for name, score in scores.items()}
+    parts = {name: loss.item() for name, loss in losses.items()}
+    hard = hard_loss(*((objective.terms[name].alpha, loss) for name, loss in losses.items()))
+    if objective.gamma == 0:
+        return hard, parts
+    soft = torch.stack([_soft_group(group, scores, teacher_scores) for group in SOFT_GROUPS]).sum()
+    return distillation_loss(soft, hard, gamma=objective.gamma), {**parts, "soft": soft.item()}
+
+
+def _soft_group(group: Sequence[str], scores: Mapping[str, Tensor], teacher_scores: Mapping[str, Tensor]) -> Tensor:
+    present = [name for name in group if name in scores]
+    if not present:
+        return next(iter(scores.values())).new_zeros(())
+    return soft_loss(
+        torch.cat([scores[name] for name in present]), torch.cat([teacher_scores[name] for name in present], dim=-1)
+    )

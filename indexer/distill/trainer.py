@@ -1,0 +1,241 @@
+"""One training loop for teacher and student: what they learn is a table of loss terms, not a class."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from indexer.config import DistillConfig
+from indexer.distill.batches import PairSource, Step, count_steps, label_source, plan_epoch, query_source
+from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.data import TrainingData
+from indexer.distill.encoders import TextEncoder, Tokens
+from indexer.distill.evaluate import measure_scores
+from indexer.distill.mining import mine_negatives
+from indexer.distill.objective import Objective, combine_losses
+from indexer.errors import GateError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a finished run can tell; the encoder itself holds the best epoch's weights."""
+
+    history: list[dict[str, Any]]
+    """One row per epoch, the first (epoch 0) before any training."""
+    best_epoch: int
+    best_auc: float
+
+
+class Trainer:
+    """Trains one encoder; state lives in `position` and the weights, so that a checkpoint holds all of it."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        data: TrainingData,
+        objective: Objective,
+        config: DistillConfig,
+        *,
+        name: str,
+        folder: Path,
+        teachers: Sequence[Tensor] = (),
+        progress: bool = True,
+        bf16: bool = False,
+    ) -> None:
+        self.encoder, self.data, self.objective, self.config = encoder, data, objective, config
+        self.name, self.progress, self.bf16 = name, progress, bf16
+        self.teachers = teachers
+        self.position = Position()
+        self.texts = tokenise_data(encoder, data)
+        self.dissimilar = data.dissimilar
+        self.checkpoints = CheckpointFolder(folder, name)
+        self.parameters = [p for p in encoder.transformer.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
+        self.steps_per_epoch = count_steps(len(data.train), config.batch_size)
+
+    def run(self) -> TrainingResult:
+        """Train from the newest checkpoint, or from the start, until the last epoch or early stopping."""
+        if not self._resume():
+            seed_everything(self.config.seed)
+            self._finish_epoch(0, time.monotonic())
+        while not self.position.finished:
+            self._run_epoch()
+        self.encoder.transformer.load_state_dict(self.checkpoints.load_best())
+        self.encoder.transformer.eval()
+        position = self.position
+        return TrainingResult(
+            history=position.history, best_epoch=position.best_epoch, best_auc=round(position.best_auc, 6)
+        )
+
+    def run_step(self, step: Step) -> dict[str, float]:
+        """Encode each unique text of the step once, pay every term, and move the weights."""
+        self.optimiser.zero_grad(set_to_none=True)
+        present = {name: pairs for name, pairs in step.items() if len(pairs)}
+        scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16)
+        soft = self._teacher_scores(present) if self.objective.gamma else {}
+        loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft)
+        if not torch.isfinite(loss):
+            raise GateError(
+                f"training of the {self.name}: the loss is {loss.item()} in epoch {self.position.epoch}; lower "
+                f"distill.learning_rate, the last good state lies in {self.checkpoints.folder}"
+            )
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimiser.step()
+        return {"loss": loss.item(), **parts}
+
+    def _run_epoch(self) -> None:
+        started, position = time.monotonic(), self.position
+        plan = self._plan_epoch()
+        self.encoder.transformer.train()
+        bar = tqdm(
+            plan[position.step :],
+            desc=f"{self.name} epoch {position.epoch}/{self.config.epochs}",
+            initial=position.step,
+            total=len(plan),
+            unit="step",
+            disable=None if self.progress else True,
+        )
+        for step in bar:
+            self._set_learning_rate()
+            for name, value in self.run_step(step).items():
+                position.sums[name] = position.sums.get(name, 0.0) + value
+            position.step += 1
+            bar.set_postfix(loss=f"{position.sums['loss'] / position.step:.4f}", auc=f"{position.best_auc:.4f}")
+            if position.step % self.config.checkpoint_steps == 0 and position.step < len(plan):
+                self._save_state()
+        self._finish_epoch(position.epoch, started)
+
+    def _plan_epoch(self) -> list[Step]:
+        """Return the epoch's steps; hard negatives are mined once, when its first step is due."""
+        position, terms = self.position, self.objective.active_terms(self.position.epoch)
+        if "dissimilar" in terms and position.step == 0:
+            vectors = self.encoder.embed_frozen(self.texts[: len(self.data.queries)])
+            mined = mine_negatives(
+                self.data,
+                vectors,
+                last=self.dissimilar,
+                teacher=torch.stack(list(self.teachers)).mean(0) if self.teachers else None,
+                config=self.config,
+                epoch=position.epoch,
+            )
+            self.dissimilar, position.counts = mined.pairs, mined.counts
+        every: dict[str, PairSource] = {
+            "labels": label_source(self.data),
+            "similar": query_source(self.data.similar),
+            "dissimilar": query_source(self.dissimilar),
+        }
+        return plan_epoch(
+            {name: source for name, source in every.items() if name in terms},
+            shares={name: term.share for name, term in terms.items()},
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=position.epoch,
+        )
+
+    def _finish_epoch(self, epoch: int, started: float) -> None:
+        """Measure on the validation queries, keep the best weights, decide whether to stop, and save."""
+        position = self.position
+        row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
+        auc = row.auc if row.auc is not None else 0.0
+        if epoch > 0 and auc > position.best_auc:
+            position.best_auc, position.best_epoch = auc, epoch
+            self.checkpoints.save_best(self.encoder.transformer.state_dict())
+        losses = {name: round(total / position.step, 6) for name, total in position.sums.items()}
+        mined = {"mining": position.counts} if position.counts else {}
+        figures = {"auc": row.auc, "query_auc": row.query_auc, "ndcg_10": row.ndcg_10}
+        seconds = round(time.monotonic() - started, 1)
+        position.history.append({"epoch": epoch, "losses": losses, **figures, **mined, "seconds": seconds})
+        position.epoch, position.step, position.sums, position.counts = epoch + 1, 0, {}, {}
+        position.finished = should_stop(epoch, position.best_epoch, self.config)
+        self._save_state()
+
+    def _validation_scores(self) -> Any:
+        pairs = self.data.validation
+        source = PairSource(left=pairs.query, right=pairs.product + len(self.data.queries))
+        rows, left, right = _unique_rows({"": source})
+        vectors = self.encoder.embed_frozen([self.texts[row] for row in rows])
+        return (vectors[left] * vectors[right]).sum(-1).numpy()
+
+    def _teacher_scores(self, step: Step) -> dict[str, Tensor]:
+        scores = {}
+        for name, pairs in step.items():
+            left, right = torch.from_numpy(pairs.left), torch.from_numpy(pairs.right)
+            scores[name] = torch.stack([(t[left] * t[right]).sum(-1) for t in self.teachers]).to(self.encoder.device)
+        return scores
+
+    def _set_learning_rate(self) -> None:
+        done = (self.position.epoch - 1) * self.steps_per_epoch + self.position.step
+        total = self.config.epochs * self.steps_per_epoch
+        factor = schedule_rate(done, total=total, warmup=round(self.config.warmup_share * total))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
+    def _save_state(self) -> None:
+        self.checkpoints.save_state(
+            self.position,
+            {
+                "weights": self.encoder.transformer.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "random": torch.get_rng_state(),
+                "dissimilar": torch.from_numpy(self.dissimilar),
+            },
+        )
+
+    def _resume(self) -> bool:
+        found = self.checkpoints.load_state()
+        if found is None:
+            return False
+        self.position, state = found
+        self.encoder.transformer.load_state_dict(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        self.dissimilar = state["dissimilar"].numpy()
+        return True
+
+
+def tokenise_data(encoder: TextEncoder, data: TrainingData) -> list[Tokens]:
+    """Return the token ids of every text, queries first: the rows that pairs speak of."""
+    return encoder.tokenise_queries(data.queries) + encoder.tokenise_products(data.products)
+
+
+def score_pairs(encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf16: bool = False) -> dict[str, Tensor]:
+    """Return the cosine of each pair by source, with gradient; a text of many pairs is encoded once."""
+    rows, left, right = _unique_rows(step)
+    vectors = encoder.embed([texts[row] for row in rows], bf16=bf16)
+    scores = (vectors[left.to(vectors.device)] * vectors[right.to(vectors.device)]).sum(-1)
+    return dict(zip(step, scores.split([len(pairs) for pairs in step.values()]), strict=True))
+
+
+def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:
+    """Return whether training ends here: the last epoch, or `patience` epochs without a better one."""
+    return epoch >= config.epochs or (epoch > 0 and epoch - best_epoch >= config.patience)
+
+
+def schedule_rate(done: int, *, total: int, warmup: int) -> float:
+    """Return the share of the peak learning rate of the next step: linear rise, then linear fall to 0."""
+    if done < warmup:
+        return (done + 1) / warmup
+    return max(0.0, (total - done) / max(1, total - warmup))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training could draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _unique_rows(step: Step) -> tuple[list[int], Tensor, Tensor]:
+    """Return the distinct text rows and, for all pairs in order, the places of both sides among them."""
+    left = np.concatenate([pairs.left for pairs in step.values()])
+    right = np.concatenate([pairs.right for pairs in step.values()])
+    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    return rows.tolist(), torch.from_numpy(places[: len(left)]), torch.from_numpy(places[len(left) :])
