@@ -259,3 +259,11 @@ TABLES: dict[str, Table] = {
         REJECTS,
     )
 }
+
+
+def describe_table(table: Table) -> str:
+    """Return a table's contract as Markdown, as `docs/inputs.md` prints it."""
+    head = f"### {table.name}\n\nKey: {', '.join(table.key) or 'none'}. Written by: {table.written_by}.\n"
+    rows = ["| column | type | | meaning |", "| --- | --- | --- | --- |"]
+    rows += [f"| {c.name} | {c.type} | {'optional' if c.nullable else 'required'} | {c.doc} |" for c in table.columns]
+    return head + "\n" + "\n".join(rows) + "\n"

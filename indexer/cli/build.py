@@ -1,0 +1,44 @@
+"""`indexer build`: embed catalogue and curated queries and publish a release."""
+
+from pathlib import Path
+
+import click
+
+from indexer.cli.options import config_options, json_option, open_config, print_json, run_options, show_progress
+from indexer.cli.summary import print_release
+
+
+@click.command()
+@config_options
+@run_options
+@click.option("--encoder", metavar="DIR", help="Encoder directory; by default the one distilled for the date.")
+@json_option
+def build(
+    config_path: str | None,
+    settings: tuple[str, ...],
+    run_date: str,
+    force: bool,
+    no_progress: bool,
+    encoder: str | None,
+    as_json: bool,
+) -> None:
+    """Embed products and curated queries, build the shards, verify and publish them.
+
+    \b
+    Examples:
+      indexer build --config shop.toml --run-date 2026-11-20
+      indexer build --config shop.toml --run-date 2026-11-20 --encoder models/student
+    """
+    from indexer.build.release import build_release
+    from indexer.cli.steps import collect_story, find_encoder
+
+    loaded = open_config(config_path, settings)
+    directory = Path(encoder) if encoder else find_encoder(loaded, run_date)
+    summary = build_release(
+        loaded,
+        run_date,
+        encoder_directory=directory,
+        story=collect_story(loaded, run_date),
+        progress=show_progress(no_progress),
+    )
+    print_json(summary.as_dict()) if as_json else print_release(summary)

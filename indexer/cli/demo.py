@@ -1,0 +1,56 @@
+"""`indexer demo`: a generated shop, the whole nightly job, and a few searches."""
+
+from pathlib import Path
+
+import click
+
+from indexer.cli.options import escape, show_progress
+from indexer.cli.steps import run_nightly
+from indexer.cli.summary import print_night, print_step
+from indexer.config_file import load_config
+
+RUN_DATE = "2026-01-07"
+"""The last day of the generated purchases."""
+
+SEARCHES = (
+    ("couch", "a synonym: most of the products are called sofa"),
+    ("baby sipper", "two words"),
+    ("hedphones", "a misspelling"),
+)
+
+
+@click.command()
+@click.option("--folder", default="demo-shop", metavar="DIR", help="Folder for the shop, its tables and its release.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+def demo(folder: str, no_progress: bool) -> None:
+    """Generate a shop with known answers, run the nightly job on it and search the release.
+
+    Needs no network, no cloud account and no GPU. Run again, it skips what is finished.
+
+    \b
+    Example:
+      indexer demo --folder demo-shop
+    """
+    from indexer.demo.shop import write_demo_shop
+    from indexer.reader import open_index
+
+    home = Path(folder)
+    if not (home / "shop.toml").exists():
+        answers = write_demo_shop(home)
+        click.echo(f"shop  {home}  {answers.products} products, {len(answers.synonyms)} planted synonym pairs")
+    config = load_config(str(home / "shop.toml"))
+    summary = run_nightly(
+        config,
+        RUN_DATE,
+        progress=show_progress(no_progress),
+        on_step=lambda commit, status: print_step(commit, status=status),
+    )
+    index = open_index(config.shop.release)
+    for text, why in SEARCHES:
+        click.echo(f"\nindexer query {config.shop.release} {text!r}  ({why})")
+        for hit in index.search(text, k=3):
+            click.echo(f"  {hit.score:.3f}  {hit.id}  {escape(hit.text or '')}")
+        others = ", ".join(query for query in index.reformulate(text, k=4) if query != text)
+        click.echo(f"  reformulations: {escape(others)}")
+    click.echo("")
+    print_night(summary)

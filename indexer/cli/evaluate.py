@@ -1,0 +1,50 @@
+"""`indexer evaluate`: measure an encoder on labelled pairs."""
+
+import click
+
+from indexer.cli.options import json_option, print_json, show_progress
+from indexer.cli.summary import print_table
+from indexer.config import CatalogueConfig, LabelsConfig
+from indexer.errors import ConfigError
+
+
+@click.command()
+@click.option("--encoder", required=True, metavar="DIR", help="Encoder directory, or sentence-transformers model.")
+@click.option("--catalogue", required=True, metavar="FILE", help="Catalogue with titles.")
+@click.option("--labels", required=True, metavar="FILE", help="Labelled (query, product) pairs.")
+@click.option(
+    "--column", "columns", multiple=True, metavar="TABLE.COLUMN=THEIRS", help="Map a column, catalogue.title=name."
+)
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@json_option
+def evaluate(
+    encoder: str, catalogue: str, labels: str, columns: tuple[str, ...], no_progress: bool, as_json: bool
+) -> None:
+    """Print ROC-AUC, precision and recall at 0.7, and NDCG, beside random, TF-IDF and zero-shot rows.
+
+    \b
+    Example:
+      indexer evaluate --encoder work/distill/.../encoder-fp32 \\
+        --catalogue products.csv --labels judgements.tsv --column labels.label=grade
+    """
+    from indexer.distill.evaluate import evaluate_encoder
+
+    mapped = _parse_columns(columns)
+    rows = evaluate_encoder(
+        encoder,
+        CatalogueConfig(path=catalogue, columns=mapped["catalogue"]),
+        LabelsConfig(path=labels, columns=mapped["labels"]),
+        progress=show_progress(no_progress),
+    )
+    print_json([row.as_dict() for row in rows]) if as_json else print_table([row.as_dict() for row in rows])
+
+
+def _parse_columns(columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    mapped: dict[str, dict[str, str]] = {"catalogue": {}, "labels": {}}
+    for text in columns:
+        name, _, theirs = text.partition("=")
+        table, _, column = name.partition(".")
+        if table not in mapped or not column or not theirs:
+            raise ConfigError(f"--column {text}: expected catalogue.COLUMN=THEIRS or labels.COLUMN=THEIRS")
+        mapped[table][column] = theirs
+    return mapped

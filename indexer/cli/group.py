@@ -1,0 +1,30 @@
+"""The group of all commands; a command's module imports torch, Spark or faiss only when it runs."""
+
+import click
+
+from indexer import __version__
+from indexer.cli.build import build
+from indexer.cli.config import config
+from indexer.cli.demo import demo
+from indexer.cli.distill import distill
+from indexer.cli.evaluate import evaluate
+from indexer.cli.nightly import nightly
+from indexer.cli.options import ErrorGroup
+from indexer.cli.query import query
+
+
+@click.group(cls=ErrorGroup, context_settings={"show_default": True, "auto_envvar_prefix": "INDEXER_OPTION"})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, package_name="nightly-semantic-index")
+def indexer(debug: bool) -> None:
+    """Nightly batch job and embedding index builder behind e-commerce semantic search.
+
+    \b
+    Exit codes: 0 done or nothing to do, 1 unexpected, 2 usage or configuration,
+    3 input contract, 4 quality gate, 5 publish conflict, 6 integrity,
+    75 storage or network (try again).
+    """
+
+
+for command in (demo, nightly, distill, build, query, evaluate, config):
+    indexer.add_command(command)

@@ -1,0 +1,153 @@
+"""The nightly run as a table of steps, in order; a finished step with unchanged inputs is skipped."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from indexer.config import Config, as_document
+from indexer.errors import ContractError, IndexerError
+from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
+
+SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
+TRAINING_STEP = "distill"
+
+
+@dataclass
+class NightlySummary:
+    """How a night went; also what `run.json` holds."""
+
+    shop: str
+    run_date: str
+    status: str = "running"
+    exit_code: int = 0
+    reason: str = ""
+    seconds: float = 0.0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    release: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[StepCommit, str], None]
+"""Called after each step with its commit and `done`, `skipped` or `kept` (an earlier night's training)."""
+
+
+def run_nightly(
+    config: Config, run_date: str, *, force: bool = False, progress: bool = True, on_step: Listener | None = None
+) -> NightlySummary:
+    """Run every step of the night; raises what a step raises, after writing `run.json`."""
+    summary = NightlySummary(config.shop.name, check_run_date(run_date))
+    started = time.monotonic()
+    try:
+        for commit, status in _run_steps(config, run_date, force=force, progress=progress):
+            summary.steps.append(_step_row(commit) | {"status": status})
+            if on_step:
+                on_step(commit, status)
+        summary.release = _publish(config, run_date, progress=progress)
+        summary.status = "done"
+    except BaseException as error:
+        summary.status = "unknown" if type(error).__name__ == "OutcomeUnknownError" else "failed"
+        summary.exit_code = error.exit_code if isinstance(error, IndexerError) else 1
+        summary.reason = str(error) or type(error).__name__
+        raise
+    finally:
+        summary.seconds = round(time.monotonic() - started, 1)
+        _write_run(config, summary)
+    return summary
+
+
+def find_encoder(config: Config, run_date: str) -> Path:
+    """Return the directory of the encoder that serves the date; raises ContractError where there is none."""
+    training = find_training(config, run_date)
+    if training is None:
+        raise ContractError(f"no encoder for {run_date}: run `indexer distill` first, or name one by --encoder")
+    folder = StepFolder(config.shop.work, TRAINING_STEP, training.run_date)
+    return folder.attempt_folder(training.attempt) / f"encoder-{config.index.precision}"
+
+
+def find_training(config: Config, run_date: str) -> StepCommit | None:
+    """Return the newest training of the last `distill.every_days` days up to the date, or None."""
+    last = date.fromisoformat(check_run_date(run_date))
+    for days in range(config.distill.every_days):
+        day = (last - timedelta(days=days)).isoformat()
+        commit = StepFolder(config.shop.work, TRAINING_STEP, day).newest()
+        if commit:
+            return commit
+    return None
+
+
+def collect_story(config: Config, run_date: str) -> dict[str, Any]:
+    """Gather what the finished steps of the date did, for the release's report."""
+    commits = [StepFolder(config.shop.work, name, run_date).newest() for name in SPARK_STEPS]
+    commits.append(find_training(config, run_date))
+    return {
+        "shop": config.shop.name,
+        "run_date": run_date,
+        "steps": [_step_row(commit) for commit in commits if commit],
+        "config": as_document(config),
+    }
+
+
+def _run_steps(config: Config, run_date: str, *, force: bool, progress: bool) -> Iterator[tuple[StepCommit, str]]:
+    yield from _run_spark_steps(config, run_date, force=force)
+    before = find_training(config, run_date)
+    if before and before.run_date != run_date and not force:
+        yield before, "kept"
+        return
+    from indexer.distill.step import run_distill
+
+    commit = run_distill(config, run_date, force=force, progress=progress)
+    yield commit, _status(before, commit)
+
+
+def _run_spark_steps(config: Config, run_date: str, *, force: bool) -> Iterator[tuple[StepCommit, str]]:
+    """Run the Spark jobs in one session, which ends before training needs the memory."""
+    from spark.session import open_session
+
+    session = open_session(config.spark, "nightly")
+    try:
+        for name in SPARK_STEPS:
+            before = StepFolder(config.shop.work, name, run_date).newest()
+            commit = import_module(f"jobs.{name}").run(session, config, run_date, force=force)
+            yield commit, _status(before, commit)
+    finally:
+        session.stop()
+
+
+def _status(before: StepCommit | None, after: StepCommit) -> str:
+    return "skipped" if before and before.attempt == after.attempt else "done"
+
+
+def _step_row(commit: StepCommit) -> dict[str, Any]:
+    return {
+        "step": commit.step,
+        "run_date": commit.run_date,
+        "seconds": round(commit.seconds, 1),
+        "counts": commit.counts,
+        "rejects": commit.rejects,
+    }
+
+
+def _publish(config: Config, run_date: str, *, progress: bool) -> dict[str, Any]:
+    from indexer.build.release import build_release
+
+    released = build_release(
+        config,
+        run_date,
+        encoder_directory=find_encoder(config, run_date),
+        story=collect_story(config, run_date),
+        progress=progress,
+    )
+    return released.as_dict()
+
+
+def _write_run(config: Config, summary: NightlySummary) -> None:
+    """Write `<work>/nightly/run_date=D/run.json`, whole or not at all."""
+    folder = Path(config.shop.work) / "nightly" / f"run_date={summary.run_date}"
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / ".run.json"
+    draft.write_text(json.dumps({**summary.__dict__, "written_at": now_text()}, indent=1) + "\n")
+    draft.replace(folder / "run.json")

@@ -1,0 +1,58 @@
+"""What a step did, as a few lines for people."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from indexer.cli.options import escape
+from indexer.runs import StepCommit
+
+LINE_CHARACTERS = 110
+
+
+def print_step(commit: StepCommit, *, status: str = "done") -> None:
+    """Print a step's figures and its rejects."""
+    click.echo(f"{commit.step}  {commit.run_date}  {status}  {commit.seconds:.1f} s")
+    for line in _figure_lines(commit.counts):
+        click.echo(f"  {line}")
+    for reject in commit.rejects:
+        example = f", such as {reject['key'] or reject['sample']!r}" if reject["key"] or reject["sample"] else ""
+        click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}{example}"))
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal keys as an aligned table."""
+    if not rows:
+        return
+    header = list(rows[0])
+    cells = [header, *([format_value(row.get(name)) for name in header] for row in rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
+    for row in cells:
+        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def format_value(value: Any) -> str:
+    """Format a figure for people: thousands apart, four digits of a fraction."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _figure_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line per group of plain figures; tables and histories belong to the report."""
+    plain = {name: value for name, value in counts.items() if not isinstance(value, Mapping | list)}
+    if plain:
+        yield _join(plain)
+    for name, value in counts.items():
+        if isinstance(value, Mapping):
+            figures = {key: item for key, item in value.items() if not isinstance(item, Mapping | list)}
+            if figures:
+                yield f"{name}: {_join(figures)}"
+
+
+def _join(figures: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{name} {format_value(value)}" for name, value in figures.items())
+    return escape(text if len(text) <= LINE_CHARACTERS * 3 else text[: LINE_CHARACTERS * 3] + " ...")
