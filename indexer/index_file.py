@@ -99,7 +99,7 @@ def read_index(path: Path, shape: IndexShape) -> Any:
         before = faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 1 << 20))
         try:
-            index: Any = faiss.downcast_index(faiss.read_index(str(path)))
+            index: Any = faiss.read_index(str(path))
         except RuntimeError as error:
             raise IntegrityError(f"{path}: FAISS refused the file: {str(error)[:200]}") from None
         finally:

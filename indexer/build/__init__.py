@@ -1,0 +1,1 @@
+"""The batch indexer: catalogue and curated queries in, a verified release out."""

@@ -1,0 +1,206 @@
+"""Stream the catalogue and the curated queries to disk, one file of rows per shard.
+
+Memory holds one batch of the input; the shard of a row is a stable hash of its id.
+"""
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from tqdm import tqdm
+
+from indexer.config import Config
+from indexer.contracts import schemas
+from indexer.contracts.inputs import open_input
+from indexer.encoder import EncoderDescription
+from indexer.errors import ConfigError, ContractError
+from indexer.runs import StepFolder
+from indexer.shard_file import as_one_line
+from indexer.text import clean_text, normalise_query, product_text
+
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("id", "text", "display")]
+    + [pa.field("updated_at", pa.string())]
+)
+BATCH_ROWS = 5_000
+MIN_SHARD_ROWS = 64
+"""Fewer rows a shard than this are not worth one; it also keeps hashed shards from being empty."""
+MAX_SHARDS = 512
+"""Each shard is an open file while rows are split."""
+
+
+class Row(NamedTuple):
+    """What the index needs of a product or query."""
+
+    id: str
+    text: str
+    """What is embedded."""
+    display: str
+    """What a consumer shows."""
+    updated_at: str | None = None
+
+
+@dataclass
+class Spool:
+    """The rows of one collection on disk."""
+
+    collection: str
+    path: Path
+    rows_in: int = 0
+    rows: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the REJECTS table."""
+
+
+def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *, progress: bool) -> Spool:
+    """Write the catalogue's rows to disk; raises ContractError where the catalogue breaks its contract."""
+    check_text_rule(config, encoder)
+    reader = open_input(schemas.CATALOGUE, config.catalogue)
+    spool = Spool("products", folder / "products.arrow")
+    empty: list[str] = []
+
+    def rows() -> Iterator[Row]:
+        for batch in reader:
+            for product in batch.to_pylist():
+                row = _product_row(product, encoder)
+                if row.text:
+                    yield row
+                else:
+                    empty.append(row.id)
+
+    _write_rows(spool, rows(), progress=progress)
+    spool.rows_in = reader.counts.rows_in
+    spool.rejects = reader.counts.as_rows()
+    spool.rejected.update({reason: reject.count for reason, reject in reader.counts.rejects.items()})
+    if empty:
+        spool.rejected["text_empty"] += len(empty)
+        spool.rejects.append(reject_row("CATALOGUE", "text_empty", empty[0], len(empty)))
+    return spool
+
+
+def spool_queries(config: Config, run_date: str, folder: Path, *, progress: bool) -> Spool:
+    """Write the curated queries of the date to disk; raises ContractError where that step has not finished."""
+    table = StepFolder(config.shop.work, "curated_queries", run_date).table_folder("CURATED_QUERIES")
+    spool = Spool("queries", folder / "queries.arrow")
+
+    def rows() -> Iterator[Row]:
+        for batch in read_table(table, schemas.CURATED_QUERIES):
+            for entry in batch.to_pylist():
+                query = normalise_query(entry["query"])
+                yield Row(entry["query_id"], query, query)
+
+    _write_rows(spool, rows(), progress=progress)
+    spool.rows_in = spool.rows
+    return spool
+
+
+def read_table(folder: Path, table: schemas.Table) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a table that a step wrote; raises ContractError where its columns are not the contract's."""
+    dataset = ds.dataset(str(folder), format="parquet", exclude_invalid_files=False)
+    names = [column.name for column in table.columns]
+    missing = sorted(set(names) - set(dataset.schema.names))
+    if missing:
+        raise ContractError(f"{table.name} in {folder}: no column {missing[0]!r}; run {table.written_by} again")
+    for batch in dataset.to_batches(columns=names, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
+        yield batch.cast(table.schema)
+
+
+def check_text_rule(config: Config, encoder: EncoderDescription) -> None:
+    """Raise ConfigError where the catalogue's text is not composed as the encoder was trained."""
+    ours = (config.catalogue.text_fields, config.catalogue.text_separator)
+    theirs = (encoder.text_fields, encoder.text_separator)
+    if ours != theirs:
+        raise ConfigError(
+            f"catalogue.text_fields and text_separator: the encoder {encoder.name} was trained on {theirs}, "
+            f"configured is {ours}; set the same, or distill an encoder on the new text"
+        )
+
+
+def count_shards(rows: int, *, wanted: int, max_shard_rows: int) -> int:
+    """Return the number of shards: as wanted, or as few as `max_shard_rows` allows."""
+    shards = wanted or -(-rows // max_shard_rows)
+    if shards > MAX_SHARDS:
+        raise ConfigError(f"index.shards: {shards} shards for {rows} rows, expected at most {MAX_SHARDS}")
+    return max(1, min(shards, rows // MIN_SHARD_ROWS))
+
+
+def shard_of(row_id: str, shards: int) -> int:
+    """Return the shard of an id: the same on every machine and in every run."""
+    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "big") % shards
+
+
+def split_spool(spool: Spool, shards: int) -> list[Path]:
+    """Write one file of rows per shard and return the files; the spool itself is removed."""
+    paths = [spool.path.with_name(f"{spool.collection}-{number:05d}.arrow") for number in range(shards)]
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
+        for batch in _read_batches(spool.path):
+            numbers = pa.array([shard_of(value, shards) for value in batch.column("id").to_pylist()])
+            for number in numbers.unique().to_pylist():
+                sinks[number].write_batch(batch.filter(pc.equal(numbers, number)))
+    spool.path.unlink()
+    return paths
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a spool or shard file."""
+    for batch in _read_batches(path):
+        for values in zip(*(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True):
+            yield Row(*values)
+
+
+def sample_texts(paths: Sequence[Path], count: int) -> list[str]:
+    """Return at most `count` display texts, those with the smallest hashes: the same whatever the order of rows."""
+    keyed = ((hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.display) for row in _all_rows(paths))
+    return list(dict.fromkeys(text for _, text in heapq.nsmallest(count, keyed)))
+
+
+def reject_row(table: str, reason: str, key: str, count: int) -> dict[str, Any]:
+    """Return a row of the REJECTS table."""
+    return {"table": table, "reason": reason, "key": key, "sample": None, "count": count}
+
+
+def _product_row(product: dict[str, Any], encoder: EncoderDescription) -> Row:
+    text = product_text(product, fields=encoder.text_fields, separator=encoder.text_separator)
+    title = as_one_line(clean_text(product["title"]))
+    return Row(product["product_id"], text, title, product["updated_at"])
+
+
+def _all_rows(paths: Iterable[Path]) -> Iterator[Row]:
+    for path in paths:
+        yield from read_rows(path)
+
+
+def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.ipc.open_stream(str(path)) as stream:
+        yield from stream
+
+
+def _write_rows(spool: Spool, rows: Iterable[Row], *, progress: bool) -> None:
+    bar = tqdm(rows, desc=f"reading {spool.collection}", unit=" rows", disable=not progress)
+    waiting: list[Row] = []
+    with pa.ipc.new_stream(str(spool.path), SCHEMA) as sink:
+        for row in bar:
+            waiting.append(row)
+            if len(waiting) == BATCH_ROWS:
+                sink.write_batch(_as_batch(waiting))
+                spool.rows += len(waiting)
+                waiting = []
+        if waiting:
+            sink.write_batch(_as_batch(waiting))
+            spool.rows += len(waiting)
+
+
+def _as_batch(rows: list[Row]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, pa.string()) for values in zip(*rows, strict=True)], schema=SCHEMA
+    )

@@ -1,0 +1,118 @@
+"""What a build will do, worked out before it does it."""
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import indexer
+from indexer.build.catalogue import Spool, count_shards
+from indexer.build.hnsw import estimate_bytes
+from indexer.build.shard import read_options
+from indexer.config import Config, as_document
+from indexer.contracts.files import local_files
+from indexer.encoder import EncoderDescription
+from indexer.errors import ContractError
+from indexer.runs import StepFolder, fingerprint
+from indexer.store import hash_file
+
+ROW_TEXT_BYTES = 1_500
+"""Ids and texts of a row as Python objects, measured on product titles of 100 characters."""
+LIBRARY_BYTES = 400 << 20
+"""Interpreter, libraries, encoder and one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionPlan:
+    """One collection: its rows on disk and how many shards they form."""
+
+    spool: Spool
+    shards: int
+
+    @property
+    def largest_shard(self) -> int:
+        """Rows of the largest shard, as expected of a hash that spreads evenly."""
+        mean = self.spool.rows / self.shards
+        return self.spool.rows if self.shards == 1 else int(mean + 4 * mean**0.5) + 1
+
+
+def plan_collection(config: Config, spool: Spool) -> CollectionPlan:
+    """Decide on the number of shards; raises ContractError for a collection without rows."""
+    if spool.rows == 0:
+        raise ContractError(f"{spool.collection}: 0 rows are left to index of {spool.rows_in} read; check the input")
+    options = config.index
+    shards = count_shards(spool.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
+    return CollectionPlan(spool=spool, shards=shards)
+
+
+def describe_plan(
+    config: Config, collections: list[CollectionPlan], encoder: EncoderDescription, url: str, run_id: str
+) -> str:
+    """Return the plan for people: rows, shards, memory, disk, target."""
+    lines = [f"run {run_id} -> {url}, encoder {encoder.name} {encoder.precision}, {encoder.dimension} dimensions"]
+    for plan in collections:
+        lines.append(
+            f"  {plan.spool.collection}: {plan.spool.rows:,} rows in {plan.shards:,} shards of HNSW "
+            f"M={config.index.m} {config.index.storage}, {plan.spool.rejected.total():,} rejected"
+        )
+    peak = max(estimate_peak_bytes(config, plan, encoder.dimension) for plan in collections)
+    lines.append(f"  expected peak memory {peak / 2**20:,.0f} MiB")
+    return "\n".join(lines)
+
+
+def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int) -> int:
+    """Return the memory at the peak of the build, decided by the largest shard."""
+    rows = plan.largest_shard
+    return LIBRARY_BYTES + rows * ROW_TEXT_BYTES + estimate_bytes(rows, dimension, config.index)
+
+
+def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
+    """Return the run's id: equal inputs, options, encoder and code have an equal one."""
+    with local_files(config.catalogue.path) as files:
+        inputs = [[file.name, hash_file(file)] for file in files]
+    rules = {name: value for name, value in as_document(config.catalogue).items() if name != "path"}
+    identity = fingerprint(
+        inputs, rules, find_curated(config, run_date), read_options(config.index), encoder_fingerprint,
+        indexer.__version__,
+    )  # fmt: skip
+    return f"{run_date}-{identity[:12]}"
+
+
+def find_curated(config: Config, run_date: str) -> str | None:
+    """Return the fingerprint of the date's curated queries, None for a shop without purchases.
+
+    Raises ContractError where the shop has purchases but the step has not finished.
+    """
+    if not config.purchases.path:
+        return None
+    commit = StepFolder(config.shop.work, "curated_queries", run_date).newest()
+    if commit is None:
+        raise ContractError(
+            f"table CURATED_QUERIES of {run_date}: not there; run the step curated_queries for this date first"
+        )
+    return commit.fingerprint
+
+
+def open_scratch(folder: Path) -> Path:
+    """Make this process's scratch folder, and remove those that dead processes of this machine left behind."""
+    host = socket.gethostname()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"scratch-{host}-*"):
+        number = old.name.rpartition("-")[2]
+        if number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(old, ignore_errors=True)
+    scratch = folder / f"scratch-{host}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    return scratch
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,227 @@
+"""Objects and done markers of a run in the store.
+
+Every process writes its objects under an attempt name of its own, so nothing is overwritten. A marker seals a
+finished shard; it is created once, and whoever comes second adopts it.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError
+from indexer.log import LogEntry, commit_entry
+from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
+from indexer.runs import now_text
+from indexer.store import Store, hash_file
+from indexer.strict_json import Record, check_format, parse_record, write_document
+
+FORMAT = 1
+MAX_MARKERS = 20
+"""A marker is replaced by the next one of its name when its objects got lost; so often at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedShard:
+    """A finished shard: its entry for the manifest, and what was counted and measured while it was built."""
+
+    shard: ShardEntry
+    probe: ObjectEntry
+    """Scores of the probe queries, for the recall over all shards."""
+    duplicates: int
+    rejected: dict[str, int]
+    example: str
+    """Id of the first rejected row, or empty."""
+    truncated: int
+    norm_error: float
+    format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of what the shard was made of."""
+        return self.shard.fingerprint
+
+    @property
+    def objects(self) -> tuple[ObjectEntry, ...]:
+        """Every object the marker vouches for."""
+        return (*self.shard.objects, self.probe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedEncoder:
+    """The encoder's files as the run uploaded them."""
+
+    fingerprint: str
+    objects: tuple[ObjectEntry, ...]
+    format: int = FORMAT
+
+
+Sealed = TypeVar("Sealed", SealedShard, SealedEncoder)
+
+
+@dataclass(frozen=True)
+class Seal(Generic[Sealed]):
+    """How one kind of marker is named and read."""
+
+    name: str
+    fingerprint: str
+    read: Callable[[Record], Sealed]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The objects of one run, written under the name of one attempt."""
+
+    store: Store
+    run_id: str
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def upload(self, path: Path, name: str) -> ObjectEntry:
+        """Upload a file; `name` is `products-00012.faiss`, the attempt is put before its ending."""
+        stem, dot, ending = name.partition(".")
+        return self._put(path, f"{self._root}/{stem}.{self.attempt}{dot}{ending}")
+
+    def upload_encoder(self, directory: Path, names: Iterable[str]) -> tuple[ObjectEntry, ...]:
+        """Upload the encoder's files under their own names in a folder of this attempt."""
+        return tuple(self._put(directory / name, f"{self._root}/encoder/{self.attempt}/{name}") for name in names)
+
+    def put_manifest(self, manifest: Manifest) -> ObjectEntry:
+        """Store the manifest and return its entry for the log."""
+        data = write_manifest(manifest)
+        key = f"{self._root}/manifest.{self.attempt}.json"
+        self.store.put_new(key, data)
+        return ObjectEntry(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def find_sealed(self, seal: Seal[Sealed]) -> Sealed | None:
+        """Return what an earlier attempt sealed, if its fingerprint is the same and its objects are all there."""
+        for number in range(MAX_MARKERS):
+            found = self._read_marker(seal, number)
+            if isinstance(found, _Absent):
+                return None
+            if found is not None:
+                return found
+        return None
+
+    def seal(self, seal: Seal[Sealed], document: Sealed) -> Sealed:
+        """Create the marker, or adopt the one that another process created for the same work."""
+        for number in range(MAX_MARKERS):
+            try:
+                self.store.put_new(self._marker_key(seal.name, number), write_document(asdict(document)))
+                return document
+            except ObjectExistsError:
+                winner = self._read_marker(seal, number)
+                if winner is not None and not isinstance(winner, _Absent):
+                    return winner
+        return document
+
+    def _read_marker(self, seal: Seal[Sealed], number: int) -> "Sealed | _Absent | None":
+        """Return the marker's content, None where it cannot be used."""
+        key = self._marker_key(seal.name, number)
+        try:
+            data = self.store.get(key)
+        except ObjectMissingError:
+            return _Absent()
+        try:
+            record = parse_record(data, f"{self.store.url}/{key}", ManifestError)
+            check_format(record, FORMAT)
+            sealed = seal.read(record)
+        except ManifestError:
+            return None
+        intact = sealed.fingerprint == seal.fingerprint and not find_damage(self.store, sealed.objects)
+        return sealed if intact else None
+
+    def _put(self, path: Path, key: str) -> ObjectEntry:
+        self.store.put_file(key, path)
+        entry = ObjectEntry(key=key, bytes=path.stat().st_size, sha256=hash_file(path))
+        if damage := find_damage(self.store, [entry]):
+            raise IntegrityError(f"{damage[0]}; the upload did not arrive whole, run again")
+        return entry
+
+    def _marker_key(self, name: str, number: int) -> str:
+        return f"{self._root}/done/{name}{f'.{number + 1}' if number else ''}.json"
+
+    @property
+    def _root(self) -> str:
+        return f"v/{self.run_id}"
+
+
+class _Absent:
+    """No marker lies under the key."""
+
+
+def shard_name(collection: str, number: int) -> str:
+    """Return the name of a shard's objects."""
+    return f"{collection}-{number:05d}"
+
+
+def shard_seal(collection: str, number: int, fingerprint: str) -> Seal[SealedShard]:
+    """Describe the marker of a shard."""
+    return Seal(shard_name(collection, number), fingerprint, _read_sealed_shard)
+
+
+def encoder_seal(fingerprint: str) -> Seal[SealedEncoder]:
+    """Describe the marker of the run's encoder."""
+    return Seal("encoder", fingerprint, _read_sealed_encoder)
+
+
+def encoder_entry(sealed: SealedEncoder) -> EncoderEntry:
+    """Return the manifest's entry."""
+    return EncoderEntry(fingerprint=sealed.fingerprint, objects=sealed.objects)
+
+
+def find_damage(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
+    """Return one sentence per object that is not there or has another size."""
+    damage = []
+    for entry in objects:
+        try:
+            size = store.size(entry.key)
+        except ObjectMissingError:
+            damage.append(f"{store.url}/{entry.key}: no such object")
+            continue
+        if size != entry.bytes:
+            damage.append(f"{store.url}/{entry.key}: expected {entry.bytes} bytes, found {size}")
+    return damage
+
+
+def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
+    """Store the manifest and commit it after the head it names as its parent.
+
+    Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
+    """
+    if damage := find_damage(run.store, manifest.objects):
+        raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
+    stored = run.put_manifest(manifest)
+    entry = LogEntry(
+        sequence=manifest.parent + 1,
+        kind="publish",
+        run_id=manifest.run_id,
+        manifest=stored,
+        parent=manifest.parent,
+        created_at=now_text(),
+    )
+    return commit_entry(run.store, manifest.parent, entry)
+
+
+def _read_sealed_shard(record: Record) -> SealedShard:
+    rejected = record.record("rejected")
+    sealed = SealedShard(
+        shard=read_shard(record.record("shard")),
+        probe=read_object(record.record("probe")),
+        duplicates=record.integer("duplicates"),
+        rejected={reason: rejected.integer(reason) for reason in rejected.names()},
+        example=record.text("example", empty=True),
+        truncated=record.integer("truncated"),
+        norm_error=record.number("norm_error"),
+    )
+    record.finish()
+    return sealed
+
+
+def _read_sealed_encoder(record: Record) -> SealedEncoder:
+    sealed = SealedEncoder(
+        fingerprint=record.hash("fingerprint"), objects=tuple(read_object(item) for item in record.records("objects"))
+    )
+    record.finish()
+    return sealed

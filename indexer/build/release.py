@@ -1,0 +1,284 @@
+"""Build and publish a release: plan, spool, shards, gates, report, manifest, commit.
+
+Memory is bounded by the largest shard (see `shard.py`), whatever the size of the catalogue. Finished shards are
+sealed in the store, so an interrupted build goes on at the next one. Nothing is visible before the last step.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+from tqdm import tqdm
+
+from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
+from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
+from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
+from indexer.build.recall import Scores, measure_recall, merge_probes
+from indexer.build.report import render_report
+from indexer.build.shard import ShardBuilder, read_probe
+from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes, summarise_published
+from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_vectors, require_gates
+from indexer.build.versions import read_versions
+from indexer.config import Config, as_document
+from indexer.encoder import ENCODER_FILES, Encoder, open_encoder
+from indexer.errors import ContractError
+from indexer.log import find_publication, read_head, read_manifest
+from indexer.manifest import GateResult, Manifest, ObjectEntry
+from indexer.runs import check_run_date, now_text
+from indexer.store import Store, open_store
+
+PROBE_WORDS = 4
+"""Words of a title that stand for a query where a collection has no other texts to be probed with."""
+
+
+@dataclass
+class _Run:
+    """What the stages of one build share."""
+
+    config: Config
+    run_date: str
+    encoder: Encoder
+    encoder_directory: Path
+    folder: RunFolder
+    head: int
+    """Head of the log when the run began: it commits the next entry or none."""
+    work: Path
+    scratch: Path
+    progress: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+
+def build_release(
+    config: Config, run_date: str, *, encoder_directory: Path, story: Mapping[str, Any], progress: bool = True
+) -> ReleaseSummary:
+    """Embed, index, verify and publish; a run that is published already is left alone.
+
+    `story` is what the earlier steps of the night did, for the report: `steps` is a list of
+    {step, seconds, counts, rejects}. Raises ContractError for bad input, GateError where quality refuses,
+    PublishConflictError where another run was first, StoreError where storage fails.
+    """
+    check_run_date(run_date)
+    store = open_store(config.shop.release)
+    head = read_head(store)
+    options = config.index
+    encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
+    run_id = name_run(config, run_date, encoder.fingerprint)
+    published = _find_published(store, run_id, head)
+    if published is not None:
+        return published
+    faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
+    work = Path(config.shop.work) / "build" / f"run_date={run_date}"
+    run = _Run(
+        config=config,
+        run_date=run_date,
+        encoder=encoder,
+        encoder_directory=encoder_directory,
+        folder=RunFolder(store, run_id),
+        head=head,
+        work=work,
+        scratch=open_scratch(work),
+        progress=progress,
+    )
+    try:
+        return _build(run, story)
+    finally:
+        shutil.rmtree(run.scratch, ignore_errors=True)
+
+
+def _find_published(store: Store, run_id: str, head: int) -> ReleaseSummary | None:
+    """Return the summary of the run if it was published before."""
+    if not any(store.list(f"v/{run_id}/manifest.")):
+        return None
+    entry = find_publication(store, run_id, head)
+    return summarise_published(store.url, entry, read_manifest(store, entry)) if entry else None
+
+
+def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
+    with run.stage("read"):
+        plans = _plan(run)
+        files = {plan.spool.collection: split_spool(plan.spool, plan.shards) for plan in plans}
+    with run.stage("embed and index"):
+        probes = _embed_probes(run, files)
+        finished = [_finish_collection(run, plan, files[plan.spool.collection], probes) for plan in plans]
+    with run.stage("upload encoder"):
+        sealed = _seal_encoder(run)
+    gates = [*judge_encoder(run.encoder.description, run.config.gates)]
+    for collection in finished:
+        gates += _judge(run, collection)
+    report = _write_report(run, story, finished, gates)
+    _check_rejects(run, finished)
+    require_gates(gates)
+    with run.stage("publish"):
+        stored = run.folder.upload(report, "report.html")
+        manifest = _describe(run, sealed, finished, gates, stored)
+        entry = publish(run.folder, manifest)
+    return ReleaseSummary(
+        status="published",
+        run_id=run.folder.run_id,
+        run_date=run.run_date,
+        url=run.folder.store.url,
+        sequence=entry.sequence,
+        collections=[collection.as_figures() for collection in finished],
+        bytes=release_bytes(manifest),
+        report=str(report),
+        rejects=[row for collection in finished for row in collection.rejects],
+        seconds=run.seconds,
+    )
+
+
+def _plan(run: _Run) -> list[CollectionPlan]:
+    description = run.encoder.description
+    spools = [spool_products(run.config, description, run.scratch, progress=run.progress)]
+    if find_curated(run.config, run.run_date) is not None:
+        queries = spool_queries(run.config, run.run_date, run.scratch, progress=run.progress)
+        spools += [queries] if queries.rows else []
+    plans = [plan_collection(run.config, spool) for spool in spools]
+    if run.progress:
+        text = describe_plan(run.config, plans, description, run.folder.store.url, run.folder.run_id)
+        tqdm.write(text, file=sys.stderr)
+    return plans
+
+
+def _embed_probes(run: _Run, files: Mapping[str, Sequence[Path]]) -> dict[str, Scores]:
+    """Embed texts to measure recall with: curated queries for products, words of titles for the queries."""
+    count = run.config.index.recall_queries
+    titles = [" ".join(text.split()[:PROBE_WORDS]) for text in sample_texts(files["products"], count)]
+    texts = {"products": sample_texts(files.get("queries", ()), count) or titles, "queries": titles}
+    return {name: _known(run.encoder, texts[name]) for name in files}
+
+
+def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
+    """Embed queries, without those that mean nothing to the encoder unless there are no others."""
+    encoded = encoder.encode(texts, kind="query")
+    known: Scores = encoded.vectors[~encoded.empty]
+    return known if len(known) else encoded.vectors
+
+
+def _finish_collection(
+    run: _Run, plan: CollectionPlan, files: Sequence[Path], probes: dict[str, Scores]
+) -> FinishedCollection:
+    built: list[bool] = []
+    builder = ShardBuilder(
+        config=run.config,
+        encoder=run.encoder,
+        run=run.folder,
+        probes=probes,
+        folder=run.scratch,
+        progress=run.progress,
+        on_sealed=lambda _, now: built.append(now),
+    )
+    sealed: list[SealedShard] = []
+    name = plan.spool.collection
+    for number, file in enumerate(tqdm(files, desc=f"shards of {name}", unit=" shards", disable=not run.progress)):
+        sealed.append(builder.finish_shard(name, number, file))
+        file.unlink()
+    found = [read_probe(run.folder.store, item, run.scratch) for item in sealed]
+    return FinishedCollection(
+        plan=plan,
+        sealed=sealed,
+        built=sum(built),
+        shard_recall=[measure_recall(probe) for probe in found],
+        recall=measure_recall(merge_probes(found)),
+    )
+
+
+def _seal_encoder(run: _Run) -> SealedEncoder:
+    seal = encoder_seal(run.encoder.fingerprint)
+    sealed = run.folder.find_sealed(seal)
+    if sealed is not None:
+        return sealed
+    objects = run.folder.upload_encoder(run.encoder_directory, ENCODER_FILES)
+    return run.folder.seal(seal, SealedEncoder(fingerprint=run.encoder.fingerprint, objects=objects))
+
+
+def _judge(run: _Run, collection: FinishedCollection) -> list[GateResult]:
+    gates = run.config.gates
+    rejected = sum(collection.rejected.values())
+    collection.gates = [
+        judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
+        judge_vectors(collection.name, max(sealed.norm_error for sealed in collection.sealed), gates),
+        *judge_recall(collection.name, collection.shard_recall, collection.recall, gates),
+    ]
+    return collection.gates
+
+
+def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:
+    """Raise ContractError where duplicates and empty texts push the rejects over the input's limit."""
+    products = finished[0]
+    allowed = run.config.catalogue.max_reject_share
+    rejected = sum(products.rejected.values())
+    if rejected > allowed * products.plan.spool.rows_in:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(products.rejected.items()))
+        raise ContractError(
+            f"CATALOGUE from {run.config.catalogue.path}: {rejected} of {products.plan.spool.rows_in} rows rejected "
+            f"({reasons}), more than the allowed share {allowed}; mend the input or raise max_reject_share"
+        )
+
+
+def _write_report(
+    run: _Run, story: Mapping[str, Any], finished: Sequence[FinishedCollection], gates: Sequence[GateResult]
+) -> Path:
+    """Write the report beside the run's work, also for a release that a gate refuses."""
+    build = {
+        "step": "build",
+        "seconds": round(sum(run.seconds.values()), 1),
+        "counts": {"stages": dict(run.seconds), **{item.name: item.as_figures() for item in finished}},
+        "rejects": [row for item in finished for row in item.rejects],
+    }
+    page = render_report(
+        {
+            **story,
+            "run_id": run.folder.run_id,
+            "run_date": run.run_date,
+            "created_at": now_text(),
+            "url": run.folder.store.url,
+            "steps": [*story.get("steps", ()), build],
+            "gates": [gate.__dict__ for gate in gates],
+            "collections": [item.as_figures() for item in finished],
+            "shard_recall": {item.name: [recall._asdict() for recall in item.shard_recall] for item in finished},
+            "encoder": {"name": run.encoder.description.name, "parity": dict(run.encoder.description.parity)},
+            "versions": read_versions(),
+            "config": as_document(run.config),
+        }
+    )
+    path = run.work / f"report-{run.folder.run_id}.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _describe(
+    run: _Run,
+    encoder: SealedEncoder,
+    finished: Sequence[FinishedCollection],
+    gates: Sequence[GateResult],
+    report: ObjectEntry,
+) -> Manifest:
+    options = run.config.index
+    config = {name: as_document(getattr(run.config, name)) for name in ("catalogue", "index", "gates", "curated")}
+    del config["catalogue"]["path"]
+    return Manifest(
+        run_id=run.folder.run_id,
+        run_date=run.run_date,
+        created_at=now_text(),
+        parent=run.head,
+        encoder=encoder_entry(encoder),
+        collections=tuple(item.as_entry(run.encoder.dimension, options) for item in finished),
+        gates=tuple(gates),
+        counts={"collections": [item.as_figures() for item in finished]},
+        config=config,
+        versions=read_versions(),
+        report=report,
+    )

@@ -1,0 +1,106 @@
+"""The report of a release: one self-contained HTML page without scripts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from indexer.build.line_plot import Series, draw_lines
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("indexer.build", "."),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render_report(story: Mapping[str, Any]) -> str:
+    """Return the page; every part of the story is optional, and all text is escaped.
+
+    `steps`: list of {step, seconds, counts, rejects}. In `counts`, plain values form one table, a list of objects
+    is a table of its own, and a list named `history` or ending in `_history` is drawn as lines as well.
+    """
+    template = _ENVIRONMENT.get_template("report.html")
+    return template.render(
+        title=story.get("run_id", "release"),
+        facts={name: story[name] for name in ("run_id", "run_date", "created_at", "url", "shop") if name in story},
+        gates=list(story.get("gates", ())),
+        collections=list(story.get("collections", ())),
+        shard_recall={name: list(rows) for name, rows in story.get("shard_recall", {}).items()},
+        steps=[_read_step(step) for step in story.get("steps", ())],
+        encoder=story.get("encoder", {}),
+        versions=story.get("versions", {}),
+        config=json.dumps(story.get("config", {}), indent=1, sort_keys=True, ensure_ascii=False),
+        show=show_value,
+        columns=read_columns,
+        is_table=is_table,
+    )
+
+
+def show_value(value: Any) -> str:
+    """Return a value for people: thousands separated, four digits after the point."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show_value(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(show_value(item) for item in value) or "-"
+    return str(value)
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def read_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all columns in the order they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _read_step(step: Mapping[str, Any]) -> dict[str, Any]:
+    flat = dict(_flatten(step.get("counts", {})))
+    tables = {name: value for name, value in flat.items() if is_table(value)}
+    return {
+        "name": step.get("step", ""),
+        "seconds": step.get("seconds", 0.0),
+        "figures": {name: value for name, value in flat.items() if name not in tables},
+        "tables": tables,
+        "plots": {name: _plot_history(rows) for name, rows in tables.items() if "history" in name.split(" ")[-1]},
+        "rejects": list(step.get("rejects", ())),
+    }
+
+
+def _flatten(counts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested counts as (path, value), the parts of a path joined by a space."""
+    found: list[tuple[str, Any]] = []
+    for name, value in counts.items():
+        path = f"{prefix} {name}".strip()
+        found += _flatten(value, path) if isinstance(value, Mapping) else [(path, value)]
+    return found
+
+
+def _plot_history(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Draw one plot per figure of a history; rows are in order, `epoch` or `step` labels them."""
+    key = next((name for name in ("epoch", "step") if name in rows[0]), None)
+    plots = []
+    for name in read_columns(rows):
+        points = [
+            (float(row[key]) if key and _is_number(row.get(key)) else float(position), float(row[name]))
+            for position, row in enumerate(rows)
+            if name != key and _is_number(row.get(name))
+        ]
+        if len(points) > 1:
+            plots.append({"name": name, "svg": draw_lines([Series(name, points)], label=key or "row")})
+    return plots
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

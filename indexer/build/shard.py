@@ -1,0 +1,142 @@
+"""Build one shard: unique rows in id order, their vectors, the index, and the files a consumer reads.
+
+Peak memory of a shard of n rows and d dimensions is about n (8 d + 8 M + 300) bytes for vectors, index and links
+(see `hnsw.estimate_bytes`) and about n (600 + 4 t) bytes for ids and texts of t characters; nothing else grows
+with the catalogue.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.build.catalogue import read_rows
+from indexer.build.duplicates import UniqueRows, resolve_duplicates
+from indexer.build.embed import EmbeddedRows, embed_rows
+from indexer.build.hnsw import build_index, write_index
+from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
+from indexer.build.recall import Probe, Scores, probe_shard
+from indexer.build.verify import check_shard_files, check_vectors
+from indexer.config import Config, IndexConfig, as_document
+from indexer.encoder import Encoder
+from indexer.errors import ConfigError, IntegrityError
+from indexer.manifest import ObjectEntry, ShardEntry
+from indexer.runs import fingerprint
+from indexer.shard_file import write_lines
+from indexer.store import Store, hash_file
+
+UNREAD_OPTIONS = ("threads",)
+"""Index options that do not change a byte of a shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardBuilder:
+    """What all shards of a run have in common."""
+
+    config: Config
+    encoder: Encoder
+    run: RunFolder
+    probes: dict[str, Scores]
+    """Collection -> vectors of the probe queries."""
+    folder: Path
+    """Scratch folder of this process."""
+    progress: bool = True
+    on_sealed: Callable[[SealedShard, bool], None] = lambda sealed, built: None
+    """Called with each finished shard and whether it was built now."""
+
+    def finish_shard(self, collection: str, number: int, rows: Path) -> SealedShard:
+        """Return the sealed shard, building it unless an earlier attempt did."""
+        unique = resolve_duplicates(read_rows(rows))
+        identity = fingerprint_shard(unique, self.encoder.fingerprint, self.config.index)
+        sealed = self.run.find_sealed(shard_seal(collection, number, identity))
+        built = sealed is None
+        if sealed is None:
+            sealed = self._build(collection, number, unique, identity)
+        self.on_sealed(sealed, built)
+        return sealed
+
+    def _build(self, collection: str, number: int, unique: UniqueRows, identity: str) -> SealedShard:
+        name = shard_name(collection, number)
+        embedded = embed_rows(self.encoder, collection, unique.rows, label=name, progress=self.progress)
+        if not embedded.rows:
+            raise ConfigError(f"index.shards: no rows are left for shard {name}; choose fewer shards")
+        ids = [row.id for row in embedded.rows]
+        error = check_vectors(
+            embedded.vectors, ids, max_norm_error=self.config.gates.max_norm_error, place=f"shard {name}"
+        )
+        files = self._write_files(collection, name, embedded)
+        index = check_shard_files(files, ids, embedded.vectors, self.config.index)
+        probe = probe_shard(index, embedded.vectors, self.probes[collection], self.config.index.ef_search)
+        sealed = SealedShard(
+            shard=self._upload(collection, number, name, files, len(ids), identity),
+            probe=self._upload_probe(name, probe),
+            duplicates=unique.duplicates,
+            rejected=dict(unique.rejected + Counter({"text_empty": len(embedded.empty)})),
+            example=unique.example or (embedded.empty[0].id if embedded.empty else ""),
+            truncated=embedded.truncated,
+            norm_error=error,
+        )
+        for file in files.values():
+            file.unlink()
+        return self.run.seal(shard_seal(collection, number, identity), sealed)
+
+    def _write_files(self, collection: str, name: str, embedded: EmbeddedRows) -> dict[str, Path]:
+        files = {kind: self.folder / f"{name}.{ending}" for kind, ending in (("index", "faiss"), ("ids", "ids"))}
+        write_index(build_index(embedded.vectors, self.config.index), files["index"])
+        write_lines(files["ids"], (row.id for row in embedded.rows))
+        if self.config.index.texts or collection == "queries":
+            files["texts"] = self.folder / f"{name}.texts"
+            write_lines(files["texts"], (row.display for row in embedded.rows))
+        return files
+
+    def _upload(
+        self, collection: str, number: int, name: str, files: dict[str, Path], rows: int, identity: str
+    ) -> ShardEntry:
+        stored = {kind: self.run.upload(path, f"{name}{path.suffix}") for kind, path in files.items()}
+        return ShardEntry(
+            collection=collection,
+            number=number,
+            rows=rows,
+            fingerprint=identity,
+            index=stored["index"],
+            ids=stored["ids"],
+            texts=stored.get("texts"),
+        )
+
+    def _upload_probe(self, name: str, probe: Probe) -> ObjectEntry:
+        path = self.folder / f"{name}.probe.npy"
+        np.save(path, np.stack(probe), allow_pickle=False)
+        stored = self.run.upload(path, f"{name}.probe.npy")
+        path.unlink()
+        return stored
+
+
+def fingerprint_shard(unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig) -> str:
+    """Return the SHA-256 of everything that decides a shard's bytes."""
+    digest = hashlib.sha256()
+    for row in unique.rows:
+        for value in row[:3]:
+            data = value.encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options))
+
+
+def read_options(options: IndexConfig) -> dict[str, Any]:
+    """Return the index options that decide a shard's bytes."""
+    return {name: value for name, value in as_document(options).items() if name not in UNREAD_OPTIONS}
+
+
+def read_probe(store: Store, sealed: SealedShard, folder: Path) -> Probe:
+    """Fetch a sealed shard's probe; raises IntegrityError where it is not the one sealed."""
+    path = folder / f"{shard_name(sealed.shard.collection, sealed.shard.number)}.probe.npy"
+    store.get_file(sealed.probe.key, path)
+    try:
+        if hash_file(path) != sealed.probe.sha256:
+            raise IntegrityError(f"{store.url}/{sealed.probe.key}: the object was changed; start a new run")
+        return Probe(*np.load(path, allow_pickle=False))
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""What a build did, for the command line, the nightly summary and the report."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from indexer.build.catalogue import reject_row
+from indexer.build.plan import CollectionPlan
+from indexer.build.publish import SealedShard
+from indexer.build.recall import Recall
+from indexer.config import IndexConfig
+from indexer.log import LogEntry
+from indexer.manifest import CollectionEntry, GateResult, Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSummary:
+    """What a build did."""
+
+    status: str
+    """`published`, or `already published` where the same run was there before."""
+    run_id: str
+    run_date: str
+    url: str
+    sequence: int
+    collections: list[dict[str, Any]]
+    """Rows, rejects, shards, recall and bytes of each."""
+    bytes: int
+    """Size of everything a consumer downloads."""
+    report: str = ""
+    """Report on this machine, or empty."""
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the REJECTS table."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> wall time."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class FinishedCollection:
+    """A collection whose shards are all sealed."""
+
+    plan: CollectionPlan
+    sealed: list[SealedShard]
+    built: int
+    """Shards built by this process; the others were sealed before."""
+    shard_recall: list[Recall]
+    recall: Recall
+    gates: list[GateResult] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.plan.spool.collection
+
+    @property
+    def rows(self) -> int:
+        """Rows that are indexed."""
+        return sum(sealed.shard.rows for sealed in self.sealed)
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that repeated another's content."""
+        return sum(sealed.duplicates for sealed in self.sealed)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Reason -> rows rejected by the input's contract or later."""
+        return dict(sum((Counter(sealed.rejected) for sealed in self.sealed), self.plan.spool.rejected))
+
+    @property
+    def rejects(self) -> list[dict[str, Any]]:
+        """Rows of the REJECTS table."""
+        table = {"products": "CATALOGUE", "queries": "CURATED_QUERIES"}[self.name]
+        late: Counter[str] = sum((Counter(sealed.rejected) for sealed in self.sealed), Counter())
+        example = next((sealed.example for sealed in self.sealed if sealed.example), "")
+        return self.plan.spool.rejects + [reject_row(table, name, example, late[name]) for name in sorted(late)]
+
+    def as_entry(self, dimension: int, options: IndexConfig) -> CollectionEntry:
+        """Return the manifest's entry."""
+        return CollectionEntry(
+            name=self.name,
+            rows=self.rows,
+            rows_in=self.plan.spool.rows_in,
+            duplicates=self.duplicates,
+            rejected=self.rejected,
+            dimension=dimension,
+            metric="inner_product",
+            storage=options.storage,
+            m=options.m,
+            ef_construction=options.ef_construction,
+            ef_search=options.ef_search,
+            shards=tuple(sealed.shard for sealed in self.sealed),
+        )
+
+    def as_figures(self) -> dict[str, Any]:
+        """Return the collection's line of the summary."""
+        return {
+            "name": self.name,
+            "rows_in": self.plan.spool.rows_in,
+            "rows": self.rows,
+            "duplicates": self.duplicates,
+            "rejected": sum(self.rejected.values()),
+            "truncated": sum(sealed.truncated for sealed in self.sealed),
+            "shards": len(self.sealed),
+            "built": self.built,
+            "reused": len(self.sealed) - self.built,
+            "recall_10": round(self.recall.at_10, 4),
+            "recall_100": round(self.recall.at_100, 4),
+            "bytes": sum(entry.bytes for sealed in self.sealed for entry in sealed.shard.objects),
+        }
+
+
+def summarise_published(url: str, entry: LogEntry, manifest: Manifest) -> ReleaseSummary:
+    """Return the summary of a run that was published before."""
+    figures = manifest.counts.get("collections")
+    collections = [dict(item, built=0, reused=item["shards"]) for item in figures] if isinstance(figures, list) else []
+    return ReleaseSummary(
+        status="already published",
+        run_id=manifest.run_id,
+        run_date=manifest.run_date,
+        url=url,
+        sequence=entry.sequence,
+        collections=collections,
+        bytes=release_bytes(manifest),
+    )
+
+
+def release_bytes(manifest: Manifest) -> int:
+    """Return the size of what a consumer downloads."""
+    return sum(entry.bytes for entry in manifest.objects if entry is not manifest.report)
