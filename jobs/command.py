@@ -1,0 +1,83 @@
+"""The command line that all jobs share."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from pyspark.sql import SparkSession
+
+from indexer.config import Config
+from indexer.config_file import load_config
+from indexer.errors import IndexerError
+from indexer.runs import StepCommit, StepFolder, check_run_date
+
+Run = Callable[..., StepCommit]
+"""`run(session, config, run_date, *, force)` of a job."""
+
+
+def run_job(step: str, run: Run) -> None:
+    """Run a job as a command; ends the process with the exit code of its error, if any."""
+    make_command(step, run)(prog_name=step)
+
+
+def make_command(step: str, run: Run) -> click.Command:
+    """Return the command of a job."""
+
+    @click.command(name=step, help=(sys.modules[run.__module__].__doc__ or "").strip())
+    @click.option("--config", "config_path", help="TOML configuration of the shop.")
+    @click.option("--run-date", required=True, help="Date of the run, YYYY-MM-DD.")
+    @click.option("--set", "options", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")
+    @click.option("--force", is_flag=True, help="Build again although nothing has changed.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+    def command(config_path: str | None, run_date: str, options: tuple[str, ...], force: bool, as_json: bool) -> None:
+        try:
+            config = load_config(config_path, options=options)
+            before = StepFolder(config.shop.work, step, check_run_date(run_date)).newest()
+            commit = _run(run, config, step, run_date, force=force)
+        except IndexerError as error:
+            click.echo(f"{step}: {error}", err=True)
+            sys.exit(error.exit_code)
+        document = describe_commit(commit, built=before is None or before.attempt != commit.attempt)
+        click.echo(json.dumps(document, indent=1) if as_json else format_commit(document))
+
+    return command
+
+
+def describe_commit(commit: StepCommit, *, built: bool) -> dict[str, Any]:
+    """Return what a job prints, JSON-ready; a step that was not built again has nothing to do."""
+    return {
+        "step": commit.step,
+        "run_date": commit.run_date,
+        "status": "built" if built else "nothing to do",
+        "attempt": commit.attempt,
+        "seconds": commit.seconds,
+        **commit.counts,
+        "rejects": commit.rejects,
+    }
+
+
+def format_commit(document: dict[str, Any]) -> str:
+    """Return the document as a short table for people."""
+    rows: list[tuple[str, Any]] = []
+    for table, counts in document["inputs"].items():
+        rows += [(f"{table} {name.replace('_', ' ')}", count) for name, count in counts.items()]
+    rows += [(f"rejected {item['table']} {item['reason']}", item["count"]) for item in document["rejects"]]
+    rows += [(f"filtered {name.replace('_', ' ')}", count) for name, count in document["filters"].items()]
+    rows += [(name.replace("_", " "), figure) for name, figure in document["figures"].items()]
+    rows += [(f"{table} rows out", count) for table, count in document["tables"].items()]
+    width = max((len(name) for name, _ in rows), default=0)
+    title = f"{document['step']} {document['run_date']}: {document['status']} ({document['seconds']:.1f} s)"
+    return "\n".join([title, *(f"  {name:<{width}}  {count:>12,}" for name, count in rows)])
+
+
+def _run(run: Run, config: Config, step: str, run_date: str, *, force: bool) -> StepCommit:
+    # Imported here, so that --help and a wrong option start no Spark.
+    from spark.session import open_session
+
+    session: SparkSession = open_session(config.spark, step)
+    try:
+        return run(session, config, run_date, force=force)
+    finally:
+        session.stop()

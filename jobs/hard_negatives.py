@@ -1,0 +1,65 @@
+"""QUERY_NODES, QUERY_PAIRS and TAXONOMY -> QUERY_NEGATIVES: the query pairs that only look alike."""
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from indexer.config import Config
+from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY
+from indexer.runs import StepCommit
+from jobs.command import run_job
+from jobs.steps import Account, first_row, held, run_step
+from spark import negatives
+from spark.tables import read_table
+from spark.taxonomy import query_labels, tree_frame
+from spark.tree import Node, grow_tree
+
+STEP = "hard_negatives"
+
+
+def run(session: SparkSession, config: Config, run_date: str, *, force: bool = False) -> StepCommit:
+    """Write QUERY_NEGATIVES of the date, or return the commit that already has it."""
+    return run_step(
+        session,
+        config,
+        run_date,
+        step=STEP,
+        sections=("negatives", "nodes"),
+        upstream=(TAXONOMY, QUERY_NODES, QUERY_PAIRS),
+        force=force,
+        build=lambda folder: build_table(session, config, run_date, folder),
+    )
+
+
+def build_table(session: SparkSession, config: Config, run_date: str, folder: Path) -> Account:
+    """Write QUERY_NEGATIVES below the folder."""
+    account, limits = Account(), config.negatives
+    query_nodes = read_table(session, config.shop.work, QUERY_NODES, run_date)
+    labels = query_labels(query_nodes, label_mass=config.nodes.label_mass, min_top_share=config.nodes.min_top_share)
+    rows = read_table(session, config.shop.work, TAXONOMY, run_date).collect()
+    tree = grow_tree((Node(*row) for row in rows), max_depth=config.taxonomy.max_depth, shown=TAXONOMY.name)
+    lineages = negatives.label_lineages(
+        labels, tree_frame(session, tree, separator=config.catalogue.category_separator)
+    )
+    grams = negatives.query_grams(labels)
+    with held(lineages), held(grams):
+        queries = query_nodes.select("query").distinct().count()
+        account.filters["queries_without_label"] = queries - lineages.count()
+        frequencies = negatives.gram_frequencies(grams)
+        account.filters["grams_too_frequent"] = frequencies.where(
+            F.col("gram_queries") > limits.max_gram_queries
+        ).count()
+        account.figures |= first_row(negatives.join_size(frequencies, max_gram_queries=limits.max_gram_queries))
+        weights = negatives.gram_weights(grams, max_gram_queries=limits.max_gram_queries)
+        pairs = negatives.similar_queries(weights, min_similarity=limits.min_similarity)
+        similar = read_table(session, config.shop.work, QUERY_PAIRS, run_date)
+        judged = negatives.judge_negatives(pairs, lineages, similar, max_per_query=limits.max_per_query)
+        with held(pairs):
+            account.figures["look_alikes"] = pairs.count()
+            account.write_kept(judged, folder, QUERY_NEGATIVES, rows=account.figures["look_alikes"])
+    return account
+
+
+if __name__ == "__main__":
+    run_job(STEP, run)

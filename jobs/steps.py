@@ -1,0 +1,159 @@
+"""What every job does around its own work: fingerprint, fresh attempt, reject table, commit."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from indexer import __version__
+from indexer.config import Config, as_document
+from indexer.contracts.schemas import Table
+from indexer.errors import ContractError, IntegrityError
+from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
+from spark.inputs import Location, locate_input
+from spark.pairs import count_filters
+from spark.session import spark_failures
+from spark.tables import reject_row, write_rejects, write_table
+
+
+@dataclass
+class Account:
+    """What a step counted; it ends in the step's commit."""
+
+    inputs: dict[str, dict[str, int]] = field(default_factory=dict)
+    filters: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, int] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_rows(self, table: Table, counts: dict[str, int], rejects: list[dict[str, Any]]) -> None:
+        """Enter a table that was read."""
+        self.inputs[table.name] = counts
+        self.rejects += rejects
+
+    def reject(self, table: Table, reason: str, count: int, *, key: str | None, sample: str | None) -> None:
+        """Enter rows that passed their own checks and do not fit to another table."""
+        self.rejects.append(reject_row(table, reason, count, key=key, sample=sample))
+        if table.name in self.inputs:
+            before = self.inputs[table.name]
+            valid, rejected = before["valid"] - count, before["rejected"] + count
+            self.inputs[table.name] = {**before, "valid": valid, "rejected": rejected}
+
+    def write(self, frame: DataFrame, folder: Path, table: Table) -> int:
+        """Write a table and enter its rows."""
+        self.tables[table.name] = write_table(frame, folder, table)
+        return self.tables[table.name]
+
+    def write_kept(self, judged: DataFrame, folder: Path, table: Table, *, rows: int) -> None:
+        """Write the rows without a `reason` and enter every filter; raises IntegrityError unless all `rows` appear."""
+        with held(judged):
+            counted = {row["reason"]: row["count"] for row in count_filters(judged).collect()}
+            counted.pop(None, None)
+            kept = self.write(judged.where("reason IS NULL"), folder, table)
+        self.filters |= dict(sorted(counted.items()))
+        self.balance(table.name, rows, [*counted.values(), kept])
+
+    def balance(self, name: str, rows: int, parts: Iterable[int]) -> None:
+        """Raise IntegrityError unless the parts add up to the rows."""
+        found = sum(parts)
+        if found != rows:
+            raise IntegrityError(f"{name}: {rows} rows must be accounted for, found {found}; please report this")
+
+
+def run_step(
+    session: SparkSession,
+    config: Config,
+    run_date: str,
+    *,
+    step: str,
+    sections: Iterable[str],
+    inputs: Mapping[str, Location] | None = None,
+    upstream: Iterable[Table] = (),
+    force: bool,
+    build: Callable[[Path], Account],
+) -> StepCommit:
+    """Build a step's tables in a fresh attempt and commit them; equal inputs and settings are left as they are.
+
+    `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
+    """
+    folder = StepFolder(config.shop.work, step, run_date)
+    before = [_upstream_fingerprint(config, table, run_date) for table in upstream]
+    identities = {name: location.identity for name, location in (inputs or {}).items()}
+    settings = {name: _settings(config, name) for name in sections}
+    print_of_step = fingerprint(step, identities, before, settings, __version__)
+    done = folder.finished(print_of_step)
+    if done and not force:
+        return done
+    attempt, started = folder.new_attempt(), time.monotonic()
+    target = folder.attempt_folder(attempt)
+    try:
+        with spark_failures(step):
+            account = build(target)
+        write_rejects(session, account.rejects, target)
+        counts = {
+            "inputs": account.inputs,
+            "filters": account.filters,
+            "figures": account.figures,
+            "tables": account.tables,
+        }
+        commit = StepCommit(
+            step=step,
+            run_date=run_date,
+            attempt=attempt,
+            fingerprint=print_of_step,
+            counts=counts,
+            rejects=account.rejects,
+            seconds=round(time.monotonic() - started, 3),
+            created_at=now_text(),
+        )
+        folder.commit(commit)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return commit
+
+
+@contextmanager
+def held(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a frame that is used twice, in memory or on disk, for the time of the block."""
+    frame.persist()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
+
+
+def first_row(frame: DataFrame) -> dict[str, Any]:
+    """Return the only row of an aggregate by column name."""
+    return frame.collect()[0].asDict(recursive=True)
+
+
+@contextmanager
+def located(session: SparkSession, config: Config, step: str, *sections: str) -> Iterator[dict[str, Location]]:
+    """Find the inputs of these sections; what was downloaded for them goes at the end of the block."""
+    staging = Path(config.shop.work) / "staging" / f"{step}-{uuid.uuid4().hex}"
+    try:
+        yield {name: locate_input(session, getattr(config, name), section=name, staging=staging) for name in sections}
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _upstream_fingerprint(config: Config, table: Table, run_date: str) -> str:
+    commit = StepFolder(config.shop.work, table.written_by, run_date).newest()
+    if commit is None:
+        raise ContractError(
+            f"table {table.name} of {run_date}: not there; run the step {table.written_by} for this date first"
+        )
+    return commit.fingerprint
+
+
+def _settings(config: Config, section: str) -> dict[str, Any]:
+    """Return a section without its path: what lies there is known by its bytes."""
+    document: dict[str, Any] = as_document(getattr(config, section))
+    return {key: value for key, value in document.items() if key != "path"}

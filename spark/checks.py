@@ -1,0 +1,142 @@
+"""Judge raw rows by the rules of their contract: typed values, and the first reason to reject, or null.
+
+`indexer.contracts` holds the same rules and reason codes for readers that run without Spark.
+"""
+
+from functools import reduce
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from indexer.contracts.schemas import Column as ContractColumn
+from indexer.contracts.schemas import Table
+from spark.text import is_blank
+
+SAMPLE_CHARACTERS = 200
+CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+PATTERNS = {
+    "long": r"^[+-]?[0-9]+$",
+    "double": r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$",
+    "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+}
+"""How a value is written as text; Spark's own casts also take `12.0f` and `2026`."""
+
+
+def judge_rows(raw: DataFrame, table: Table, types: T.StructType, *, separator: str) -> DataFrame:
+    """Return the table's columns, typed, with `_reason`, `_key` and `_sample` of the row's first fault.
+
+    The order of reasons is malformed, encoding, then per column missing, type, too_long, chars, range.
+    Nullable text above its limit is cut instead.
+    """
+    present = [column for column in table.columns if column.name in raw.columns]
+    values = {column.name: _typed(raw, column, types[column.name].dataType, separator) for column in table.columns}
+    staged = raw.select(
+        "_line",
+        "_broken",
+        *[_as_text(raw, column.name).alias(f"_raw_{column.name}") for column in present],
+        *[value.alias(name) for name, value in values.items()],
+    )
+    faults = [_fault("malformed", F.col("_line").isNotNull(), F.col("_line")), *_encoding_faults(present)]
+    for column in present:
+        faults += _column_faults(column)
+    fault = F.coalesce(*faults)
+    keys = [f"_raw_{name}" for name in table.key or _required(table) if f"_raw_{name}" in staged.columns]
+    return staged.select(
+        *[_cut(column).alias(column.name) for column in table.columns],
+        fault["reason"].alias("_reason"),
+        _shorten(F.concat_ws(" / ", *keys)).alias("_key"),
+        _shorten(fault["sample"]).alias("_sample"),
+    )
+
+
+def _typed(raw: DataFrame, column: ContractColumn, target: T.DataType, separator: str) -> Column:
+    if column.name not in raw.columns:
+        return F.lit(None).cast(target)
+    value, kind = F.col(column.name), raw.schema[column.name].dataType
+    if isinstance(target, T.ArrayType):
+        names = value if isinstance(kind, T.ArrayType) else _split(value, separator)
+        trimmed = F.transform(F.filter(names, lambda name: ~is_blank(name)), F.trim)
+        return F.when(F.size(trimmed) > 0, trimmed)
+    if isinstance(target, T.StringType):
+        return F.when(~is_blank(value), value)
+    if not isinstance(kind, T.StringType):
+        return value.cast(target)
+    text = F.trim(value)
+    return F.when(text.rlike(PATTERNS[target.typeName()]), text.try_cast(target))
+
+
+def _split(text: Column, separator: str) -> Column:
+    """Read a list written as a JSON array or as one string; a broken array is null."""
+    array = F.from_json(text, T.ArrayType(T.StringType()), {"mode": "PERMISSIVE"})
+    parts = F.split(text, F.lit("\\Q" + separator.strip() + "\\E"))
+    return F.when(F.trim(text).startswith("["), array).otherwise(parts)
+
+
+def _as_text(raw: DataFrame, name: str) -> Column:
+    if isinstance(raw.schema[name].dataType, T.StringType):
+        return F.col(name)
+    return F.to_json(name) if isinstance(raw.schema[name].dataType, T.ArrayType) else F.col(name).cast("string")
+
+
+def _encoding_faults(columns: list[ContractColumn]) -> list[Column]:
+    texts = [F.col(f"_raw_{column.name}") for column in columns]
+    broken = [_fault("encoding", ~F.is_valid_utf8(text) | text.contains("\ufffd"), text) for text in texts]
+    return [*broken, _fault("encoding", F.col("_broken"), texts[0])]
+
+
+def _column_faults(column: ContractColumn) -> list[Column]:
+    raw, value = F.col(f"_raw_{column.name}"), F.col(column.name)
+    faults = []
+    if not column.nullable:
+        faults.append(_fault(f"{column.name}_missing", is_blank(raw), raw))
+    if column.type == pa.list_(pa.string()):
+        wanted = ~raw.rlike(r"^\s*\[\s*\]\s*$") & ~is_blank(raw)
+        broken_array = F.trim(raw).startswith("[") & F.from_json(raw, T.ArrayType(T.StringType())).isNull()
+        faults.append(_fault(f"{column.name}_type", wanted & broken_array, raw))
+    elif column.type != pa.string():
+        faults.append(_fault(f"{column.name}_type", value.isNull() & ~is_blank(raw), raw))
+    if column.max_bytes is not None and not _is_cut(column):
+        faults.append(_fault(f"{column.name}_too_long", F.octet_length(value) > column.max_bytes, raw))
+    if column.identifier:
+        faults.append(_fault(f"{column.name}_chars", value.rlike(CONTROLS), raw))
+    outside = _outside(column, value)
+    return faults if outside is None else [*faults, _fault(f"{column.name}_range", outside, raw)]
+
+
+def _outside(column: ContractColumn, value: Column) -> Column | None:
+    limits = []
+    if column.minimum is not None:
+        limits.append(value < column.minimum)
+    if column.maximum is not None:
+        limits.append(value > column.maximum)
+    if column.type == pa.float64():
+        limits += [F.isnan(value), F.abs(value) == float("inf")]
+    return reduce(lambda one, other: one | other, limits) if limits else None
+
+
+def _fault(reason: str, condition: Column, sample: Column) -> Column:
+    return F.when(condition, F.struct(F.lit(reason).alias("reason"), sample.cast("string").alias("sample")))
+
+
+def _is_cut(column: ContractColumn) -> bool:
+    return column.nullable and column.type == pa.string() and not column.identifier
+
+
+def _cut(column: ContractColumn) -> Column:
+    """Cut free text to its limit, at the end of a character."""
+    value = F.col(column.name)
+    if column.max_bytes is None or not _is_cut(column):
+        return value
+    head = F.substring(F.encode(value, "utf-8"), 1, column.max_bytes).cast("string")
+    whole = F.regexp_replace(F.make_valid_utf8(head), "\ufffd+$", "")
+    return F.when(F.octet_length(value) > column.max_bytes, whole).otherwise(value)
+
+
+def _shorten(text: Column) -> Column:
+    return F.make_valid_utf8(F.substring(F.make_valid_utf8(text), 1, SAMPLE_CHARACTERS))
+
+
+def _required(table: Table) -> list[str]:
+    return [column.name for column in table.columns if not column.nullable]

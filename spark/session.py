@@ -1,0 +1,81 @@
+"""One Spark session: opened for a job, or taken over from spark-submit."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from indexer.config import SparkConfig
+from indexer.errors import ContractError
+from spark.java import find_java
+
+UNREADABLE = (
+    "FAILED_READ_FILE",
+    "CANNOT_READ_FILE_FOOTER",
+    "UNABLE_TO_INFER_SCHEMA",
+    "TextParsingException",
+    "ZipException",
+    "EOFException",
+    "not in GZIP format",
+    "incorrect header check",
+    "is not a Parquet file",
+)
+"""What Spark's messages say where a file is damaged."""
+
+
+def open_session(config: SparkConfig, name: str) -> SparkSession:
+    """Return the active session or one that spark-submit prepared, else start Spark as configured.
+
+    Time zone (UTC) and ANSI arithmetic are always set, since results depend on them.
+    """
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    session = SparkSession.getActiveSession()
+    if session is None:
+        builder = SparkSession.builder.appName(name)
+        session = builder.getOrCreate() if submitted else _configure(builder, config).getOrCreate()
+    if submitted and not session.sparkContext.getConf().contains("spark.sql.shuffle.partitions"):
+        session.conf.set("spark.sql.shuffle.partitions", config.shuffle_partitions)
+    session.conf.set("spark.sql.session.timeZone", "UTC")
+    session.conf.set("spark.sql.ansi.enabled", "true")
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+@contextmanager
+def spark_failures(place: str) -> Iterator[None]:
+    """Turn Spark's report of a damaged file or a count beyond 64 bits into a ContractError."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        message = str(error)
+        if "ARITHMETIC_OVERFLOW" in message:
+            raise ContractError(
+                f"{place}: a sum of counts does not fit into 64 bits; look for absurd counts in the input "
+                "and lower purchases.max_purchases"
+            ) from error
+        if any(mark in message for mark in UNREADABLE):
+            raise ContractError(f"{place}: a file cannot be read: {message.splitlines()[0][:300]}") from error
+        raise
+
+
+def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:
+    os.environ["JAVA_HOME"] = str(find_java())
+    settings = {
+        "spark.driver.memory": config.driver_memory,
+        "spark.sql.shuffle.partitions": config.shuffle_partitions,
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+    }
+    if config.master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        # A laptop's host name need not resolve, and nobody outside needs to reach the driver.
+        settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    for key, value in settings.items():
+        builder = builder.config(key, str(value))
+    return builder.master(config.master)

@@ -1,0 +1,166 @@
+"""The tables as Spark frames: the shop's, judged row by row, and the project's own, by their commits."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from indexer.config import InputConfig
+from indexer.contracts.schemas import REJECTS, Table
+from indexer.errors import ContractError
+from indexer.runs import StepFolder
+from spark.checks import judge_rows
+from spark.inputs import Location, open_input
+from spark.session import spark_failures
+
+WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float",)}
+"""Contract type -> the Parquet types that fit into it without loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """The valid rows of a shop's table, and an account of the others."""
+
+    rows: DataFrame
+    found: frozenset[str]
+    """Contract columns that the input has."""
+    counts: dict[str, int]
+    """`rows_in` = `valid` + `rejected`."""
+    rejects: list[dict[str, Any]]
+    """Rows of REJECTS."""
+
+
+def spark_schema(table: Table) -> T.StructType:
+    """Derive the Spark types of a table from its contract."""
+    return from_arrow_schema(table.schema)
+
+
+def read_input(
+    session: SparkSession,
+    table: Table,
+    location: Location,
+    source: InputConfig,
+    *,
+    separator: str = ">",
+    filled: Collection[str] = (),
+) -> Input:
+    """Read a shop's table; one pass counts and explains the rejected rows.
+
+    `filled` names nullable columns that a table may lack as a whole, but where it has them no row may.
+
+    Raises ContractError for a missing or mistyped column, 0 rows, an unreadable file, or more than
+    `source.max_reject_share` rejected rows.
+    """
+    with spark_failures(location.shown):
+        raw = open_input(session, table, location, source.columns)
+        if location.format == "parquet":
+            _check_types(raw, table, location.shown)
+        table = _require_filled(table, set(filled) & set(raw.columns))
+        judged = judge_rows(raw, table, spark_schema(table), separator=separator)
+        reasons = _count_reasons(judged)
+    rejects = [
+        reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
+        for row in reasons
+        if row["_reason"] is not None
+    ]
+    counts = count_rows(sum(row["count"] for row in reasons), rejects)
+    check_rejects(counts, rejects, shown=location.shown, limit=source.max_reject_share, section=location.section)
+    valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names)
+    return Input(rows=valid, found=frozenset(raw.columns) & set(valid.columns), counts=counts, rejects=rejects)
+
+
+def reject_row(
+    table: Table, reason: str, count: int, *, key: str | None = None, sample: str | None = None
+) -> dict[str, Any]:
+    """Return a row of REJECTS."""
+    return {"table": table.name, "reason": reason, "key": key, "sample": sample, "count": count}
+
+
+def count_rows(rows_in: int, rejects: list[dict[str, Any]]) -> dict[str, int]:
+    """Return `rows_in`, `valid` and `rejected`."""
+    rejected = sum(reject["count"] for reject in rejects)
+    return {"rows_in": rows_in, "valid": rows_in - rejected, "rejected": rejected}
+
+
+def check_rejects(
+    counts: Mapping[str, int], rejects: list[dict[str, Any]], *, shown: str, limit: float, section: str
+) -> None:
+    """Raise ContractError for an empty table or one with too large a share of rejected rows."""
+    if counts["rows_in"] == 0:
+        raise ContractError(f"{shown}: 0 rows; an empty input stops the run")
+    share = counts["rejected"] / counts["rows_in"]
+    if share > limit:
+        reasons = "; ".join(f"{r['count']} {r['reason']} (such as {r['sample']!r} of {r['key']!r})" for r in rejects)
+        raise ContractError(
+            f"{shown}: {counts['rejected']} of {counts['rows_in']} rows rejected, which is more than "
+            f"{limit:.2%}: {reasons}; correct the table or raise {section}.max_reject_share"
+        )
+
+
+def read_table(session: SparkSession, work: str | Path, table: Table, run_date: str) -> DataFrame:
+    """Read the committed rows of one of the project's own tables; raises ContractError where there are none."""
+    return read_rows(session, StepFolder(work, table.written_by, run_date).table_folder(table.name), table)
+
+
+def read_rows(session: SparkSession, folder: Path, table: Table) -> DataFrame:
+    """Read the rows of one of the project's own tables from its folder."""
+    with spark_failures(str(folder)):
+        reader = session.read.option("__globPaths__", "false").schema(spark_schema(table))
+        return reader.parquet(str(folder.resolve())).select(*spark_schema(table).names)
+
+
+def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
+    """Write exactly the contract's columns as Parquet below an attempt's folder and return the rows written.
+
+    Raises ContractError where the frame lacks a column or has it in another type.
+    """
+    expected = spark_schema(table)
+    for field in expected:
+        found = frame.schema[field.name].dataType if field.name in frame.columns else None
+        if found != field.dataType:
+            raise ContractError(
+                f"{table.name}.{field.name}: expected {field.dataType.simpleString()} to write, "
+                f"found {found.simpleString() if found else 'no such column'}"
+            )
+    with spark_failures(table.name):
+        frame.select(*expected.names).write.parquet(str(folder.resolve() / table.name))
+    return read_rows(frame.sparkSession, folder / table.name, table).count()
+
+
+def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: Path) -> None:
+    """Write the REJECTS table of a step."""
+    rows = pa.Table.from_pylist(rejects, schema=REJECTS.schema)
+    write_table(session.createDataFrame(rows).coalesce(1), folder, REJECTS)
+
+
+def _require_filled(table: Table, names: Collection[str]) -> Table:
+    columns = tuple(replace(c, nullable=False) if c.name in names else c for c in table.columns)
+    return replace(table, columns=columns)
+
+
+def _check_types(raw: DataFrame, table: Table, shown: str) -> None:
+    wrong = []
+    for field in spark_schema(table):
+        if field.name not in raw.columns:
+            continue
+        expected, found = field.dataType.simpleString(), raw.schema[field.name].dataType.simpleString()
+        # A list may also be written as one text.
+        also = ("string",) if expected.startswith("array") else WIDENED.get(expected, ())
+        if found not in (expected, *also):
+            wrong.append(f"{field.name}: expected {expected}, found {found}")
+    if wrong:
+        raise ContractError(
+            f"{shown}: {table.name} columns of another type: {'; '.join(wrong)}; write them as expected"
+        )
+
+
+def _count_reasons(judged: DataFrame) -> list[Any]:
+    example = F.struct(F.col("_key").alias("key"), F.col("_sample").alias("sample"))
+    per_reason = judged.groupBy("_reason").agg(F.count("*").alias("count"), F.min(example).alias("example"))
+    return per_reason.orderBy("_reason").collect()

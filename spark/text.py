@@ -1,0 +1,28 @@
+"""The rules of `indexer.text` as native Spark expressions; a test sends the same strings through both."""
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from indexer.text import INVISIBLES, SPACES
+
+
+def clean_text(text: Column) -> Column:
+    """Strip invisible characters, apply NFKC and squeeze white space."""
+    visible = F.regexp_replace(compose_text(text), INVISIBLES, "")
+    return F.trim(F.regexp_replace(visible, SPACES, " "))
+
+
+def normalised_query(text: Column) -> Column:
+    """Clean the text and fold its case."""
+    return F.lower(clean_text(text))
+
+
+def is_blank(text: Column) -> Column:
+    """Tell whether a text is null or has nothing visible in it."""
+    return text.isNull() | (F.regexp_replace(F.regexp_replace(text, INVISIBLES, ""), SPACES, "") == "")
+
+
+def compose_text(text: Column) -> Column:
+    """Apply NFKC through ICU, which Spark ships; plain ASCII, unchanged by NFKC, is spared the call."""
+    composed = F.reflect(F.lit("com.ibm.icu.text.Normalizer"), F.lit("compose"), text, F.lit(True))
+    return F.when(text.rlike(r"[^\x00-\x7f]"), composed).otherwise(text)
