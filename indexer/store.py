@@ -164,7 +164,7 @@ class S3Store:
     """Objects below a prefix of a bucket; credentials and endpoint come from the standard AWS chain."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        import boto3
+        from boto3.session import Session
         from botocore.config import Config as ClientConfig
 
         self.bucket = bucket
@@ -173,10 +173,11 @@ class S3Store:
         timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         retries = {"mode": "standard", "total_max_attempts": READ_ATTEMPTS}
         with _s3_errors(self.url, ""):
-            self._client = boto3.client("s3", config=ClientConfig(retries=retries, **timeouts))
+            session = Session()
+            self._client = session.client("s3", config=ClientConfig(retries=retries, **timeouts))
             # A retried create-only write would meet its own object and read as a lost race.
             once = {"mode": "standard", "total_max_attempts": 1}
-            self._once = boto3.client("s3", config=ClientConfig(retries=once, **timeouts))
+            self._once = session.client("s3", config=ClientConfig(retries=once, **timeouts))
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raises ObjectMissingError."""

@@ -15,10 +15,45 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 FOLDER = Path(__file__).parent / "encoder_v1"
 DIMENSION = 32
-WORDS = (
-    "baby bottle steel sipper cup mug water kids school bag backpack shoes running trail men women red blue green "
-    "black white cotton shirt dress phone case charger cable lamp desk chair table garden hose seeds plant pot"
-).split(" ")
+WORDS = [
+    "baby",
+    "bottle",
+    "steel",
+    "sipper",
+    "cup",
+    "mug",
+    "water",
+    "kids",
+    "school",
+    "bag",
+    "backpack",
+    "shoes",
+    "running",
+    "trail",
+    "men",
+    "women",
+    "red",
+    "blue",
+    "green",
+    "black",
+    "white",
+    "cotton",
+    "shirt",
+    "dress",
+    "phone",
+    "case",
+    "charger",
+    "cable",
+    "lamp",
+    "desk",
+    "chair",
+    "table",
+    "garden",
+    "hose",
+    "seeds",
+    "plant",
+    "pot",
+]
 
 
 def make_tokenizer() -> Tokenizer:

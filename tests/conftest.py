@@ -1,0 +1,148 @@
+"""A tiny encoder, a tiny shop, and an S3 server on loopback, for every test that needs one."""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+RUN_DATE = "2026-11-20"
+COLUMNS = ("product_id", "title", "brand", "updated_at")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def encoder_directory() -> Path:
+    return GOLDEN / "encoder_v1"
+
+
+@pytest.fixture
+def make_shop(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that writes a shop's tables and returns its configuration."""
+    from indexer.config import CatalogueConfig, Config, GatesConfig, IndexConfig, PurchasesConfig, ShopConfig
+
+    def make(
+        products: Iterable[Sequence[str | None]],
+        *,
+        queries: Sequence[str] = (),
+        release: str | None = None,
+        gates: GatesConfig | None = None,
+        max_reject_share: float = 0.5,
+        **index: Any,
+    ) -> Config:
+        catalogue = tmp_path / "catalogue.csv"
+        with catalogue.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows([*product, *[None] * (len(COLUMNS) - len(product))] for product in products)
+        if queries:
+            write_queries(tmp_path / "work", queries)
+        options = {"m": 8, "ef_construction": 40, "ef_search": 64, "recall_queries": 20, "threads": 1} | index
+        return Config(
+            shop=ShopConfig(work=str(tmp_path / "work"), release=release or str(tmp_path / "release")),
+            catalogue=CatalogueConfig(path=str(catalogue), max_reject_share=max_reject_share),
+            purchases=PurchasesConfig(path="purchases.csv" if queries else ""),
+            index=IndexConfig(**options),
+            gates=gates or GatesConfig(),
+        )
+
+    return make
+
+
+def write_queries(work: Path, queries: Sequence[str]) -> None:
+    """Commit curated queries as the step before the build does."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from indexer.contracts import schemas
+    from indexer.runs import StepCommit, StepFolder, fingerprint
+
+    ids = [hashlib.sha256(query.encode()).hexdigest()[:16] for query in queries]
+    columns = [ids, list(queries), [20.0] * len(queries), [3] * len(queries)]
+    step = StepFolder(work, "curated_queries", RUN_DATE)
+    attempt = step.new_attempt()
+    folder = step.attempt_folder(attempt) / "CURATED_QUERIES"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(columns, schema=schemas.CURATED_QUERIES.schema), folder / "part-0.parquet")
+    step.commit(StepCommit(step=step.step, run_date=RUN_DATE, attempt=attempt, fingerprint=fingerprint(list(queries))))
+
+
+@pytest.fixture(scope="session")
+def products() -> Callable[[int], list[tuple[str, str, str]]]:
+    """Return a function that gives so many products, the same each time."""
+    words = [
+        "baby",
+        "bottle",
+        "steel",
+        "cup",
+        "mug",
+        "water",
+        "kids",
+        "school",
+        "bag",
+        "shoes",
+        "running",
+        "red",
+        "blue",
+        "green",
+        "cotton",
+        "shirt",
+        "desk",
+        "lamp",
+    ]
+
+    def make(count: int) -> list[tuple[str, str, str]]:
+        return [
+            (
+                f"P{number:05d}",
+                " ".join(words[(number * step + number // 7) % len(words)] for step in (1, 3, 7)) + f" {number}",
+                ("acme", "zeta")[number % 2],
+            )
+            for number in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Start moto's S3 on loopback and return its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Point the standard AWS chain at the test server."""
+    environment = {
+        "AWS_ENDPOINT_URL_S3": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+@pytest.fixture
+def bucket(s3_environment: dict[str, str], request: pytest.FixtureRequest) -> str:
+    """Make a bucket of the test's own and return its address."""
+    from boto3.session import Session
+
+    name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+    Session().client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"

@@ -1,0 +1,180 @@
+"""Manifests come from storage that others can write: whatever is wrong is named, nothing else happens."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.errors import ManifestError
+from indexer.manifest import parse_manifest, write_manifest
+from indexer.strict_json import parse_record
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def document(golden: Path) -> Document:
+    path = next((golden / "release_v1").glob("v/*/manifest.*.json"))
+    return json.loads(path.read_bytes())
+
+
+def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
+    data = next((golden / "release_v1").glob("v/*/manifest.*.json")).read_bytes()
+    manifest = parse_manifest(data, "m")
+    assert write_manifest(manifest) == data
+    assert [(item.name, item.rows, len(item.shards)) for item in manifest.collections] == [
+        ("products", 200, 2),
+        ("queries", 60, 1),
+    ]
+    assert len(manifest.objects) == 3 + 3 * 3 + 1
+
+
+def set_at(*path: str | int, value: object) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        place: Any = document
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = value
+
+    return change
+
+
+def repeat_shard(document: Document) -> None:
+    shards = document["collections"][0]["shards"]
+    shards[1] = shards[0]
+
+
+def drop_shard(document: Document) -> None:
+    del document["collections"][0]["shards"][0]
+
+
+SHARD = ("collections", 0, "shards", 0)
+INDEX = (*SHARD, "index")
+KEYS = [
+    "../../other",
+    "/etc/passwd",
+    "v//x",
+    "v/%2e%2e/x",
+    "v\\x",
+    "v/a\0b",
+    "s3://b/v/x",
+    "v/../log/1",
+    "log/1",
+    "v/./x",
+]
+CHANGES = [
+    (set_at(*INDEX, "key", value=key), "index.key: expected a plain key below v/") for key in KEYS
+] + [
+    (set_at(*INDEX, "sha256", value=value), "index.sha256: expected a SHA-256 in 64 lower-case hex digits")
+    for value in ("", "ab", "A" * 64, "d41d8cd98f00b204e9800998ecf8427e", None, "g" * 64, "0" * 64 + "\n")
+] + [
+    (set_at(*INDEX, "bytes", value=value), "index.bytes: expected a whole number from 0")
+    for value in (-1, 2**64, 1.5, "7", True, None)
+] + [
+    (set_at("format", value=2), "format: this program reads format 1, found 2; upgrade it"),
+    (set_at("format", value="1"), "format: expected a whole number"),
+    (set_at("run_id", value="a/b"), "run_id: expected text of the form"),
+    (set_at("run_date", value="20.11.2026"), "run_date"),
+    (set_at("parent", value=-1), "parent: expected a whole number"),
+    (set_at("created_at", value=""), "created_at: expected text"),
+    (set_at("surprise", value=1), "unknown field 'surprise'"),
+    (set_at("collections", value=[]), "collections: expected one or more"),
+    (set_at("collections", 0, "name", value="Products!"), "name"),
+    (set_at("collections", 1, "name", value="products"), "shards of products"),
+    (set_at("collections", 0, "metric", value="l2"), "metric: expected one of inner_product"),
+    (set_at("collections", 0, "storage", value="ivf"), "storage: expected one of flat"),
+    (set_at("collections", 0, "dimension", value=0), "dimension"),
+    (set_at("collections", 0, "m", value=1), "m: expected a whole number from 2"),
+    (set_at("collections", 0, "rows", value=201), "rows: expected the sum over its shards, 200, found 201"),
+    (set_at("collections", 0, "rows_in", value=999), "rows_in: expected rows, duplicates and rejected together, 200"),
+    (set_at("collections", 0, "rejected", value={"text_empty": -1}), "rejected.text_empty: expected a whole number"),
+    (set_at(*SHARD, "rows", value=0), "rows: expected a whole number from 1"),
+    (set_at(*SHARD, "number", value=5), "shards numbered 0, 1, 2"),
+    (set_at(*SHARD, "collection", value="queries"), "expected shards of products"),
+    (repeat_shard, "shards numbered 0, 1, 2 and so on, each once, found \\[0, 0\\]"),
+    (drop_shard, "shards numbered 0, 1, 2"),
+    (set_at("encoder", "objects", value=[]), "encoder.objects: expected the files encoder.json"),
+    (set_at("encoder", "fingerprint", value="0" * 64), "encoder.fingerprint: expected the SHA-256 of encoder.json"),
+    (set_at("gates", 0, "passed", value="yes"), "passed: expected true or false"),
+    (set_at("versions", value={"faiss": 1}), "versions.faiss: expected text"),
+    (set_at("report", value=[]), "report: expected an object"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_every_broken_field_is_named(document: Document, change: Callable[[Document], None], message: str):
+    change(document)
+    with pytest.raises(ManifestError, match=message):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+def test_every_field_is_needed(document: Document):
+    for name in document:
+        with pytest.raises(ManifestError, match=f"field '{name}' is missing"):
+            parse_manifest(json.dumps({k: v for k, v in document.items() if k != name}).encode(), "m")
+
+
+def test_an_object_is_listed_once(document: Document):
+    shard = document["collections"][0]["shards"][0]
+    shard["ids"]["key"] = shard["index"]["key"]
+    with pytest.raises(ManifestError, match="is listed twice"):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'"text"',
+        b'{"a": 1} x',
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "b": 1}}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+        b'{"a": ' * 50_000,
+        b'{"a": ' + b"9" * 5_000 + b"}",
+        b" " * (17 << 20),
+    ],
+)
+def test_what_is_not_strict_json_is_refused(data: bytes):
+    with pytest.raises(ManifestError, match=r"not strict JSON|expected an object|expected at most"):
+        parse_record(data, "m", ManifestError)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.data())
+def test_any_damage_is_a_manifest_error_or_harmless(data: st.DataObject):
+    golden = Path(__file__).parents[1] / "golden" / "release_v1"
+    document = json.loads(next(golden.glob("v/*/manifest.*.json")).read_bytes())
+    place: Any = document
+    while isinstance(place, dict | list) and place:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if data.draw(st.booleans()) or not isinstance(place[key], dict | list) or not place[key]:
+            place[key] = data.draw(JSON)
+            break
+        place = place[key]
+    try:
+        manifest = parse_manifest(json.dumps(document).encode("utf-8", "surrogatepass"), "m")
+    except ManifestError:
+        return
+    assert parse_manifest(write_manifest(manifest), "m") == manifest
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_without_another_error(data: bytes):
+    with pytest.raises(ManifestError):
+        parse_manifest(data, "m")

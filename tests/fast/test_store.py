@@ -1,0 +1,231 @@
+"""Every store passes the same tests; faults end in one clear sentence."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import (
+    ConfigError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    StoreRefusedError,
+)
+from indexer.store import LocalStore, S3Store, Store, check_key, open_store
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "root"))
+    return open_store(request.getfixturevalue("bucket") + "/some/prefix")
+
+
+class TestEveryStore:
+    def test_bytes_come_back(self, store: Store):
+        store.put_new("a/b.json", b"\x00data\xff")
+        assert store.get("a/b.json") == b"\x00data\xff"
+        assert store.size("a/b.json") == 6
+
+    def test_an_empty_object_is_an_object(self, store: Store):
+        store.put_new("empty", b"")
+        assert store.get("empty") == b""
+        assert store.size("empty") == 0
+
+    def test_a_taken_key_is_refused_and_keeps_its_bytes(self, store: Store):
+        store.put_new("a", b"first")
+        with pytest.raises(ObjectExistsError):
+            store.put_new("a", b"second")
+        assert store.get("a") == b"first"
+
+    @pytest.mark.parametrize(
+        "read", [lambda s, p: s.get("no"), lambda s, p: s.size("no"), lambda s, p: s.get_file("no", p)]
+    )
+    def test_a_missing_object_is_named(self, store: Store, tmp_path: Path, read: Callable[[Store, Path], object]):
+        with pytest.raises(ObjectMissingError, match="no: no such object"):
+            read(store, tmp_path / "target")
+
+    def test_files_of_several_parts_come_back(self, store: Store, tmp_path: Path):
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(bytes(range(256)) * 4096 * 9)  # 9 MiB: above the size at which S3 uploads go in parts
+        store.put_file("big.bin", source)
+        store.get_file("big.bin", target)
+        assert target.read_bytes() == source.read_bytes()
+        assert store.size("big.bin") == 9 << 20
+
+    def test_a_listing_is_in_key_order_with_sizes_and_only_the_prefix(self, store: Store):
+        for key in ("log/3", "log/1", "log/2", "logs/1", "v/x/log/1", "v/x-1"):
+            store.put_new(key, key.encode())
+        assert [tuple(item) for item in store.list("log/")] == [("log/1", 5), ("log/2", 5), ("log/3", 5)]
+        assert [item.key for item in store.list("v/x")] == ["v/x-1", "v/x/log/1"]
+        assert [item.key for item in store.list("")] == ["log/1", "log/2", "log/3", "logs/1", "v/x-1", "v/x/log/1"]
+        assert list(store.list("nothing/")) == []
+
+    def test_deleting_twice_is_deleting_once(self, store: Store):
+        store.put_new("a", b"1")
+        store.delete("a")
+        store.delete("a")
+        assert list(store.list("")) == []
+        store.put_new("a", b"2")
+
+    def test_of_many_writers_exactly_one_wins(self, store: Store):
+        barrier = threading.Barrier(8)
+        won: list[int] = []
+
+        def create(number: int) -> None:
+            barrier.wait()
+            try:
+                store.put_new("log/1", str(number).encode())
+                won.append(number)
+            except ObjectExistsError:
+                pass
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert store.get("log/1") == str(won[0]).encode()
+
+    @pytest.mark.parametrize("key", ["../a", "a/../b", "/a", "a//b", "a\\b", "a\0b", "a%2e", "", "."])
+    def test_a_key_cannot_leave_the_store(self, store: Store, key: str):
+        with pytest.raises(StoreError, match="leaves the store"):
+            store.put_new(key, b"")
+        with pytest.raises(StoreError, match="leaves the store"):
+            check_key(key)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/a", "s3://", "s3:///prefix", "s3://bucket/../other", "http://host/a"])
+def test_an_unknown_address_is_a_configuration_error(url: str):
+    with pytest.raises(ConfigError, match="store address"):
+        open_store(url)
+
+
+class TestLocalStore:
+    def test_unfinished_files_are_invisible_and_removed(self, tmp_path: Path):
+        store = LocalStore(tmp_path)
+        with pytest.raises(ZeroDivisionError):
+            store._create("a/b", lambda file: 1 / 0)
+        assert list(store.list("")) == []
+        assert list((tmp_path / "a").iterdir()) == []
+
+    def test_a_file_in_place_of_a_folder_is_a_store_error(self, tmp_path: Path):
+        (tmp_path / "log").write_text("not a folder")
+        with pytest.raises(StoreError) as caught:
+            LocalStore(tmp_path).put_new("log/1", b"")
+        assert not isinstance(caught.value, ObjectExistsError)
+        assert "check the folder" in str(caught.value)
+
+    def test_a_full_disk_leaves_nothing_behind(self, tmp_path: Path):
+        def fill(file: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(StoreError, match="No space left on device; check the folder, its rights and the disk"):
+            LocalStore(tmp_path)._create("a", fill)
+        assert list(tmp_path.iterdir()) == []
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answer every request with one status and error code."""
+
+    status = 200
+    code = ""
+
+    def _answer(self) -> None:
+        body = f"<Error><Code>{self.code}</Code><Message>said the server</Message></Error>".encode()
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def answering(
+    s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int, str], S3Store]]:
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int, code: str) -> S3Store:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"status": status, "code": code}))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        return S3Store("bucket", "prefix")
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class TestS3Faults:
+    @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+    def test_wrong_credentials_are_refused_for_certain(self, answering: Callable[[int, str], S3Store], code: str):
+        store = answering(403, code)
+        for call in (lambda: store.get("a"), lambda: list(store.list("")), lambda: store.put_new("a", b"")):
+            with pytest.raises(
+                StoreRefusedError, match=f"access refused \\({code}\\); check the credentials"
+            ) as caught:
+                call()
+            assert caught.value.exit_code == 75
+            assert "testing" not in str(caught.value)
+
+    def test_a_race_and_a_broken_server_are_worth_a_retry(self, answering: Callable[[int, str], S3Store]):
+        for status, code in ((409, "ConditionalRequestConflict"), (500, "InternalError"), (503, "SlowDown")):
+            with pytest.raises(StoreError, match=f"storage answered {code} \\({status}\\)") as caught:
+                answering(status, code).put_new("a", b"")
+            assert type(caught.value) is StoreError
+
+    def test_a_create_is_sent_once(self, answering: Callable[[int, str], S3Store], monkeypatch: pytest.MonkeyPatch):
+        sent: list[str] = []
+        store = answering(503, "SlowDown")
+        store._once.meta.events.register("before-send.s3.PutObject", lambda **_: sent.append("put"))
+        with pytest.raises(StoreError):
+            store.put_new("a", b"")
+        assert sent == ["put"]
+
+    def test_a_missing_bucket_is_named(self, s3_environment: dict[str, str]):
+        with pytest.raises(StoreRefusedError, match="s3://no-such-bucket: log/: no such bucket; create it"):
+            list(S3Store("no-such-bucket", "").list("log/"))
+        with pytest.raises(StoreRefusedError, match="no such bucket"):
+            S3Store("no-such-bucket", "").put_new("a", b"")
+
+    def test_uploads_into_a_missing_bucket_say_so(self, s3_environment: dict[str, str], tmp_path: Path):
+        (tmp_path / "file").write_bytes(b"1")
+        with pytest.raises(StoreRefusedError, match="no such bucket"):
+            S3Store("no-such-bucket", "").put_file("a", tmp_path / "file")
+
+    def test_an_unreachable_endpoint_fails_in_seconds(
+        self, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        waited: list[float] = []
+        monkeypatch.setattr(time, "sleep", waited.append)
+        with pytest.raises(
+            StoreError, match=r"storage cannot be reached .*127\.0\.0\.1:9.*; check the endpoint"
+        ) as caught:
+            S3Store("bucket", "").get("a")
+        assert caught.value.exit_code == 75
+        assert sum(waited) < 10
+
+    def test_no_credentials_at_all_is_one_sentence(
+        self, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        with pytest.raises(StoreRefusedError, match="no AWS credentials found; set a profile, a role"):
+            S3Store("bucket", "").get("a")
