@@ -20,7 +20,7 @@ HEADER = "<iqqqBi"
 GRAPH_VECTORS = (("level probabilities", 8), ("neighbours per level", 4), ("levels", 4), ("offsets", 8), ("links", 4))
 GRAPH_TAIL = "<iiiii"
 """Entry point, highest level, efConstruction, efSearch, one unused number."""
-STORED_AS = {"flat": (b"IHNf", b"IxFI", None), "sqfp16": (b"IHNs", b"IxSQ", 3), "sq8": (b"IHNs", b"IxSQ", 0)}
+STORED_AS = {"flat": (b"IHNf", b"IxFI", None), "sqfp16": (b"IHNs", b"IxSQ", 4), "sq8": (b"IHNs", b"IxSQ", 0)}
 """Storage -> graph tag, storage tag, quantiser type."""
 CODE_BYTES = {"flat": 4, "sqfp16": 2, "sq8": 1}
 """Bytes per stored number."""
