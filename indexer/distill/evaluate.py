@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from indexer.config import CatalogueConfig, LabelsConfig
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
 from indexer.distill.metrics import POSITIVE_GRADE, mean_ndcg, mean_query_auc, precision_recall, roc_auc
+from indexer.errors import EncoderError
 
 THRESHOLD = 0.7
 """Precision and recall are read at this score (KD-Boost table 1)."""
@@ -33,7 +35,7 @@ class Encoder(Protocol):
 class EvaluationRow:
     """One model's figures; None where the data do not define one."""
 
-    model: str
+    name: str
     pairs: int
     queries: int
     auc: float | None
@@ -62,13 +64,22 @@ def evaluate_encoder(
     query_tokens: int = 32,
     product_tokens: int = 96,
     seed: int = 13,
+    progress: bool = True,
 ) -> list[EvaluationRow]:
-    """Measure a sentence-transformers folder or an exported encoder on all labels, beside the floor rows."""
+    """Measure a sentence-transformers folder or an exported encoder on all labels, beside the floor rows.
+
+    Raises EncoderError where the folder holds neither.
+    """
+    if not Path(encoder_dir).is_dir():
+        raise EncoderError(
+            f"encoder {encoder_dir}: no such folder; give an exported encoder (encoder.json, encoder.onnx, "
+            "tokenizer.json) or a folder of sentence-transformers"
+        )
     judgements = read_judgements(catalogue, labels)
     encoder = open_any_encoder(encoder_dir, query_tokens=query_tokens, product_tokens=product_tokens)
     zero_shot = open_model(PACKAGED_MODEL, query_tokens=query_tokens, product_tokens=product_tokens)
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
-    return evaluate_rows(judgements, models, seed=seed)
+    return evaluate_rows(judgements, models, seed=seed, progress=progress)
 
 
 def open_any_encoder(folder: str | Path, *, query_tokens: int, product_tokens: int) -> Encoder:
@@ -77,18 +88,20 @@ def open_any_encoder(folder: str | Path, *, query_tokens: int, product_tokens: i
         return open_model(str(folder), query_tokens=query_tokens, product_tokens=product_tokens)
     from indexer.encoder import open_encoder
 
-    encoder: Encoder = open_encoder(folder)
+    encoder: Encoder = open_encoder(Path(folder))
     return encoder
 
 
-def evaluate_rows(judgements: Judgements, models: Mapping[str, Encoder], *, seed: int) -> list[EvaluationRow]:
+def evaluate_rows(
+    judgements: Judgements, models: Mapping[str, Encoder], *, seed: int, progress: bool = True
+) -> list[EvaluationRow]:
     """Return the rows random, TF-IDF and one per model, in this order."""
     rng = np.random.default_rng(seed)
     rows = [
         measure_scores("random", rng.random(len(judgements.pairs)), judgements.pairs, judgements.product_ids),
         measure_scores("TF-IDF", score_by_tfidf(judgements), judgements.pairs, judgements.product_ids),
     ]
-    for name, encoder in models.items():
+    for name, encoder in tqdm(models.items(), desc="evaluate", unit="model", disable=None if progress else True):
         scores = score_by_encoder(encoder, judgements)
         rows.append(measure_scores(name, scores, judgements.pairs, judgements.product_ids))
     return rows
@@ -116,7 +129,7 @@ def score_by_tfidf(judgements: Judgements) -> Scores:
     return np.asarray(queries[pairs.query].multiply(products[pairs.product]).sum(axis=1)).ravel()
 
 
-def measure_scores(model: str, scores: Scores, pairs: LabelledPairs, product_ids: list[str]) -> EvaluationRow:
+def measure_scores(name: str, scores: Scores, pairs: LabelledPairs, product_ids: list[str]) -> EvaluationRow:
     """Compute every figure of one model's scores."""
     positive = pairs.grade >= POSITIVE_GRADE
     ids = [product_ids[row] for row in pairs.product]
@@ -125,7 +138,7 @@ def measure_scores(model: str, scores: Scores, pairs: LabelledPairs, product_ids
     ndcg_5, skipped = mean_ndcg(scores, pairs.grade, ids, pairs.query, depth=5)
     ndcg_10, _ = mean_ndcg(scores, pairs.grade, ids, pairs.query, depth=10)
     return EvaluationRow(
-        model=model,
+        name=name,
         pairs=len(pairs),
         queries=len(np.unique(pairs.query)),
         auc=_round(roc_auc(scores, positive)),

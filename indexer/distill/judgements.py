@@ -94,16 +94,17 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
 
 
 def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Stream the catalogue and return the text of each wanted product; of several rows of one id the first."""
+    """Stream the catalogue and return the text of each wanted product; of several rows of one id the newest counts."""
     reader = open_input(schemas.CATALOGUE, catalogue)
     ids = pa.array(sorted(wanted), pa.string())
-    texts: dict[str, str] = {}
+    newest: dict[str, tuple[str, str]] = {}
     for batch in reader:
         for product in batch.filter(pc.is_in(batch["product_id"], value_set=ids)).to_pylist():
             text = product_text(product, fields=catalogue.text_fields, separator=catalogue.text_separator)
-            if text:
-                texts.setdefault(product["product_id"], text)
-    return texts, reader.counts.as_counts()
+            updated = product["updated_at"] or ""
+            if text and updated >= newest.get(product["product_id"], ("", ""))[0]:
+                newest[product["product_id"]] = (updated, text)
+    return {product_id: text for product_id, (_, text) in newest.items()}, reader.counts.as_counts()
 
 
 @dataclass

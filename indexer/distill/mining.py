@@ -5,6 +5,7 @@ disjoint label sets, no place in D_QQ+ and no veto by the teacher; draw at most 
 the likelier; keep a part of the last epoch's pairs so that the set does not swing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +35,14 @@ def mine_negatives(
     vectors: Tensor,
     *,
     last: Pairs,
-    teacher: Tensor | None,
+    teachers: Sequence[Tensor] = (),
     config: DistillConfig,
     epoch: int,
 ) -> MinedPairs:
     """Mine one epoch's D_QQ-; the result depends on the vectors and (seed, epoch) alone.
 
-    `vectors` and `teacher` are unit vectors by query row; `last` is the pool of the epoch before, or the taxonomy
-    job's table in the first one. Pairs of that table are candidates as well.
+    `vectors` and each of `teachers` are unit vectors by query row; `last` is the pool of the epoch before, or the
+    taxonomy job's table in the first one. Pairs of that table are candidates as well.
     """
     rng = np.random.default_rng((config.seed, epoch))
     neighbours = find_neighbours(vectors, data.mining_queries, count=config.mining_neighbours)
@@ -50,11 +51,11 @@ def mine_negatives(
     within = (scores >= config.mining_low) & (scores <= config.mining_high)
     disjoint = ~share_node(data.query_nodes, found)
     unlike = disjoint & ~contains_pairs(data.similar, found)
-    refused = veto_pairs(teacher, found, theta=config.theta_low)
+    refused = veto_pairs(teachers, found, theta=config.theta_low)
     allowed = within & unlike & ~refused
     drawn = draw_per_query(found[allowed], scores[allowed], limit=config.mining_per_query, rng=rng)
     kept = _keep_share(last, share=config.mining_kept_share, rng=rng)
-    kept = kept[~veto_pairs(teacher, kept, theta=config.theta_low)]
+    kept = kept[~veto_pairs(teachers, kept, theta=config.theta_low)]
     pairs = unique_pairs(np.concatenate([drawn, kept]))
     counts = {
         "candidates": len(found),
@@ -117,11 +118,12 @@ def contains_pairs(known: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
     return np.isin(_pair_keys(pairs, width), _pair_keys(known, width))
 
 
-def veto_pairs(teacher: Tensor | None, pairs: Pairs, *, theta: float) -> NDArray[np.bool_]:
-    """Return which pairs the teacher scores `theta` or more, likely false negatives; none without a teacher."""
-    if teacher is None:
+def veto_pairs(teachers: Sequence[Tensor], pairs: Pairs, *, theta: float) -> NDArray[np.bool_]:
+    """Return which pairs the teachers score `theta` or more on average, likely false negatives."""
+    if not teachers:
         return np.zeros(len(pairs), dtype=np.bool_)
-    return pair_scores(teacher, pairs) >= theta
+    veto: NDArray[np.bool_] = np.mean([pair_scores(teacher, pairs) for teacher in teachers], axis=0) >= theta
+    return veto
 
 
 def draw_per_query(pairs: Pairs, scores: NDArray[np.float32], *, limit: int, rng: np.random.Generator) -> Pairs:
@@ -161,7 +163,8 @@ def _keep_share(last: Pairs, *, share: float, rng: np.random.Generator) -> Pairs
 
 
 def _pair_keys(pairs: Pairs, width: int) -> Pairs:
-    return pairs.min(axis=1, initial=width) * width + pairs.max(axis=1, initial=0)
+    keys: Pairs = np.min(pairs, axis=1) * width + np.max(pairs, axis=1)
+    return keys
 
 
 def _tiles(pairs: Pairs) -> list[Pairs]:

