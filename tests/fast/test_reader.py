@@ -1,0 +1,270 @@
+"""A consumer: verified files, whole releases, and the old one kept whatever goes wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.build.release import build_release
+from indexer.encoder import open_encoder
+from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
+from indexer.log import log_key
+from indexer.reader import Index, open_index
+
+RUN_ID = "2026-11-20-49d9754a9949"
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "pyspark", "pyarrow", "click", "sentence_transformers", "transformers",
+                                      "pandas", "jinja2", "tqdm", "scipy", "sklearn", "onnx"}:
+            raise ImportError(f"{name} is not installed at a consumer")
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.fixture
+def release(golden: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(golden / "release_v1", tmp_path / "release"))
+
+
+class TestGoldenRelease:
+    def test_it_opens_and_answers_as_on_the_first_day(self, golden: Path):
+        index = open_index(str(golden / "release_v1"))
+        hits = index.search("red baby bottle", k=4)
+        assert [hit.id for hit in hits] == ["P005", "P010", "P015", "P000"]
+        assert hits[0].text == "cotton baby bottle"
+        assert hits[0].score == pytest.approx(0.853129, abs=1e-5)
+        assert index.reformulate("RED\u00a0mug", k=3) == ["red mug", "red hose", "mug"]
+
+    def test_it_says_what_it_is(self, golden: Path):
+        info = open_index(str(golden / "release_v1")).release
+        assert (info.run_id, info.run_date, info.sequence) == (RUN_ID, "2026-11-20", 1)
+        assert info.collections == ("products", "queries")
+        assert info.age_seconds >= 0
+
+    def test_hits_are_those_of_exact_search_over_both_shards(self, golden: Path):
+        index = open_index(str(golden / "release_v1"))
+        encoder = open_encoder(golden / "encoder_v1", threads=1)
+        shards = index._release.shards["products"]
+        vectors = np.concatenate([shard.index.reconstruct_n(0, shard.index.ntotal) for shard in shards])
+        ids = [shard.id(row) for shard in shards for row in range(shard.index.ntotal)]
+        for query in ("steel cup", "blue school bag", "garden hose green", "desk"):
+            scores = vectors @ encoder.encode_queries([query])[0]
+            found = index.search(query, k=10)
+            assert [hit.score for hit in found] == pytest.approx(sorted(scores, reverse=True)[:10], abs=1e-5)
+            for hit in found:
+                assert hit.score == pytest.approx(scores[ids.index(hit.id)], abs=1e-5)
+
+    def test_a_batch_answers_like_single_searches(self, golden: Path):
+        index = open_index(str(golden / "release_v1"))
+        queries = ["red mug", "中国", "white desk lamp"]
+        together = index.search_batch(queries, k=5)
+        assert [[hit.id for hit in hits] for hits in together] == [
+            [hit.id for hit in index.search(query, k=5)] for query in queries
+        ]
+        assert together[1] == []
+        assert index.search_batch([]) == []
+
+    def test_more_hits_than_rows_are_all_rows_once(self, golden: Path):
+        hits = open_index(str(golden / "release_v1")).search("red mug", k=1000)
+        assert len(hits) == len({hit.id for hit in hits}) == 200
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+    @pytest.mark.parametrize("query", ["", "   ", "\u200b", "!!!"])
+    def test_a_query_without_a_word_has_no_hits(self, golden: Path, query: str):
+        assert open_index(str(golden / "release_v1")).search(query, k=3) == []
+
+    def test_wrong_arguments_are_named(self, golden: Path):
+        index = open_index(str(golden / "release_v1"))
+        with pytest.raises(ConfigError, match="collection 'titles': expected one of products, queries"):
+            index.search("a", collection="titles")
+        for k in (0, -1, 10_001):
+            with pytest.raises(ConfigError, match="k: expected 1 to 10000"):
+                index.search("a", k=k)
+
+
+def test_nothing_published_is_said(tmp_path: Path):
+    with pytest.raises(StoreError, match="no release is published here"):
+        open_index(str(tmp_path))
+
+
+def objects_of(release: Path) -> list[str]:
+    manifest = json.loads(next(release.glob("v/*/manifest.*.json")).read_bytes())
+    shards = [shard for item in manifest["collections"] for shard in item["shards"]]
+    entries = manifest["encoder"]["objects"] + [shard[kind] for shard in shards for kind in ("index", "ids", "texts")]
+    return [entry["key"] for entry in entries]
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "flip": flip,
+    "cut": lambda data: data[:-2],
+    "junk": lambda data: data + b"\0" * 64,
+    "empty": lambda data: b"",
+    "zeroed": lambda data: data[: len(data) // 3] + bytes(len(data) - len(data) // 3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damaged_object_is_refused_before_it_is_parsed(
+    release: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+):
+    for parser in ("load_encoder", "open_shard"):
+        monkeypatch.setattr(f"indexer.reader.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified"))
+    keys = objects_of(release)
+    assert len(keys) == 12
+    for key in keys:
+        original = (release / key).read_bytes()
+        (release / key).write_bytes(DAMAGES[damage](original))
+        with pytest.raises(IntegrityError, match="it was changed") as caught:
+            open_index(str(release))
+        assert key in str(caught.value)
+        assert caught.value.exit_code == 6
+        (release / key).write_bytes(original)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_or_log_entry_is_refused(release: Path, damage: str):
+    for path in (next(release.glob("v/*/manifest.*.json")), release / log_key(1)):
+        original = path.read_bytes()
+        path.write_bytes(DAMAGES[damage](original))
+        with pytest.raises(IntegrityError):
+            open_index(str(release))
+        path.write_bytes(original)
+
+
+def test_swapped_shards_and_missing_objects_are_refused(release: Path):
+    first, second = sorted(release.glob("v/*/products-*.faiss"))
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    with pytest.raises(IntegrityError, match="it was changed"):
+        open_index(str(release))
+    first.write_bytes(a)
+    second.unlink()
+    with pytest.raises(IntegrityError, match="names this object, but it is not there"):
+        open_index(str(release))
+
+
+def append_entry(release: Path, sequence: int, **changes: Any) -> None:
+    entry = json.loads((release / log_key(1)).read_bytes())
+    entry |= {"sequence": sequence, "parent": sequence - 1} | changes
+    (release / log_key(sequence)).write_text(json.dumps(entry))
+
+
+class TestRefresh:
+    @pytest.fixture
+    def index(self, release: Path) -> Index:
+        return open_index(str(release))
+
+    def test_nothing_new_is_false(self, index: Index):
+        assert index.refresh() is False
+
+    def test_a_rollback_entry_is_followed(self, index: Index, release: Path):
+        append_entry(release, 2, kind="rollback")
+        assert index.refresh() is True
+        assert index.release.sequence == 2
+
+    def test_entries_about_keeping_change_nothing(self, index: Index, release: Path):
+        append_entry(release, 2, kind="pin")
+        assert index.refresh() is False
+        assert index.release.sequence == 1
+
+    def test_a_log_that_lost_entries_is_refused(self, index: Index, release: Path):
+        append_entry(release, 2)
+        index.refresh()
+        (release / log_key(2)).unlink()
+        with pytest.raises(IntegrityError, match="log ends at 1, but 2 was served already"):
+            index.refresh()
+        assert index.release.sequence == 2
+        assert index.search("red mug", k=1)
+
+    @pytest.mark.parametrize(
+        "changes", [{"kind": "unheard-of"}, {"format": 9}, {"manifest": {"key": "v/x", "bytes": 1, "sha256": "0" * 64}}]
+    )
+    def test_any_error_keeps_the_old_release(self, index: Index, release: Path, changes: dict[str, Any]):
+        before = index.search("red mug", k=3)
+        append_entry(release, 2, **changes)
+        with pytest.raises(IndexerError):
+            index.refresh()
+        assert index.release.sequence == 1
+        assert index.search("red mug", k=3) == before
+
+    def test_searches_go_on_while_releases_are_swapped(self, index: Index, release: Path):
+        expected = index.search("red mug", k=5)
+        stop = threading.Event()
+        wrong: list[object] = []
+
+        def search() -> None:
+            while not stop.is_set():
+                try:
+                    if index.search("red mug", k=5) != expected:
+                        wrong.append("another answer")
+                except Exception as error:
+                    wrong.append(error)
+
+        threads = [threading.Thread(target=search) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for sequence in range(2, 6):
+            append_entry(release, sequence)
+            assert index.refresh() is True
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+
+def test_a_newer_release_is_seen_and_its_encoder_used(make_shop: Any, encoder_directory: Path, products: Any):
+    first = make_shop(products(100))
+    build_release(first, "2026-11-20", encoder_directory=encoder_directory, story={}, progress=False)
+    index = open_index(first.shop.release)
+    assert index.search("brand new lamp 777", k=1)[0].id != "NEW"
+    second = make_shop([*products(100), ("NEW", "brand new lamp 777", "zeta")])
+    build_release(second, "2026-11-21", encoder_directory=encoder_directory, story={}, progress=False)
+    assert index.refresh() is True
+    assert index.search("brand new lamp 777 zeta", k=1)[0].id == "NEW"
+    assert index.release.sequence == 2
+
+
+def test_downloads_are_kept_by_hash_and_verified_each_time(bucket: str, release: Path, tmp_path: Path):
+    from indexer.store import open_store
+
+    store = open_store(f"{bucket}/shop")
+    for file in sorted(path for path in release.rglob("*") if path.is_file()):
+        store.put_file(file.relative_to(release).as_posix(), file)
+    cache = tmp_path / "cache"
+    assert open_index(f"{bucket}/shop", cache=cache).search("red mug", k=1)
+    kept = sorted(path for path in cache.rglob("*") if path.is_file())
+    assert len(kept) == 12
+    largest = max(kept, key=lambda path: path.stat().st_size)
+    largest.write_bytes(flip(largest.read_bytes()))
+    for key in objects_of(release):
+        if (release / key).stat().st_size != largest.stat().st_size:
+            store.delete(key)
+    assert open_index(f"{bucket}/shop", cache=cache).search("red mug", k=1)
+    assert not list(cache.rglob(".new-*"))
+
+
+def test_importing_the_reader_needs_only_what_a_consumer_has(golden: Path):
+    script = BLOCK + (
+        f"from indexer.reader import open_index\n"
+        f"index = open_index({str(golden / 'release_v1')!r})\n"
+        "print([hit.id for hit in index.search('red baby bottle', k=2)])\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'torch', 'pyspark', 'pyarrow', 'click', 'pandas', 'jinja2', 'tqdm', 'boto3'}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout.splitlines() == ["['P005', 'P010']", "[]"]
