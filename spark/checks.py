@@ -15,10 +15,13 @@ from indexer.contracts.schemas import Table
 from spark.text import is_blank
 
 SAMPLE_CHARACTERS = 200
-CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+UNBALANCED = "quote_unbalanced"
+"""Not a reason to reject a row: such a record has swallowed lines after it, so the table cannot be used."""
+
+CONTROLS = r"[\x00-\x1f\x7f]"
 PATTERNS = {
-    "long": r"^[+-]?[0-9]+$",
-    "double": r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$",
+    "long": r"^[+-]?[0-9]{1,18}$",
+    "double": r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$",
     "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
 }
 """How a value is written as text; Spark's own casts also take `12.0f` and `2026`."""
@@ -38,7 +41,13 @@ def judge_rows(raw: DataFrame, table: Table, types: T.StructType, *, separator: 
         *[_as_text(raw, column.name).alias(f"_raw_{column.name}") for column in present],
         *[value.alias(name) for name, value in values.items()],
     )
-    faults = [_fault("malformed", F.col("_line").isNotNull(), F.col("_line")), *_encoding_faults(present)]
+    line = F.col("_line")
+    unbalanced = line.contains("\n") & (F.length(F.regexp_replace(line, '[^"]', "")) % 2 == 1)
+    faults = [
+        _fault(UNBALANCED, unbalanced, line),
+        _fault("malformed", line.isNotNull(), line),
+        *_encoding_faults(present),
+    ]
     for column in present:
         faults += _column_faults(column)
     fault = F.coalesce(*faults)
@@ -82,7 +91,7 @@ def _as_text(raw: DataFrame, name: str) -> Column:
 
 def _encoding_faults(columns: list[ContractColumn]) -> list[Column]:
     texts = [F.col(f"_raw_{column.name}") for column in columns]
-    broken = [_fault("encoding", ~F.is_valid_utf8(text) | text.contains("\ufffd"), text) for text in texts]
+    broken = [_fault("encoding", ~F.is_valid_utf8(text), text) for text in texts]
     return [*broken, _fault("encoding", F.col("_broken"), texts[0])]
 
 
@@ -121,17 +130,17 @@ def _fault(reason: str, condition: Column, sample: Column) -> Column:
 
 
 def _is_cut(column: ContractColumn) -> bool:
-    return column.nullable and column.type == pa.string() and not column.identifier
+    return column.nullable and column.type == pa.string()
 
 
 def _cut(column: ContractColumn) -> Column:
-    """Cut free text to its limit, at the end of a character."""
+    """Cut free text that is longer than its limit."""
     value = F.col(column.name)
     if column.max_bytes is None or not _is_cut(column):
         return value
-    head = F.substring(F.encode(value, "utf-8"), 1, column.max_bytes).cast("string")
-    whole = F.regexp_replace(F.make_valid_utf8(head), "\ufffd+$", "")
-    return F.when(F.octet_length(value) > column.max_bytes, whole).otherwise(value)
+    # A character takes up to four bytes, so a quarter of the limit in characters always fits.
+    head = F.substring(value, 1, column.max_bytes // 4)
+    return F.when(F.octet_length(value) > column.max_bytes, head).otherwise(value)
 
 
 def _shorten(text: Column) -> Column:

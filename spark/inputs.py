@@ -185,17 +185,25 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
     options: dict[str, Any] = {
         "sep": separator,
         "header": True,
+        # TSV knows no quoting: a quote is a character like any other.
+        "quote": '"' if location.format == "csv" else "",
         "escape": '"',
+        # Bytes come through one by one, so that invalid UTF-8 can be told from a replacement character.
+        "encoding": "ISO-8859-1",
         "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_line",
         "columnPruning": False,
-        # A quoted line break is usual in a CSV; in a TSV a stray quote would swallow the lines after it.
         "multiLine": location.format == "csv",
         "maxCharsPerColumn": MAX_CELL_CHARACTERS,
     }
     frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(list(location.files))
-    chosen: list[Column] = [F.col(names[name]).alias(column) for column, name in matched.items()]
-    return frame.select(*chosen, "_line", F.lit(False).alias("_broken"))
+    chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
+    return frame.select(*chosen, _decoded("_line").alias("_line"), F.lit(False).alias("_broken"))
+
+
+def _decoded(name: str) -> Column:
+    """Take the bytes of a text that was read as ISO-8859-1 for UTF-8, valid or not."""
+    return F.encode(name, "ISO-8859-1").cast("string")
 
 
 def _read_header(session: SparkSession, location: Location, separator: str) -> list[str]:
@@ -203,8 +211,7 @@ def _read_header(session: SparkSession, location: Location, separator: str) -> l
         lines = [row.value for row in session.read.text(location.files[0]).limit(1).collect()]
     else:
         lines = [_first_line(Path(file), location) for file in location.files]
-    headers = {tuple(name.strip() for name in next(csv.reader([line], delimiter=separator), [])) for line in lines}
-    headers.discard(())
+    headers = {tuple(_split_header(line.rstrip("\r\n"), separator)) for line in lines}
     if len(headers) != 1:
         raise ContractError(f"{location.shown}: expected one header in all files, found {len(headers)} different ones")
     header = list(headers.pop())
@@ -212,6 +219,11 @@ def _read_header(session: SparkSession, location: Location, separator: str) -> l
     if twice:
         raise ContractError(f"{location.shown}: column {', '.join(twice)} appears twice in the header; rename one")
     return header
+
+
+def _split_header(line: str, separator: str) -> list[str]:
+    names = next(csv.reader([line], delimiter=separator), []) if separator == "," else line.split(separator)
+    return [name.strip() for name in names]
 
 
 def _first_line(file: Path, location: Location) -> str:

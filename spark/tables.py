@@ -15,11 +15,11 @@ from indexer.config import InputConfig
 from indexer.contracts.schemas import REJECTS, Table
 from indexer.errors import ContractError
 from indexer.runs import StepFolder
-from spark.checks import judge_rows
+from spark.checks import UNBALANCED, judge_rows
 from spark.inputs import Location, open_input
 from spark.session import spark_failures
 
-WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float",)}
+WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float", "tinyint", "smallint", "int", "bigint")}
 """Contract type -> the Parquet types that fit into it without loss."""
 
 
@@ -64,6 +64,7 @@ def read_input(
         table = _require_filled(table, set(filled) & set(raw.columns))
         judged = judge_rows(raw, table, spark_schema(table), separator=separator)
         reasons = _count_reasons(judged)
+    _refuse_unbalanced(reasons, location)
     rejects = [
         reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
         for row in reasons
@@ -158,6 +159,13 @@ def _check_types(raw: DataFrame, table: Table, shown: str) -> None:
         raise ContractError(
             f"{shown}: {table.name} columns of another type: {'; '.join(wrong)}; write them as expected"
         )
+
+
+def _refuse_unbalanced(reasons: list[Any], location: Location) -> None:
+    for row in reasons:
+        if row["_reason"] == UNBALANCED:
+            start = row["example"]["sample"].splitlines()[0]
+            raise ContractError(f"{location.shown}: the record that starts with {start!r} has an unbalanced quote")
 
 
 def _count_reasons(judged: DataFrame) -> list[Any]:

@@ -18,8 +18,8 @@ def normalised_query(text: Column) -> Column:
 
 
 def is_blank(text: Column) -> Column:
-    """Tell whether a text is null or has nothing visible in it."""
-    return text.isNull() | (F.regexp_replace(F.regexp_replace(text, INVISIBLES, ""), SPACES, "") == "")
+    """Tell whether a text is null or white space alone."""
+    return text.isNull() | (F.regexp_replace(text, SPACES, "") == "")
 
 
 def compose_text(text: Column) -> Column:
