@@ -20,13 +20,13 @@ class UniqueRows:
     duplicates: int = 0
     """Rows that repeat another row's content."""
     rejected: Counter[str] = field(default_factory=Counter)
-    example: str | None = None
-    """Id of the first rejected row."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> id of its first row."""
 
     def reject(self, reason: str, rows: list[Row]) -> None:
         """Count rejected rows."""
         self.rejected[reason] += len(rows)
-        self.example = self.example or rows[0].id
+        self.examples.setdefault(reason, rows[0].id)
 
 
 def resolve_duplicates(rows: Iterable[Row]) -> UniqueRows:

@@ -32,8 +32,8 @@ class SealedShard:
     """Scores of the probe queries, for the recall over all shards."""
     duplicates: int
     rejected: dict[str, int]
-    example: str
-    """Id of the first rejected row, or empty."""
+    examples: dict[str, str]
+    """Reason -> id of its first row."""
     truncated: int
     norm_error: float
     format: int = FORMAT
@@ -205,13 +205,13 @@ def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
 
 
 def _read_sealed_shard(record: Record) -> SealedShard:
-    rejected = record.record("rejected")
+    rejected, examples = record.record("rejected"), record.record("examples")
     sealed = SealedShard(
         shard=read_shard(record.record("shard")),
         probe=read_object(record.record("probe")),
         duplicates=record.integer("duplicates"),
         rejected={reason: rejected.integer(reason) for reason in rejected.names()},
-        example=record.text("example", empty=True),
+        examples={reason: examples.text(reason) for reason in examples.names()},
         truncated=record.integer("truncated"),
         norm_error=record.number("norm_error"),
     )

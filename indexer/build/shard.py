@@ -6,7 +6,6 @@ with the catalogue.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +70,14 @@ class ShardBuilder:
         files = self._write_files(collection, name, embedded)
         index = check_shard_files(files, ids, embedded.vectors, self.config.index)
         probe = probe_shard(index, embedded.vectors, self.probes[collection], self.config.index.ef_search)
+        if embedded.empty:
+            unique.reject("text_empty", embedded.empty)
         sealed = SealedShard(
             shard=self._upload(collection, number, name, files, len(ids), identity),
             probe=self._upload_probe(name, probe),
             duplicates=unique.duplicates,
-            rejected=dict(unique.rejected + Counter({"text_empty": len(embedded.empty)})),
-            example=unique.example or (embedded.empty[0].id if embedded.empty else ""),
+            rejected=dict(unique.rejected),
+            examples=unique.examples,
             truncated=embedded.truncated,
             norm_error=error,
         )

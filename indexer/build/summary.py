@@ -76,8 +76,10 @@ class FinishedCollection:
         """Rows of the REJECTS table."""
         table = {"products": "CATALOGUE", "queries": "CURATED_QUERIES"}[self.name]
         late: Counter[str] = sum((Counter(sealed.rejected) for sealed in self.sealed), Counter())
-        example = next((sealed.example for sealed in self.sealed if sealed.example), "")
-        return self.plan.spool.rejects + [reject_row(table, name, example, late[name]) for name in sorted(late)]
+        examples = {reason: key for sealed in reversed(self.sealed) for reason, key in sealed.examples.items()}
+        return self.plan.spool.rejects + [
+            reject_row(table, reason, examples[reason], late[reason]) for reason in sorted(late)
+        ]
 
     def as_entry(self, dimension: int, options: IndexConfig) -> CollectionEntry:
         """Return the manifest's entry."""

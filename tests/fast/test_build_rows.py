@@ -70,7 +70,13 @@ def test_curated_queries_come_from_the_commit(make_shop: Shop, tmp_path: Path):
 
 
 def test_the_shard_of_an_id_never_changes():
-    assert [shard_of(each, 16) for each in ("B07X", "B08", "007", "7", "ünï")] == [13, 13, 13, 2, 7]  # last hex digit of `b2sum -l 64`
+    assert [shard_of(each, 16) for each in ("B07X", "B08", "007", "7", "ünï")] == [
+        13,
+        13,
+        13,
+        2,
+        7,
+    ]  # last hex digit of `b2sum -l 64`
 
 
 def test_every_row_lands_in_the_shard_of_its_id(
@@ -138,7 +144,7 @@ def test_of_different_contents_the_newest_stands():
     unique = resolve_duplicates(rows)
     assert [each.text for each in unique.rows] == ["new"]
     assert unique.rejected == {"duplicate_id": 2}
-    assert unique.example == "a"
+    assert unique.examples == {"duplicate_id": "a"}
 
 
 @pytest.mark.parametrize("time", [None, "2026-01-01", "not a time"])

@@ -1,0 +1,315 @@
+"""Whole builds on a tiny shop: published, resumed, refused, repeated."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from indexer.build import hnsw, publish, release, shard
+from indexer.build.publish import RunFolder, encoder_seal
+from indexer.build.release import build_release
+from indexer.build.summary import ReleaseSummary
+from indexer.config import Config
+from indexer.errors import (
+    ConfigError,
+    ContractError,
+    GateError,
+    IntegrityError,
+    ObjectExistsError,
+    PublishConflictError,
+)
+from indexer.log import live_entry, read_head, read_manifest
+from indexer.manifest import Manifest
+from indexer.reader import open_index
+from indexer.store import LocalStore
+
+Shop = Callable[..., Config]
+RUN_DATE = "2026-11-20"
+
+
+@pytest.fixture
+def build(encoder_directory: Path) -> Callable[..., ReleaseSummary]:
+    def run(config: Config, run_date: str = RUN_DATE) -> ReleaseSummary:
+        return build_release(config, run_date, encoder_directory=encoder_directory, story={}, progress=False)
+
+    return run
+
+
+def live_manifest(config: Config) -> Manifest:
+    store = LocalStore(Path(config.shop.release))
+    entry = live_entry(store)
+    assert entry is not None
+    return read_manifest(store, entry)
+
+
+def test_a_release_holds_every_row_once_and_says_so(make_shop: Shop, build: Any, products: Any):
+    rows = [*products(300), ("P00001", *products(2)[1][1:]), ("X", "mug", "a"), ("X", "cup", "a"), ("E", "中国", "")]
+    config = make_shop(rows, queries=["red mug", "school bag", "lamp"], shards=3)
+    summary = build(config)
+    assert (summary.status, summary.sequence) == ("published", 1)
+    figures = {item["name"]: item for item in summary.collections}
+    counted = {
+        name: figures["products"][name] for name in ("rows_in", "rows", "duplicates", "rejected", "shards", "built")
+    }
+    assert counted == {"rows_in": 304, "rows": 300, "duplicates": 1, "rejected": 3, "shards": 3, "built": 3}
+    assert figures["queries"]["rows"] == 3
+    manifest = live_manifest(config)
+    assert manifest.collections[0].rejected == {"duplicate_id": 2, "text_empty": 1}
+    assert all(gate.passed for gate in manifest.gates)
+    assert {row["reason"]: (row["count"], row["key"]) for row in summary.rejects} == {
+        "duplicate_id": (2, "X"),
+        "text_empty": (1, "E"),
+    }
+    index = open_index(config.shop.release)
+    found = {hit.id for hit in index.search("mug", k=1000)}
+    assert found == {f"P{number:05d}" for number in range(300)}
+    assert index.reformulate("mugs red", k=1) == ["red mug"]
+    assert Path(summary.report).read_text().count("<svg") == 0
+    json.dumps(summary.as_dict())
+
+
+def test_the_same_run_again_is_already_published(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    first = build(config)
+    before = sorted(Path(config.shop.release).rglob("*"))
+    again = build(config)
+    assert (again.status, again.run_id, again.sequence) == ("already published", first.run_id, 1)
+    assert [item["reused"] for item in again.collections] == [1]
+    assert sorted(Path(config.shop.release).rglob("*")) == before
+    assert again.bytes == first.bytes
+
+
+def test_other_inputs_or_options_are_another_run(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    first = build(config)
+    second = build(replace(config, index=replace(config.index, m=9)))
+    third = build(make_shop(products(101)))
+    fourth = build(make_shop(products(101)), "2026-11-21")
+    assert len({first.run_id, second.run_id, third.run_id, fourth.run_id}) == 4
+    assert fourth.sequence == 4
+    assert build(config).status == "already published"
+
+
+def test_two_builds_give_the_same_bytes(make_shop: Shop, build: Any, products: Any, tmp_path: Path):
+    config = make_shop(products(200), queries=["red mug", "lamp"], shards=2)
+    other = replace(config, shop=replace(config.shop, release=str(tmp_path / "other")))
+    build(config)
+    build(replace(other, index=replace(config.index, threads=2)))
+    first, second = live_manifest(config), live_manifest(other)
+    assert first.run_id == second.run_id
+    assert [entry.sha256 for entry in first.objects if entry is not first.report] == [
+        entry.sha256 for entry in second.objects if entry is not second.report
+    ]
+
+
+def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    built: list[int] = []
+    original = hnsw.build_index
+    monkeypatch.setattr(
+        shard, "build_index", lambda vectors, options: built.append(len(vectors)) or original(vectors, options)
+    )
+    return built
+
+
+class _Stop(Exception):
+    """Stands for a crash."""
+
+
+def stop_at(name: str) -> pytest.MonkeyPatch:
+    """Make one stage of the build crash; returns a patch that can be undone alone."""
+    patch = pytest.MonkeyPatch()
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise _Stop
+
+    patch.setattr(release, name, crash)
+    return patch
+
+
+@pytest.mark.parametrize("stage", ["_seal_encoder", "_write_report", "publish"])
+def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, stage: str
+):
+    config = make_shop(products(300), shards=3)
+    patch = stop_at(stage)
+    with pytest.raises(_Stop):
+        build(config)
+    patch.undo()
+    store = LocalStore(Path(config.shop.release))
+    assert read_head(store) == 0
+    markers = {item.key: store.get(item.key) for item in store.list("v/") if "/done/products-" in item.key}
+    assert len(markers) == 3
+    built = count_builds(monkeypatch)
+    summary = build(config)
+    assert built == []
+    assert summary.collections[0]["reused"] == 3
+    assert {key: store.get(key) for key in markers} == markers
+    assert not list(Path(config.shop.work).rglob("scratch-*"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "broken marker"])
+def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, damage: str
+):
+    config = make_shop(products(300), shards=3)
+    patch = stop_at("publish")
+    with pytest.raises(_Stop):
+        build(config)
+    patch.undo()
+    folder = next(Path(config.shop.release).glob("v/*"))
+    target = next(folder.glob("products-00001.*.faiss"))
+    marker = folder / "done" / "products-00001.json"
+    if damage == "missing":
+        target.unlink()
+    elif damage == "cut":
+        target.write_bytes(target.read_bytes()[:-1])
+    elif damage == "foreign":
+        document = json.loads(marker.read_text())
+        document["shard"]["fingerprint"] = "0" * 64
+        marker.write_text(json.dumps(document))
+    else:
+        marker.write_text("{")
+    built = count_builds(monkeypatch)
+    assert build(config).collections[0]["reused"] == 2
+    assert len(built) == 1
+    assert open_index(config.shop.release).search("red mug", k=3)
+    assert (folder / "done" / "products-00001.2.json").exists()
+
+
+def test_a_sabotaged_index_is_blocked_by_the_recall_gate(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    config = make_shop(products(300))
+    build(config)
+    changed = make_shop(products(400))
+
+    def sabotage(vectors: np.ndarray, options: Any) -> Any:
+        index = hnsw.build_index(vectors, options)
+        links = faiss.vector_to_array(index.hnsw.neighbors)
+        links[:] = -1
+        faiss.copy_array_to_vector(links, index.hnsw.neighbors)
+        return index
+
+    monkeypatch.setattr(shard, "build_index", sabotage)
+    with pytest.raises(GateError, match=r"gate products recall@10: expected at least 0\.95, found 0\.") as caught:
+        build(changed)
+    assert caught.value.exit_code == 4
+    assert read_head(LocalStore(Path(config.shop.release))) == 1
+    report = next(Path(config.shop.work).rglob("report-*.html"), None)
+    assert report is not None
+    assert any('class="refused"' in path.read_text() for path in Path(config.shop.work).rglob("report-*.html"))
+
+
+def test_a_vector_that_is_not_of_unit_length_is_blocked(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    original = shard.embed_rows
+
+    def spoil(*arguments: Any, **options: Any) -> Any:
+        embedded = original(*arguments, **options)
+        embedded.vectors[7] = np.nan
+        return embedded
+
+    monkeypatch.setattr(shard, "embed_rows", spoil)
+    config = make_shop(products(100))
+    with pytest.raises(GateError, match="gate max_norm_error, shard products-00000"):
+        build(config)
+    assert not list(Path(config.shop.release).rglob("*.faiss"))
+
+
+def test_too_many_rejects_stop_the_release(make_shop: Shop, build: Any, products: Any):
+    config = make_shop([*products(100), ("X", "mug"), ("X", "cup")], max_reject_share=0.01)
+    with pytest.raises(
+        ContractError, match=r"2 of 102 rows rejected \(duplicate_id 2\), more than the allowed share 0.01"
+    ):
+        build(config)
+    assert read_head(LocalStore(Path(config.shop.release))) == 0
+
+
+def test_another_run_that_was_first_wins(make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
+    config = make_shop(products(100))
+    late = make_shop(products(101))
+    early = replace(config, index=replace(config.index, m=9))
+    original = release.publish
+
+    def lose(run: RunFolder, manifest: Manifest) -> Any:
+        monkeypatch.setattr(release, "publish", original)
+        winners.append(build(early))
+        return original(run, manifest)
+
+    winners: list[ReleaseSummary] = []
+    monkeypatch.setattr(release, "publish", lose)
+    with pytest.raises(PublishConflictError, match="was published first, as log entry 1") as caught:
+        build(late)
+    assert winners[0].run_id in str(caught.value)
+    assert open_index(config.shop.release).release.run_id == winners[0].run_id
+    assert build(late).sequence == 2
+
+
+def test_nothing_is_committed_when_an_object_is_gone(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    config = make_shop(products(100))
+    original = release.publish
+
+    def lose(run: RunFolder, manifest: Manifest) -> Any:
+        run.store.delete(manifest.collections[0].shards[0].ids.key)
+        return original(run, manifest)
+
+    monkeypatch.setattr(release, "publish", lose)
+    with pytest.raises(IntegrityError, match=r"\.ids: no such object; nothing was published"):
+        build(config)
+    assert read_head(LocalStore(Path(config.shop.release))) == 0
+
+
+def test_the_second_to_seal_adopts_the_first(tmp_path: Path):
+    store = LocalStore(tmp_path)
+    first, second = RunFolder(store, "run"), RunFolder(store, "run")
+    assert first.attempt != second.attempt
+    seal = encoder_seal("0" * 64)
+    one = publish.SealedEncoder(fingerprint="0" * 64, objects=())
+    assert first.seal(seal, one) is one
+    assert second.find_sealed(seal) == one
+    assert second.seal(seal, publish.SealedEncoder(fingerprint="0" * 64, objects=())) == one
+    assert [item.key for item in store.list("")] == ["v/run/done/encoder.json"]
+
+
+def test_objects_of_two_attempts_never_meet(tmp_path: Path):
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "file").write_bytes(b"1")
+    keys = {RunFolder(store, "run").upload(tmp_path / "file", "products-00000.faiss").key for _ in range(3)}
+    assert len(keys) == 3
+    run = RunFolder(store, "run")
+    run.upload(tmp_path / "file", "products-00000.faiss")
+    with pytest.raises(ObjectExistsError):
+        run.upload(tmp_path / "file", "products-00000.faiss")
+
+
+def test_texts_can_be_left_out_of_the_release(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100), queries=["red mug"], texts=False)
+    build(config)
+    index = open_index(config.shop.release)
+    assert index.search("red mug", k=1)[0].text is None
+    assert index.reformulate("red mug", k=1) == ["red mug"]
+
+
+def test_a_wrong_date_and_a_missing_step_are_refused(make_shop: Shop, build: Any, products: Any):
+    with pytest.raises(ConfigError, match="expected YYYY-MM-DD"):
+        build(make_shop(products(100)), "20.11.2026")
+    with pytest.raises(ContractError, match="run the step curated_queries for this date first"):
+        build(make_shop(products(100), queries=["a"]), "2026-11-25")
+
+
+def test_memory_held_at_a_time_is_one_shard(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    built = count_builds(monkeypatch)
+    build(make_shop(products(600), max_shard_rows=100))
+    assert len(built) == 6
+    assert max(built) < 150
+    assert sum(built) == 600
