@@ -6,6 +6,7 @@ It comes from storage that others can write, so parsing trusts nothing; writing 
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from indexer.errors import ManifestError
@@ -127,7 +128,7 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     manifest = Manifest(
         run_id=record.text("run_id", pattern=RUN_ID),
         run_date=record.text("run_date", pattern=r"\d{4}-\d{2}-\d{2}"),
-        created_at=record.text("created_at"),
+        created_at=_read_time(record),
         parent=record.integer("parent"),
         encoder=_read_encoder(record.record("encoder")),
         collections=tuple(_read_collection(item) for item in record.records("collections")),
@@ -224,6 +225,16 @@ def _read_gate(record: Record) -> GateResult:
     )
     record.finish()
     return gate
+
+
+def _read_time(record: Record) -> str:
+    text = record.text("created_at")
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError:
+        pass
+    return str(record.refuse("an ISO 8601 time with its zone", text, "created_at"))
 
 
 def _choice(record: Record, name: str, known: tuple[str, ...]) -> str:

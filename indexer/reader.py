@@ -4,9 +4,7 @@ Every file is verified by size and SHA-256 before any parser sees it. A release 
 whatever goes wrong on the way leaves the one that is being served.
 """
 
-import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.encoder import Encoder, Vectors, load_encoder
-from indexer.errors import ConfigError, IntegrityError, ObjectMissingError, StoreError
+from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.log import live_entry, log_key, read_head, read_manifest
-from indexer.manifest import Manifest, ObjectEntry
+from indexer.manifest import Manifest
+from indexer.object_cache import ObjectCache, default_cache
 from indexer.shard_file import LoadedShard, open_shard, search_shard
-from indexer.store import LocalStore, Store, hash_file, open_store
+from indexer.store import Store, open_store
 from indexer.text import normalise_query
 
 MAX_HITS = 10_000
@@ -62,7 +61,7 @@ class _Release:
 class Index:
     """The live release of a store; safe to share between threads."""
 
-    def __init__(self, store: Store, cache: Path, threads: int) -> None:
+    def __init__(self, store: Store, cache: ObjectCache, threads: int) -> None:
         self._store = store
         self._cache = cache
         self._threads = threads
@@ -135,7 +134,7 @@ class Index:
         if entry is None:
             raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
         manifest = read_manifest(self._store, entry)
-        files = {item.key: self._fetch(item) for item in manifest.objects if item is not manifest.report}
+        files = {item.key: self._cache.fetch(item) for item in manifest.objects if item is not manifest.report}
         faiss.omp_set_num_threads(self._threads)
         encoder = load_encoder(
             {name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=self._threads
@@ -148,41 +147,8 @@ class Index:
                     f"its encoder {encoder.dimension}"
                 )
             shards[collection.name] = [open_shard(collection, shard, files) for shard in collection.shards]
+        self._cache.prune()
         return _Release(sequence=entry.sequence, manifest=manifest, encoder=encoder, shards=shards)
-
-    def _fetch(self, entry: ObjectEntry) -> Path:
-        """Return a local file with the object's bytes, verified."""
-        try:
-            if isinstance(self._store, LocalStore):
-                path = self._store.local_path(entry.key)
-                _verify(path, entry, self._store.url)
-                return path
-            return self._download(entry)
-        except (ObjectMissingError, FileNotFoundError):
-            raise IntegrityError(
-                f"{self._store.url}/{entry.key}: the live release names this object, but it is not there"
-            ) from None
-
-    def _download(self, entry: ObjectEntry) -> Path:
-        final = self._cache / entry.sha256[:2] / entry.sha256
-        if final.exists():
-            try:
-                _verify(final, entry, str(self._cache))
-                return final
-            except IntegrityError:
-                final.unlink(missing_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        size = self._store.size(entry.key)
-        if size != entry.bytes:
-            raise IntegrityError(f"{self._store.url}/{entry.key}: expected {entry.bytes} bytes, found {size}")
-        draft = final.with_name(f".new-{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}")
-        try:
-            self._store.get_file(entry.key, draft)
-            _verify(draft, entry, self._store.url)
-            draft.replace(final)
-        finally:
-            draft.unlink(missing_ok=True)
-        return final
 
 
 def open_index(url: str, *, cache: Path | None = None, threads: int = 1) -> Index:
@@ -192,21 +158,8 @@ def open_index(url: str, *, cache: Path | None = None, threads: int = 1) -> Inde
     downloaded once. `threads` is for encoding and searching; 1 gives the steadiest latency.
     Raises StoreError where nothing is published or storage fails, IntegrityError where bytes are not as promised.
     """
-    return Index(open_store(url), cache or default_cache(), threads)
-
-
-def default_cache() -> Path:
-    """Return the folder for downloaded objects: below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightly-semantic-index"
-
-
-def _verify(path: Path, entry: ObjectEntry, place: str) -> None:
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise IntegrityError(f"{place}/{entry.key}: expected {entry.bytes} bytes, found {size}; it was changed")
-    found = hash_file(path)
-    if found != entry.sha256:
-        raise IntegrityError(f"{place}/{entry.key}: expected SHA-256 {entry.sha256}, found {found}; it was changed")
+    store = open_store(url)
+    return Index(store, ObjectCache(store, cache or default_cache()), threads)
 
 
 def _merge(

@@ -1,6 +1,7 @@
 """A consumer: verified files, whole releases, and the old one kept whatever goes wrong."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from indexer.encoder import open_encoder
 from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
 from indexer.log import log_key
 from indexer.reader import Index, open_index
+from indexer.store import open_store
 
 RUN_ID = "2026-11-20-49d9754a9949"
 BLOCK = """
@@ -240,8 +242,6 @@ def test_a_newer_release_is_seen_and_its_encoder_used(make_shop: Any, encoder_di
 
 
 def test_downloads_are_kept_by_hash_and_verified_each_time(bucket: str, release: Path, tmp_path: Path):
-    from indexer.store import open_store
-
     store = open_store(f"{bucket}/shop")
     for file in sorted(path for path in release.rglob("*") if path.is_file()):
         store.put_file(file.relative_to(release).as_posix(), file)
@@ -256,6 +256,21 @@ def test_downloads_are_kept_by_hash_and_verified_each_time(bucket: str, release:
             store.delete(key)
     assert open_index(f"{bucket}/shop", cache=cache).search("red mug", k=1)
     assert not list(cache.rglob(".new-*"))
+
+
+def test_downloads_that_no_release_asks_for_are_removed(bucket: str, release: Path, tmp_path: Path):
+    store = open_store(bucket)
+    for file in sorted(path for path in release.rglob("*") if path.is_file()):
+        store.put_file(file.relative_to(release).as_posix(), file)
+    open_index(bucket, cache=tmp_path)
+    kept = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    stale, fresh = kept[0].with_name("0" * 64), kept[0].with_name("1" * 64)
+    for path in (stale, fresh, *kept):
+        path.touch()
+    for path in (stale, *kept):
+        os.utime(path, (0, 0))
+    open_index(bucket, cache=tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([fresh, *kept])
 
 
 def test_importing_the_reader_needs_only_what_a_consumer_has(golden: Path):

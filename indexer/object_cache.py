@@ -1,0 +1,87 @@
+"""Objects of a release as local files, verified by size and SHA-256 every time before they are used."""
+
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+
+from indexer.errors import IntegrityError, ObjectMissingError, StoreError
+from indexer.manifest import ObjectEntry
+from indexer.store import LocalStore, Store, hash_file
+
+UNUSED_SECONDS = 86_400
+"""A downloaded object that no release asked for this long is removed."""
+
+
+class ObjectCache:
+    """Downloaded objects of one store under their hash; a local store's files are read in place."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+
+    def fetch(self, entry: ObjectEntry) -> Path:
+        """Return a file with the object's bytes; raises IntegrityError where they are not as promised."""
+        try:
+            if isinstance(self._store, LocalStore):
+                return _verify(self._store.local_path(entry.key), entry, self._store.url)
+            return self._find_kept(entry) or self._download(entry)
+        except (ObjectMissingError, FileNotFoundError):
+            raise IntegrityError(
+                f"{self._store.url}/{entry.key}: the live release names this object, but it is not there"
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder}: {error.strerror or error}; check the cache folder, its rights and the disk"
+            ) from error
+
+    def prune(self) -> None:
+        """Remove downloads that were not asked for lately; other processes may share the folder."""
+        oldest = time.time() - UNUSED_SECONDS
+        for path in self._folder.glob("*"):
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _find_kept(self, entry: ObjectEntry) -> Path | None:
+        kept = self._folder / entry.sha256
+        if not kept.exists():
+            return None
+        try:
+            _verify(kept, entry, str(self._folder))
+        except IntegrityError:
+            kept.unlink(missing_ok=True)
+            return None
+        os.utime(kept)
+        return kept
+
+    def _download(self, entry: ObjectEntry) -> Path:
+        size = self._store.size(entry.key)
+        if size != entry.bytes:
+            raise IntegrityError(f"{self._store.url}/{entry.key}: expected {entry.bytes} bytes, found {size}")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._folder / f".new-{uuid.uuid4().hex}"
+        try:
+            self._store.get_file(entry.key, draft)
+            _verify(draft, entry, self._store.url)
+            return draft.replace(self._folder / entry.sha256)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def default_cache() -> Path:
+    """Return the folder for downloaded objects: below XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightly-semantic-index"
+
+
+def _verify(path: Path, entry: ObjectEntry, place: str) -> Path:
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise IntegrityError(f"{place}/{entry.key}: expected {entry.bytes} bytes, found {size}; it was changed")
+    found = hash_file(path)
+    if found != entry.sha256:
+        raise IntegrityError(f"{place}/{entry.key}: expected SHA-256 {entry.sha256}, found {found}; it was changed")
+    return path
