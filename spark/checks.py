@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
-from spark.text import is_blank
+from spark.text import is_blank, strip_text
 
 SAMPLE_CHARACTERS = 200
 UNBALANCED = "quote_unbalanced"
@@ -66,7 +66,7 @@ def _typed(raw: DataFrame, column: ContractColumn, target: T.DataType, separator
     value, kind = F.col(column.name), raw.schema[column.name].dataType
     if isinstance(target, T.ArrayType):
         names = value if isinstance(kind, T.ArrayType) else _split(value, separator)
-        trimmed = F.transform(F.filter(names, lambda name: ~is_blank(name)), F.trim)
+        trimmed = F.transform(F.filter(names, lambda name: ~is_blank(name)), lambda name: strip_text(name))
         return F.when(F.size(trimmed) > 0, trimmed)
     if isinstance(target, T.StringType):
         return F.when(~is_blank(value), value)

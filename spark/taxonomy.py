@@ -35,7 +35,7 @@ def category_text(catalogue: DataFrame, *, separator: str) -> DataFrame:
     """Replace `category_path` by `path`, written as `spark.tree.path_text` writes it; null without a category."""
     mark = separator.strip()
     joined = clean_text(F.array_join("category_path", separator))
-    parts = F.transform(F.split(joined, F.lit("\\Q" + mark + "\\E")), F.trim)
+    parts = F.transform(F.split(joined, F.lit("\\Q" + mark + "\\E")), lambda part: F.trim(part))
     path = F.array_join(F.filter(parts, lambda part: part != ""), f" {mark} ")
     return catalogue.select("product_id", "node_ids", F.when(path != "", path).alias("path"))
 

@@ -22,6 +22,11 @@ def is_blank(text: Column) -> Column:
     return text.isNull() | (F.regexp_replace(text, SPACES, "") == "")
 
 
+def strip_text(text: Column) -> Column:
+    """Remove white space at both ends."""
+    return F.regexp_replace(text, f"^{SPACES}|{SPACES}$", "")
+
+
 def compose_text(text: Column) -> Column:
     """Apply NFKC through ICU, which Spark ships; plain ASCII, unchanged by NFKC, is spared the call."""
     composed = F.reflect(F.lit("com.ibm.icu.text.Normalizer"), F.lit("compose"), text, F.lit(True))

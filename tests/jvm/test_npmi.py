@@ -236,7 +236,9 @@ def test_a_pair_beyond_the_best_of_both_queries_goes(scores):
 def test_equal_scores_are_ordered_by_text(session):
     rows = [("m", partner, 0.7, 20, 1) for partner in ("z", "y", "x")]
     rows += [(partner, "zz", 0.9, 20, 1) for partner in ("x", "y", "z")]
-    frame = session.createDataFrame(rows, "query_a string, query_b string, npmi double, support bigint, shared_products bigint")
+    frame = session.createDataFrame(
+        rows, "query_a string, query_b string, npmi double, support bigint, shared_products bigint"
+    )
     kept = strong_pairs(frame, tau=0.5, min_support=1, min_shared_products=1, top_k=1).collect()
     # m's best of three equal partners is x; x, y and z each prefer zz.
     assert {(r.query_a, r.query_b) for r in kept} == {("m", "x"), ("x", "zz"), ("y", "zz"), ("z", "zz")}

@@ -61,7 +61,9 @@ def test_null_stays_null(session):
 def test_every_character_on_its_own(session):
     """All characters that this Python knows, most of them beside a letter, since case may look around."""
     known = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
-    strings = [f"A{a} {a}B" for a in known[:20_000]] + ["".join(known[i : i + 40]) for i in range(20_000, len(known), 40)]
+    strings = [f"A{a} {a}B" for a in known[:20_000]] + [
+        "".join(known[i : i + 40]) for i in range(20_000, len(known), 40)
+    ]
     wrong = [
         (string, found, normalise_query(string))
         for string, (_, found) in zip(strings, through_spark(session, strings), strict=True)

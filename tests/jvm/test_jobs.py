@@ -1,0 +1,255 @@
+"""The jobs one after another on a tiny shop: tables, accounts, reruns, and what they print."""
+
+import json
+from dataclasses import replace
+
+import pyarrow.dataset as ds
+import pytest
+from click.testing import CliRunner
+
+from indexer.config import Config, InputConfig
+from indexer.config_file import load_config
+from indexer.contracts import schemas
+from indexer.errors import ContractError
+from indexer.runs import StepFolder
+from jobs import curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs.command import make_command
+
+pytestmark = pytest.mark.jvm
+
+DATE = "2026-11-20"
+JOBS = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, curated_queries)
+PRODUCTS = {
+    "p1": ("Steel sipper", "Baby > Feeding > Sippers"),
+    "p2": ("Silicone sipper", "Baby > Feeding > Sippers"),
+    "p3": ("Fire striker", "Camping > Fire"),
+    "p4": ("Streaming stick", "Electronics > Streaming"),
+    "p5": ("Novel", ""),
+}
+PURCHASES = [
+    ("Baby Sipper", "p1", 40),
+    ("baby  sipper", "p2", 25),
+    ("toddler cup", "p1", 30),
+    ("toddler cup", "p2", 30),
+    ("fire striker", "p3", 50),
+    ("fire stick", "p4", 60),
+    ("novel", "p5", 90),
+    ("rare", "p5", 3),
+    ("\u200b", "p5", 30),
+]
+
+
+@pytest.fixture
+def config(tmp_path):
+    lines = "".join("\t".join(map(str, row)) + "\n" for row in PURCHASES)
+    (tmp_path / "purchases.tsv").write_text(f"query\tproduct_id\tpurchases\n{lines}")
+    records = [
+        {"id": product_id, "title": title, "category_path": path} for product_id, (title, path) in PRODUCTS.items()
+    ]
+    (tmp_path / "catalogue.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "shop.toml").write_text(
+        '[shop]\nwork = "work"\n'
+        '[purchases]\npath = "purchases.tsv"\nmax_reject_share = 0.2\n'
+        '[catalogue]\npath = "catalogue.jsonl"\ncolumns = {product_id = "id"}\n'
+        "[npmi]\ntau = 0.2\n"
+    )
+    return load_config(str(tmp_path / "shop.toml"), environment={})
+
+
+def rows(config: Config, table: schemas.Table):
+    folder = StepFolder(config.shop.work, table.written_by, DATE).table_folder(table.name)
+    found = ds.dataset(folder).to_table()
+    assert found.schema.names == table.schema.names
+    assert found.schema.types == table.schema.types
+    return found.to_pylist()
+
+
+def run_all(session, config, **options):
+    return {job.STEP: job.run(session, config, DATE, **options) for job in JOBS}
+
+
+def test_a_night_from_purchases_to_negatives(session, config):
+    commits = run_all(session, config)
+    assert {(r["query"], r["product_id"], r["purchases"]) for r in rows(config, schemas.PURCHASES)} == {
+        ("baby sipper", "p1", 40),
+        ("baby sipper", "p2", 25),
+        ("toddler cup", "p1", 30),
+        ("toddler cup", "p2", 30),
+        ("fire striker", "p3", 50),
+        ("fire stick", "p4", 60),
+        ("novel", "p5", 90),
+    }
+    (pair,) = rows(config, schemas.QUERY_PAIRS)
+    assert (pair["query_a"], pair["query_b"], pair["support"]) == ("baby sipper", "toddler cup", 55)
+    assert {r["node_id"] for r in rows(config, schemas.TAXONOMY)} == {
+        "Baby",
+        "Baby > Feeding",
+        "Baby > Feeding > Sippers",
+        "Camping",
+        "Camping > Fire",
+        "Electronics",
+        "Electronics > Streaming",
+    }
+    assert {(r["product_id"], r["node_id"]) for r in rows(config, schemas.PRODUCT_NODES)} == {
+        (product_id, path) for product_id, (_, path) in PRODUCTS.items() if path
+    }
+    nodes = {r["query"]: (r["node_id"], r["share"], r["confidence"]) for r in rows(config, schemas.QUERY_NODES)}
+    assert nodes["fire stick"] == ("Electronics > Streaming", 1.0, pytest.approx(60 / 65))
+    assert "novel" not in nodes
+    (negative,) = rows(config, schemas.QUERY_NEGATIVES)
+    assert (negative["query_a"], negative["query_b"]) == ("fire stick", "fire striker")
+    assert {(r["query"], r["weight"], r["products"]) for r in rows(config, schemas.CURATED_QUERIES)} == {
+        ("baby sipper", 65.0, 2),
+        ("toddler cup", 60.0, 2),
+        ("fire striker", 50.0, 1),
+        ("fire stick", 60.0, 1),
+        ("novel", 90.0, 1),
+    }
+    counts = commits["purchase_gram"].counts
+    assert counts["inputs"] == {"RAW_PURCHASES": {"rows_in": 9, "valid": 8, "rejected": 1}}
+    assert counts["filters"] == {"merged": 0, "below_min_purchases": 1}
+    assert [(r["reason"], r["count"]) for r in commits["purchase_gram"].rejects] == [("query_empty", 1)]
+    folder = StepFolder(config.shop.work, "purchase_gram", DATE)
+    stored = ds.dataset(folder.table_folder("REJECTS")).to_table().to_pylist()
+    assert [(r["table"], r["reason"], r["count"]) for r in stored] == [("RAW_PURCHASES", "query_empty", 1)]
+    assert not (folder.folder.parents[1] / "staging").exists()
+
+
+def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path):
+    first = run_all(session, config)
+    assert run_all(session, config) == first
+    forced = npmi_pairs.run(session, config, DATE, force=True)
+    assert forced.attempt != first["npmi_pairs"].attempt
+    assert forced.fingerprint == first["npmi_pairs"].fingerprint
+    stricter = replace(config, npmi=replace(config.npmi, tau=0.99))
+    changed = npmi_pairs.run(session, stricter, DATE)
+    assert changed.counts["tables"] == {"QUERY_PAIRS": 0}
+    assert changed.counts["filters"] == {"not_above_tau": 1}
+    assert curated_queries.run(session, stricter, DATE) == first["curated_queries"]
+    with (tmp_path / "purchases.tsv").open("a") as file:
+        file.write("new\tp1\t99\n")
+    assert purchase_gram.run(session, config, DATE).counts["inputs"]["RAW_PURCHASES"]["rows_in"] == 10
+    assert curated_queries.run(session, config, DATE).counts["tables"] == {"CURATED_QUERIES": 6}
+
+
+def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
+    tree = "node_id,parent_id,name\n1,,Baby\n2,1,Feeding\n3,2,Sippers\n4,,Camping\n5,4,Fire\n6,77,Lost\n7,6,Below\n"
+    (tmp_path / "tree.csv").write_text(tree)
+    (tmp_path / "classes.csv").write_text("query,node_id,score\nFire  Stick,5,0.8\nfire stick,99,0.1\n")
+    own = replace(
+        config,
+        taxonomy=replace(config.taxonomy, path=str(tmp_path / "tree.csv")),
+        query_classes=replace(config.query_classes, path=str(tmp_path / "classes.csv")),
+    )
+    purchase_gram.run(session, own, DATE)
+    commit = taxonomy_labels.run(session, own, DATE)
+    assert {r["node_id"] for r in rows(own, schemas.TAXONOMY)} == {"1", "2", "3", "4", "5"}
+    assert {(r["table"], r["reason"], r["count"]) for r in commit.rejects} == {
+        ("TAXONOMY", "parent_unknown", 2),
+        ("PRODUCT_NODES", "node_unknown", 1),  # Electronics > Streaming
+        ("QUERY_CLASSES", "node_unknown", 1),
+    }
+    assert commit.counts["inputs"]["TAXONOMY"] == {"rows_in": 7, "valid": 5, "rejected": 2}
+    nodes = {(r["query"], r["node_id"], r["share"]) for r in rows(own, schemas.QUERY_NODES)}
+    assert ("fire stick", "5", 0.8) in nodes
+    (tmp_path / "tree.csv").write_text("node_id,parent_id,name\na,b,A\nb,a,B\n")
+    with pytest.raises(ContractError, match="cycle: a -> b -> a"):
+        taxonomy_labels.run(session, own, DATE)
+    newest = StepFolder(own.shop.work, "taxonomy_labels", DATE)
+    assert newest.newest() == commit
+    assert [path.name for path in newest.folder.glob("attempt=*")] == [f"attempt={commit.attempt}"]
+
+
+def with_purchases(config, tmp_path, text, **options):
+    path = tmp_path / "other.csv"
+    path.write_text(text)
+    return replace(config, purchases=replace(config.purchases, path=str(path), **options))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("query,product_id,purchases\na,p,19\na,q,3\n", "bought 20 times, the most is 19"),
+        ("query,product_id\na,p\n", "the most is 1; .*default_purchases"),
+        ("query,product_id,purchases\na,p,\n", "1 purchases_missing"),
+        ("query,product_id,purchases\na,p,-2\n", "1 purchases_range"),
+        ("query,product_id,purchases\na,p,2000000000\n", "1 purchases_range"),
+        ("query,product_id,purchases\n\u200b,p,20\n", "1 query_empty"),
+    ],
+)
+def test_purchases_that_cannot_be_used(session, config, tmp_path, text, message):
+    with pytest.raises(ContractError, match=message):
+        purchase_gram.run(session, with_purchases(config, tmp_path, text), DATE)
+    assert list(StepFolder(config.shop.work, "purchase_gram", DATE).folder.glob("*")) == []
+
+
+def test_a_sum_beyond_64_bits_is_refused(session, config, tmp_path):
+    huge = 10**17 * 9
+    text = "query,product_id,purchases\n" + "".join(f"a{n % 2},p,{huge}\n" for n in range(24))
+    shop = with_purchases(config, tmp_path, text, max_purchases=10**18)
+    with pytest.raises(ContractError, match="does not fit into 64 bits"):
+        purchase_gram.run(session, shop, DATE)
+
+
+def test_a_step_before_its_input_names_the_step_to_run(session, config):
+    with pytest.raises(ContractError, match="run the step purchase_gram for this date first"):
+        npmi_pairs.run(session, config, DATE)
+
+
+@pytest.fixture
+def command(session, tmp_path, config, monkeypatch):
+    """Call a job's command in this process, in the session of the tests."""
+    monkeypatch.setattr(type(session), "stop", lambda self: None)
+
+    def call(job, *arguments):
+        arguments = ["--config", str(tmp_path / "shop.toml"), *arguments]
+        return CliRunner().invoke(make_command(job.STEP, job.run), arguments)
+
+    return call
+
+
+def test_the_command_prints_an_account(command):
+    built = command(purchase_gram, "--run-date", DATE)
+    assert built.exit_code == 0, built.output
+    lines = [line.split() for line in built.stdout.splitlines()]
+    assert lines[0][:3] == ["purchase_gram", f"{DATE}:", "built"]
+    for line in (
+        "RAW_PURCHASES rows in 9",
+        "RAW_PURCHASES rejected 1",
+        "rejected RAW_PURCHASES query_empty 1",
+        "filtered below min purchases 1",
+        "PURCHASES rows out 7",
+        "QUERY_GRAM rows out 1",
+    ):
+        assert line.split() in lines
+    again = command(purchase_gram, "--run-date", DATE, "--json")
+    document = json.loads(again.stdout)
+    assert document["status"] == "nothing to do"
+    assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--run-date", "today"], 2, "expected YYYY-MM-DD"),
+        (["--run-date", DATE, "--set", "npmi.tua=1"], 2, "did you mean 'tau'"),
+        (["--run-date", DATE, "--set", "purchases.path=absent.csv"], 3, "no such file or folder"),
+        ([], 2, "--run-date"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(command, arguments, code, message):
+    result = command(purchase_gram, *arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path):
+    first = purchase_gram.run(session, config, DATE)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (tmp_path / "purchases.tsv").rename(moved / "purchases.tsv")
+    assert isinstance(config.purchases, InputConfig)
+    other = replace(config, purchases=replace(config.purchases, path=str(moved / "purchases.tsv")))
+    assert purchase_gram.run(session, other, DATE) == first

@@ -1,0 +1,244 @@
+"""Shop tables through Spark: every kind of file, every kind of bad row, and the same answers as without Spark."""
+
+import gzip
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.config import CatalogueConfig, InputConfig, PurchasesConfig
+from indexer.contracts import schemas
+from indexer.contracts.inputs import open_input
+from indexer.errors import ConfigError, ContractError
+from spark.inputs import locate_input
+from spark.tables import read_input, spark_schema, write_table
+
+pytestmark = pytest.mark.jvm
+
+PRODUCTS = [
+    {"product_id": "007", "title": "Sipper", "category_path": ["Home", "Baby"]},
+    {"product_id": "8", "title": 'Pipe 3"', "category_path": None},
+]
+
+
+@pytest.fixture
+def read(session, tmp_path):
+    """Read a file or folder that holds `content`, with lenient limits unless told otherwise."""
+
+    def go(name, content, table=schemas.RAW_PURCHASES, *, source=None, **options):
+        path = tmp_path / "in [1] {x}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            content = content.encode()
+        if isinstance(content, bytes):
+            path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        else:
+            pq.write_table(content, path)
+        kind = CatalogueConfig if table is schemas.CATALOGUE else InputConfig
+        source = source or kind(path=str(path), **({"max_reject_share": 1.0} | options))
+        location = locate_input(session, source, section="purchases", staging=tmp_path / "staging")
+        return read_input(session, table, location, source), source
+
+    return go
+
+
+def reasons(result):
+    return {reject["reason"]: reject["count"] for reject in result.rejects}
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.csv.gz", "c.tsv", "c.jsonl.gz"])
+def test_every_kind_of_file_gives_the_same_rows(read, name):
+    text = {
+        "csv": 'product_id,title,category_path\r\n007,Sipper,Home > Baby\r\n8,"Pipe 3""",\r\n',
+        "tsv": 'product_id\ttitle\tcategory_path\n007\tSipper\t["Home", "Baby"]\n8\tPipe 3"\t\n',
+        "jsonl": "".join(json.dumps(row) + "\n" for row in PRODUCTS),
+        "parquet": pa.Table.from_pylist(PRODUCTS),
+    }[name.split(".")[1]]
+    result, _ = read(name, text, schemas.CATALOGUE)
+    rows = [(r.product_id, r.title, r.category_path, r.brand) for r in result.rows.orderBy("product_id").collect()]
+    assert rows == [("007", "Sipper", ["Home", "Baby"], None), ("8", 'Pipe 3"', None, None)]
+    assert result.counts == {"rows_in": 2, "valid": 2, "rejected": 0}
+    assert result.rows.schema.names == [column.name for column in schemas.CATALOGUE.columns]
+
+
+BAD_TSV = (
+    b"query\tproduct_id\tpurchases\tevent_date\n"
+    b"good\tp1\t3\t2026-01-02\n"
+    b'"12 inch\tp2\t+4\t\n'
+    b"ragged\tp3\n"
+    b"one\ttoo\t1\t\tmany\n"
+    b"latin \xe9\tp4\t1\t\n"
+    b"\tp5\t1\t\n"
+    b" \xc2\xa0 \tp6\t1\t\n"
+    b"q\t\t1\t\n"
+    b"q\tp\x017\t1\t\n"
+    b"q\t" + b"x" * 257 + b"\t1\t\n"
+    b"negative\tp8\t-3\t\n"
+    b"zero\tp9\t0\t\n"
+    b"fraction\tp10\t3.5\t\n"
+    b"huge\tp11\t99999999999999999999\t\n"
+    b"word\tp12\tmany\t\n"
+    b"day\tp13\t1\t2026-02-30\n"
+    b"damaged \xef\xbf\xbd\tp14\t2\t\n"
+)
+
+
+def test_bad_rows_are_rejected_by_reason_and_counted(read):
+    result, _ = read("bad.tsv", BAD_TSV)
+    assert reasons(result) == {
+        "malformed": 2,
+        "encoding": 1,
+        "query_missing": 2,
+        "product_id_missing": 1,
+        "product_id_chars": 1,
+        "product_id_too_long": 1,
+        "purchases_range": 2,
+        "purchases_type": 3,
+        "event_date_type": 1,
+    }
+    assert result.counts == {"rows_in": 17, "valid": 3, "rejected": 14}
+    assert {row.query for row in result.rows.collect()} == {"good", '"12 inch', "damaged \ufffd"}
+    samples = {reject["reason"]: (reject["key"], reject["sample"]) for reject in result.rejects}
+    assert samples["purchases_range"] == ("negative / p8", "-3")
+    assert samples["event_date_type"] == ("day / p13", "2026-02-30")
+
+
+@pytest.mark.parametrize("name", ["bad.tsv", "bad.csv", "bad.jsonl"])
+def test_the_reader_without_spark_agrees_row_by_row(read, name):
+    lines = [line.decode(errors="surrogateescape").split("\t") for line in BAD_TSV.splitlines()]
+    if name == "bad.tsv":
+        content = BAD_TSV
+    elif name == "bad.csv":
+        quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in line) for line in lines]
+        content = "\n".join(quoted).encode(errors="surrogateescape")
+    else:
+        # An undecodable byte becomes a lone surrogate; a ragged row becomes half a record.
+        records = [json.dumps(dict(zip(lines[0], line, strict=False))) for line in lines[1:]]
+        content = "\n".join([*records[:2], records[2][:-3], *records[3:]])
+    result, source = read(name, content)
+    twin = open_input(schemas.RAW_PURCHASES, source)
+    rows = Counter((row["query"], row["product_id"], row["purchases"]) for batch in twin for row in batch.to_pylist())
+    assert Counter((r.query, r.product_id, r.purchases) for r in result.rows.collect()) == rows
+    assert reasons(result) == {reason: reject.count for reason, reject in twin.counts.rejects.items()}
+    assert result.counts["rows_in"] == twin.counts.rows_in
+
+
+def test_broken_json(read):
+    lines = [
+        '{"query": "a", "product_id": 7, "purchases": "3"}',
+        '{"query": "half", "product_id": "p"',
+        '{"query": "two", "product_id": "p"} {"query": "records", "product_id": "p"}',
+        "[1, 2]",
+        "",
+        '{"query": "\\ud83d\\ude00", "product_id": "p"}',
+        '{"query": "lone \\ud83d", "product_id": "p"}',
+        '{"query": "escaped \\\\ud83d", "product_id": "p"}',
+    ]
+    result, _ = read("a.jsonl", "\n".join(lines))
+    assert reasons(result) == {"malformed": 3, "encoding": 1}
+    found = {(r.query, r.product_id, r.purchases) for r in result.rows.collect()}
+    assert found == {("a", "7", 3), ("\U0001f600", "p", None), ("escaped \\ud83d", "p", None)}
+
+
+def test_csv_with_line_breaks_and_columns_in_any_order(read):
+    text = '\ufeffextra,Item,q\n1,p1,"two\nlines, ""quoted"""\n2,p2,plain\n'
+    result, _ = read("a.csv", text, columns={"query": "q", "product_id": "Item"})
+    found = {(r.query, r.product_id) for r in result.rows.collect()}
+    assert found == {('two\nlines, "quoted"', "p1"), ("plain", "p2")}
+    assert result.found == {"query", "product_id"}
+
+
+def test_long_optional_text_is_cut_and_required_text_is_refused(read):
+    rows = [{"product_id": "1", "title": "t", "description": "é" * 9_000}, {"product_id": "2", "title": "t" * 9_000}]
+    result, _ = read("c.jsonl", "\n".join(json.dumps(row) for row in rows), schemas.CATALOGUE)
+    assert reasons(result) == {"title_too_long": 1}
+    (kept,) = result.rows.collect()
+    assert kept.description == "é" * 2_048
+
+
+def test_parquet_types_are_widened_when_safe_and_refused_when_not(read):
+    def frame(kind, value=3):
+        types = pa.schema([("query", pa.string()), ("product_id", pa.string()), ("purchases", kind)])
+        return pa.Table.from_pylist([{"query": "q", "product_id": "p", "purchases": value}], schema=types)
+
+    result, _ = read("int32.parquet", frame(pa.int32()))
+    assert result.rows.collect()[0].purchases == 3
+    for kind, value in ((pa.float64(), 3.0), (pa.string(), "3")):
+        with pytest.raises(ContractError, match="purchases: expected bigint, found"):
+            read(f"{kind}.parquet", frame(kind, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.csv", "query,prod\na,b\n", r"needs the column 'product_id', found query, prod; .*product_id = "),
+        ("missing.jsonl", '{"query": "a", "item": "b"}\n', "needs the column 'product_id', found item, query"),
+        ("twice.csv", "query,product_id,query\na,b,c\n", "column query appears twice"),
+        ("empty.csv", "", "0 rows"),
+        ("header.tsv", "query\tproduct_id\n", "0 rows"),
+        ("utf16.csv", "query,product_id\na,b\n".encode("utf-16"), "not UTF-8"),
+        ("quote.csv", 'query,product_id\n"a,p1\nb,p2\nc,p3\n', "unbalanced quote"),
+        ("torn.parquet", b"PAR1 and nothing more PAR1", "cannot be read"),
+        ("torn.csv.gz", None, "cannot be read"),
+        ("what.xlsx", "query,product_id\n", "expected files of one kind"),
+    ],
+)
+def test_unusable_files_stop_the_run(read, tmp_path, name, content, message):
+    if content is None:
+        whole = gzip.compress(b"query,product_id\n" + b"".join(b"q%d,p%d\n" % (n, n) for n in range(5_000)))
+        path = tmp_path / name
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ContractError, match=message):
+            read("other.csv", "x\n", source=InputConfig(path=str(path)))
+        return
+    with pytest.raises(ContractError, match=message):
+        read(name, content)
+
+
+def test_missing_file_and_unknown_column_name_what_to_do(read, session, tmp_path):
+    with pytest.raises(ContractError, match=r"no such file or folder; correct .purchases. path"):
+        read("a.csv", "x\n", source=InputConfig(path=str(tmp_path / "absent.csv")))
+    with pytest.raises(ConfigError, match="path: not set"):
+        read("a.csv", "x\n", source=InputConfig())
+    with pytest.raises(ConfigError, match="querry: RAW_PURCHASES has only query"):
+        read("a.csv", "query,product_id\na,b\n", columns={"querry": "q"})
+
+
+def test_too_many_rejects_stop_the_run_with_the_reasons(read):
+    with pytest.raises(ContractError, match=r"14 of 17 rows rejected.*3 purchases_type \(such as '3.5'"):
+        read("bad.tsv", BAD_TSV, max_reject_share=0.8)
+
+
+def test_a_folder_of_parts_is_one_table_and_an_unfinished_one_is_refused(read, tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name, product in (("part-1.csv", "b"), ("part-0.csv", "a"), ("_SUCCESS", ""), (".part-1.csv.crc", "x")):
+        (folder / name).write_text(f"query,product_id\nq,{product}\n" if product else "")
+    source = PurchasesConfig(path=str(folder))
+    result, _ = read("x.csv", "x\n", source=source)
+    assert sorted(row.product_id for row in result.rows.collect()) == ["a", "b"]
+    (folder / "part-2.csv").write_text("product_id,query\nc,q\n")
+    with pytest.raises(ContractError, match="one header in all files, found 2"):
+        read("x.csv", "x\n", source=source)
+    (folder / "_temporary").mkdir()
+    (folder / "_temporary" / "part-3.csv").write_text("")
+    with pytest.raises(ContractError, match="still being written"):
+        read("x.csv", "x\n", source=source)
+
+
+def test_spark_types_follow_the_contract():
+    found = {field.name: (field.dataType.simpleString(), field.nullable) for field in spark_schema(schemas.CATALOGUE)}
+    assert found["product_id"] == ("string", False)
+    assert found["category_path"] == ("array<string>", True)
+    assert spark_schema(schemas.PURCHASES)["purchases"].dataType.simpleString() == "bigint"
+
+
+def test_a_table_of_the_wrong_type_is_not_written(session, tmp_path):
+    frame = session.createDataFrame([("q", "p", 1)], "query string, product_id string, purchases int")
+    with pytest.raises(ContractError, match=r"PURCHASES.purchases: expected bigint to write, found int"):
+        write_table(frame, tmp_path, schemas.PURCHASES)
+    with pytest.raises(ContractError, match="product_id: expected string to write, found no such column"):
+        write_table(frame.drop("product_id"), tmp_path, schemas.PURCHASES)
+    assert list(tmp_path.iterdir()) == []
