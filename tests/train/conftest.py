@@ -14,7 +14,9 @@ from indexer.distill.data import assemble_data
 from indexer.distill.encoders import open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
 
-WORDS = [f"{first}{second}" for first in ("red", "blue", "big", "old", "soft") for second in ("cup", "hat", "bag", "pen")]
+WORDS = [
+    f"{first}{second}" for first in ("red", "blue", "big", "old", "soft") for second in ("cup", "hat", "bag", "pen")
+]
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +76,7 @@ def config() -> Config:
 
 @pytest.fixture
 def data(config):
-    """Twenty queries of one word each; a product is relevant if it holds the word; words that share a noun are alike."""
+    """Twenty queries of one word each; a product is relevant if it holds the word; one noun is one node."""
     rng = np.random.default_rng(5)
     products = [" ".join(rng.choice(WORDS, size=rng.integers(1, 6))) for _ in range(60)]
     rows = [(query, product) for query in range(len(WORDS)) for product in rng.permutation(60)[:12]]
@@ -92,7 +94,7 @@ def data(config):
     )
     return assemble_data(
         judgements,
-        similar=[(a, b) for a in WORDS for b in WORDS if a < b and a[-3:] == b[-3:] == "cup"],
+        similar=[(a, b) for a in WORDS for b in WORDS if a < b and a[-3:] == b[-3:]],
         dissimilar=[("bighat", "bigpen"), ("redcup", "redhat")],
         nodes={word: frozenset([word[-3:]]) for word in WORDS},
         config=config,

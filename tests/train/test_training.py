@@ -1,0 +1,238 @@
+"""The training loop: one step against a plain loop, resume, early stopping, what stands in an epoch."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, plan_epoch, query_source
+from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.objective import kd_boost_objective
+from indexer.distill.trainer import Trainer, schedule_rate, score_pairs, should_stop, tokenise_data
+from indexer.errors import GateError, IntegrityError
+
+pytestmark = pytest.mark.train
+
+
+class KilledError(Exception):
+    """Stands for the process's end."""
+
+
+class KilledTrainer(Trainer):
+    """Stops for good before its nth step."""
+
+    steps_left = 0
+
+    def run_step(self, step):
+        if self.steps_left == 0:
+            raise KilledError
+        self.steps_left -= 1
+        return super().run_step(step)
+
+
+def make_trainer(kind, encoder, data, config, folder, *, gamma=0.0, teachers=()):
+    objective = kd_boost_objective(config.distill, gamma=gamma)
+    return kind(
+        encoder, data, objective, config.distill, name="model", folder=folder, teachers=teachers, progress=False
+    )
+
+
+def teacher_vectors(open_tiny, data):
+    teacher = open_tiny()
+    return teacher.embed_frozen(tokenise_data(teacher, data))
+
+
+def weights_of(encoder):
+    return {name: tensor.clone() for name, tensor in encoder.transformer.state_dict().items()}
+
+
+def plain_loss(encoder, texts, step, vectors, config):
+    """Equation 7 with means, pair by pair, each side of each pair encoded on its own."""
+    low, high, gamma = config.distill.theta_low, config.distill.theta_high, config.distill.gamma
+    hard, soft = {name: [] for name in step}, {name: [] for name in step}
+    for name, pairs in step.items():
+        for at in range(len(pairs)):
+            left, right = int(pairs.left[at]), int(pairs.right[at])
+            score = (encoder.embed([texts[left]]) * encoder.embed([texts[right]])).sum()
+            soft[name].append(((vectors[left] * vectors[right]).sum() - score) ** 2)
+            zero = torch.zeros(())
+            if name == "similar":
+                hard[name].append(torch.minimum(score - low, zero) ** 2)
+            elif name == "dissimilar" or pairs.label[at] == 0:
+                hard[name].append(torch.maximum(score, zero) ** 2)
+            elif pairs.label[at] == 1:
+                hard[name].append(torch.minimum(score - low, zero) ** 2 + torch.maximum(score - high, zero) ** 2)
+            else:
+                hard[name].append((score - 1) ** 2)
+    query_pairs = soft["similar"] + soft["dissimilar"]
+    soft_loss = sum(soft["labels"]) / len(soft["labels"]) + sum(query_pairs) / len(query_pairs)
+    return gamma * soft_loss + (1 - gamma) * sum(sum(items) / len(items) for items in hard.values())
+
+
+def test_gradient_of_one_step_equals_a_plain_loop(open_tiny, data, config, tmp_path):
+    vectors = teacher_vectors(open_tiny, data)
+    step = {
+        "labels": label_source(data).take(np.arange(12)),
+        "similar": query_source(data.similar).take(np.arange(3)),
+        "dissimilar": query_source(data.dissimilar),
+    }
+    fast, plain = open_tiny((0, 2)), open_tiny((0, 2))
+    calm = replace(config, distill=replace(config.distill, max_grad_norm=1e9))
+    trainer = make_trainer(Trainer, fast, data, calm, tmp_path, gamma=0.9, teachers=(vectors,))
+    fast.transformer.eval()
+    plain.transformer.eval()
+    found = trainer.run_step(step)["loss"]
+    loss = plain_loss(plain, trainer.texts, step, vectors, config)
+    loss.backward()
+    assert found == pytest.approx(loss.item(), abs=1e-6)
+    sides = [
+        torch.cat([p.grad.flatten() for p in encoder.transformer.parameters() if p.grad is not None])
+        for encoder in (fast, plain)
+    ]
+    assert torch.nn.functional.cosine_similarity(*sides, dim=0).item() >= 0.9999
+    assert sides[0].norm().item() == pytest.approx(sides[1].norm().item(), rel=1e-4)
+
+
+def test_each_unique_text_is_encoded_once_per_step(open_tiny, data, monkeypatch):
+    encoder, seen = open_tiny(), []
+    embed = encoder.embed
+    monkeypatch.setattr(encoder, "embed", lambda texts, **options: (seen.extend(texts), embed(texts, **options))[1])
+    step = {"labels": label_source(data), "similar": query_source(data.similar)}
+    scores = score_pairs(encoder, tokenise_data(encoder, data), step)
+    rows = {int(row) for pairs in step.values() for row in (*pairs.left, *pairs.right)}
+    assert len(seen) == len(rows)
+    assert [len(scores[name]) for name in step] == [len(pairs) for pairs in step.values()]
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 7, 14])
+def test_resumed_run_has_the_weights_of_an_unbroken_one(open_tiny, data, config, tmp_path, killed_at):
+    unbroken = open_tiny((0, 2))
+    expected = make_trainer(Trainer, unbroken, data, config, tmp_path / "unbroken").run()
+    victim = make_trainer(KilledTrainer, open_tiny((0, 2)), data, config, tmp_path / "broken")
+    victim.steps_left = killed_at
+    with pytest.raises(KilledError):
+        victim.run()
+    torch.manual_seed(99)
+    second = open_tiny((0, 2))
+    found = make_trainer(Trainer, second, data, config, tmp_path / "broken").run()
+    for name, tensor in weights_of(unbroken).items():
+        assert torch.equal(tensor, weights_of(second)[name]), name
+
+    def without_time(history):
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+    assert without_time(found.history) == without_time(expected.history)
+
+
+def test_finished_run_is_not_trained_again(open_tiny, data, config, tmp_path):
+    first, again = open_tiny((0,)), open_tiny((0,))
+    make_trainer(Trainer, first, data, config, tmp_path).run()
+    idle = make_trainer(KilledTrainer, again, data, config, tmp_path)
+    idle.run()
+    assert all(torch.equal(tensor, weights_of(again)[name]) for name, tensor in weights_of(first).items())
+
+
+def test_training_learns_and_keeps_the_best_epoch(open_tiny, data, config, tmp_path):
+    result = make_trainer(Trainer, open_tiny(), data, config, tmp_path).run()
+    by_epoch = {row["epoch"]: row for row in result.history}
+    assert by_epoch[3]["loss_labels"] < by_epoch[1]["loss_labels"]
+    late = {epoch: row["auc"] for epoch, row in by_epoch.items() if epoch >= 2}
+    assert result.best_auc == pytest.approx(max(late.values()), abs=1e-6)
+    assert by_epoch[result.best_epoch]["auc"] == pytest.approx(result.best_auc, abs=1e-6)
+    assert "loss_dissimilar" not in by_epoch[1]
+    assert by_epoch[2]["mined_pairs"] > 0
+
+
+def test_early_stopping_ends_the_run_with_the_best_weights(open_tiny, data, config, tmp_path, monkeypatch):
+    aucs = iter([0.5, 0.6, 0.9, 0.8, 0.7, 0.95])
+    encoder = open_tiny((0,))
+    seen = []
+
+    def fake_measure(name, scores, pairs, product_ids):
+        seen.append(weights_of(encoder))
+        row = real(name, scores, pairs, product_ids)
+        return replace(row, auc=next(aucs))
+
+    from indexer.distill import trainer as module
+
+    real = module.measure_scores
+    monkeypatch.setattr(module, "measure_scores", fake_measure)
+    patient = replace(config, distill=replace(config.distill, epochs=9, patience=2))
+    result = make_trainer(Trainer, encoder, data, patient, tmp_path).run()
+    assert ([row["epoch"] for row in result.history], result.best_epoch, result.best_auc) == ([0, 1, 2, 3, 4], 2, 0.9)
+    assert all(torch.equal(tensor, weights_of(encoder)[name]) for name, tensor in seen[2].items())
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "stops"), [(0, 1, False), (3, 3, False), (4, 3, False), (5, 3, True), (9, 9, True)]
+)
+def test_when_training_stops(config, epoch, best, stops):
+    assert should_stop(epoch, best, replace(config.distill, epochs=9, patience=2)) is stops
+
+
+def test_loss_that_is_no_number_stops_the_run(open_tiny, data, config, tmp_path):
+    encoder = open_tiny((0,))
+    trainer = make_trainer(Trainer, encoder, data, config, tmp_path)
+    with torch.no_grad():
+        encoder.transformer.embeddings.word_embeddings.weight.fill_(float("nan"))
+    with pytest.raises(GateError, match="loss is nan in epoch 1"):
+        trainer.run_step({"labels": label_source(data)})
+
+
+def test_schedule_rises_then_falls():
+    rates = [schedule_rate(done, total=10, warmup=2) for done in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert schedule_rate(0, total=3, warmup=0) == 1.0
+
+
+def count_pairs(plan, source):
+    pairs = (zip(step[source].left.tolist(), step[source].right.tolist(), strict=True) for step in plan)
+    return Counter(chain.from_iterable(pairs))
+
+
+def test_an_epoch_holds_every_label_once_and_query_pairs_by_share(data):
+    sources = {"labels": label_source(data), "similar": query_source(data.similar)}
+    plan = plan_epoch(sources, shares={"labels": 1, "similar": 0.5}, batch_size=16, seed=3, epoch=1)
+    labels = count_pairs(plan, "labels")
+    assert labels == Counter(zip(sources["labels"].left.tolist(), sources["labels"].right.tolist(), strict=True))
+    assert max(len(step["labels"]) for step in plan) <= 16
+    similar = count_pairs(plan, "similar")
+    assert similar.total() == round(0.5 * labels.total())
+    assert max(similar.values()) - min(similar.values()) <= 1
+
+
+def test_order_depends_on_seed_and_epoch_alone(data):
+    def first_rows(seed, epoch):
+        plan = plan_epoch({"labels": label_source(data)}, shares={}, batch_size=16, seed=seed, epoch=epoch)
+        return plan[0]["labels"].right.tolist()
+
+    assert first_rows(3, 1) == first_rows(3, 1)
+    assert first_rows(3, 1) != first_rows(3, 2)
+    assert first_rows(3, 1) != first_rows(4, 1)
+
+
+def test_a_source_without_pairs_takes_no_place(data):
+    empty = PairSource(left=np.empty(0, dtype=np.int64), right=np.empty(0, dtype=np.int64))
+    plan = plan_epoch(
+        {"labels": label_source(data), "similar": empty}, shares={"similar": 0.5}, batch_size=64, seed=1, epoch=1
+    )
+    assert {len(step["similar"]) for step in plan} == {0}
+
+
+def test_grades_become_labels():
+    assert LABEL_OF_GRADE[[3, 2, 1, 0]].tolist() == [2, 1, 0, 0]
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    folder = CheckpointFolder(tmp_path, "teacher")
+    assert folder.load_state() is None
+    folder.save_state(Position(epoch=2), {"weights": {"a": torch.ones(2)}})
+    position, tensors = folder.load_state()
+    assert (position.epoch, tensors["weights"]["a"].tolist()) == (2, [1.0, 1.0])
+    state = tmp_path / "teacher.state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(IntegrityError, match=r"teacher\.state\.pt: cannot be read"):
+        folder.load_state()
