@@ -1,0 +1,148 @@
+"""The whole step on a tiny model: what it writes, that it resumes, that it repeats nothing."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from indexer.config import CatalogueConfig, Config, DistillConfig, GatesConfig, LabelsConfig, ShopConfig
+from indexer.distill import step as step_module
+from indexer.distill.evaluate import evaluate_encoder
+from indexer.distill.step import run_distill
+from indexer.encoder import open_encoder
+from indexer.errors import EncoderError, GateError
+from indexer.runs import StepFolder
+
+pytestmark = pytest.mark.train
+
+DATE = "2026-03-01"
+NOUNS = ("cup", "hat", "bag", "pen")
+ROWS = [
+    "random",
+    "TF-IDF",
+    "zero-shot teacher",
+    "zero-shot student",
+    "teacher",
+    "student direct",
+    "student KD-Boost",
+    "student KD-Boost int8",
+]
+
+
+@pytest.fixture(scope="module")
+def shop_files(tmp_path_factory):
+    """Sixteen queries, forty products, every pair labelled by whether the noun is the same."""
+    folder, draw = tmp_path_factory.mktemp("shop"), random.Random(3)
+    products = {f"p{number:02d}": f"{draw.choice(('red', 'big'))}{NOUNS[number % 4]}" for number in range(40)}
+    lines = [json.dumps({"product_id": key, "title": title}) for key, title in products.items()]
+    (folder / "catalogue.jsonl").write_text("\n".join(lines))
+    queries = [f"{first}{noun}" for first in ("red", "blue", "old", "soft") for noun in NOUNS]
+    rows = [
+        f"{query}\t{key}\t{'E' if title[-3:] == query[-3:] else 'I'}"
+        for query in queries
+        for key, title in products.items()
+        if draw.random() < 0.5
+    ]
+    (folder / "labels.tsv").write_text("\n".join(["query\tproduct_id\tlabel", *rows]))
+    return folder
+
+
+@pytest.fixture
+def shop(shop_files, tiny_model, tmp_path):
+    return Config(
+        shop=ShopConfig(name="tiny", work=str(tmp_path / "work")),
+        catalogue=CatalogueConfig(path=str(shop_files / "catalogue.jsonl")),
+        labels=LabelsConfig(path=str(shop_files / "labels.tsv")),
+        gates=GatesConfig(min_parity_int8=0.9),
+        distill=DistillConfig(
+            teacher=str(tiny_model),
+            student=str(tiny_model),
+            student_layers=(0, 2),
+            epochs=2,
+            switch_epoch=1,
+            batch_size=32,
+            learning_rate=1e-3,
+            validation_share=0.25,
+            test_share=0.25,
+            query_tokens=8,
+            product_tokens=16,
+            threads=1,
+            ablations=True,
+        ),
+    )
+
+
+def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
+    commit = run_distill(shop, DATE, progress=False)
+    folder = StepFolder(shop.shop.work, "distill", DATE).attempt_folder(commit.attempt)
+    assert [row["name"] for row in commit.counts["evaluation"]] == ROWS
+    assert json.loads(json.dumps(commit.counts, allow_nan=False)) == commit.counts
+    for role in ("teacher", "student", "direct"):
+        assert [row["epoch"] for row in commit.counts[f"{role}_history"]] == [0, 1, 2]
+    opened = open_encoder(folder / "encoder-fp32", threads=1)
+    student = SentenceTransformer(str(folder / "student"), device="cpu")
+    np.testing.assert_allclose(opened.encode_products(["redcup"]), student.encode(["redcup"]), atol=1e-5)
+    assert len(SentenceTransformer(str(folder / "teacher"))[0].auto_model.encoder.layer) == 3
+    assert open_encoder(folder / "encoder-int8", threads=1).description.precision == "int8"
+    card = (folder / "student" / "README.md").read_text()
+    for text in (
+        "gamma 0.9",
+        "Licence",
+        "| student KD-Boost |",
+        f"| training labels | {commit.counts['train_pairs']} |",
+    ):
+        assert text in card
+    assert not list((folder.parent / "checkpoints").glob("*"))
+
+    again = run_distill(shop, DATE, progress=False)
+    assert again.attempt == commit.attempt
+
+    rows = evaluate_encoder(folder / "encoder-fp32", shop.catalogue, shop.labels, progress=False)
+    assert [row.name for row in rows] == ["random", "TF-IDF", "zero-shot all-MiniLM-L6-v2", "encoder-fp32"]
+    assert rows[-1].pairs == commit.counts["pairs"]
+
+
+def test_an_interrupted_step_goes_on_where_it_stopped(shop, monkeypatch):
+    whole = run_distill(shop, DATE, progress=False)
+    other = replace(shop, shop=replace(shop.shop, work=shop.shop.work + "-2"))
+
+    def fail(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "export_encoder", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_distill(other, DATE, progress=False)
+    folder = StepFolder(other.shop.work, "distill", DATE)
+    assert folder.newest() is None
+    assert not list(folder.folder.glob("attempt=*"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.distill.trainer.Trainer.run_step", fail)
+        resumed = run_distill(other, DATE, progress=False)
+    assert resumed.counts["evaluation"] == whole.counts["evaluation"]
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def test_a_change_of_settings_or_labels_is_another_step(shop, tmp_path):
+    prints = {step_module.identify_step(shop, DATE)}
+    prints.add(step_module.identify_step(replace(shop, distill=replace(shop.distill, gamma=0.5)), DATE))
+    changed = tmp_path / "labels.tsv"
+    with open(shop.labels.path) as labels:
+        changed.write_text(labels.read() + "\nredcup\tp01\tE")
+    prints.add(step_module.identify_step(replace(shop, labels=LabelsConfig(path=str(changed))), DATE))
+    assert len(prints) == 3
+
+
+def test_a_failed_gate_commits_nothing(shop):
+    with pytest.raises(GateError, match="min_parity_fp32"):
+        run_distill(replace(shop, gates=GatesConfig(min_parity_fp32=1.5)), DATE, progress=False)
+    assert StepFolder(shop.shop.work, "distill", DATE).newest() is None
+
+
+def test_evaluating_a_missing_folder_is_a_clear_error(shop, tmp_path):
+    with pytest.raises(EncoderError, match="no such folder"):
+        evaluate_encoder(tmp_path / "nothing", shop.catalogue, shop.labels)

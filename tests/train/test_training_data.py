@@ -1,0 +1,222 @@
+"""From tables to arrays: joins, splits, leaks, counts; every row is accounted for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.config import (
+    CatalogueConfig,
+    Config,
+    DistillConfig,
+    LabelsConfig,
+    NodesConfig,
+    PurchasesConfig,
+    ShopConfig,
+)
+from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.distill.data import read_training_data
+from indexer.distill.judgements import read_judgements
+from indexer.distill.query_pairs import index_node_sets, read_node_sets
+from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
+from indexer.errors import ContractError, GateError
+from indexer.runs import StepCommit, StepFolder
+
+pytestmark = pytest.mark.train
+
+DATE = "2026-03-01"
+PAIR = {"npmi": 0.8, "joint": 0.1, "p_a": 0.2, "p_b": 0.2, "support": 20, "shared_products": 1}
+
+
+def write_tsv(path, header, rows):
+    path.write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n", encoding="utf-8")
+
+
+def write_table(work, table, rows):
+    """Commit a table as its step would, in two parts."""
+    step = StepFolder(work, table.written_by, DATE)
+    commit = step.newest()
+    attempt = commit.attempt if commit else step.new_attempt()
+    folder = step.attempt_folder(attempt) / table.name
+    folder.mkdir(parents=True)
+    for part, some in enumerate((rows[::2], rows[1::2])):
+        columns = {name: [row.get(name) for row in some] for name in table.schema.names}
+        pq.write_table(pa.table(columns, schema=table.schema), folder / f"part-{part}.parquet")
+    if commit is None:
+        step.commit(StepCommit(step=table.written_by, run_date=DATE, attempt=attempt, fingerprint=table.name))
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Forty labelled queries q00 to q39 with one exact and one irrelevant product each."""
+    queries = [f"q{number:02d}" for number in range(40)]
+    write_tsv(
+        tmp_path / "catalogue.tsv",
+        ("product_id", "title", "brand"),
+        [(f"{kind}{query}", f"{kind} {query}", "Acme") for query in queries for kind in ("good", "bad")],
+    )
+    write_tsv(
+        tmp_path / "labels.tsv",
+        ("query", "product_id", "label"),
+        [row for query in queries for row in ((query, f"good{query}", "E"), (query, f"bad{query}", "I"))],
+    )
+    return Config(
+        shop=ShopConfig(work=str(tmp_path / "work")),
+        catalogue=CatalogueConfig(path=str(tmp_path / "catalogue.tsv"), text_fields=("title", "brand")),
+        labels=LabelsConfig(path=str(tmp_path / "labels.tsv"), max_reject_share=0.5),
+        distill=DistillConfig(validation_share=0.2, test_share=0.2),
+    )
+
+
+def relabel(shop, rows):
+    write_tsv(shop_path(shop), ("query", "product_id", "label", "weight"), rows)
+
+
+def shop_path(shop):
+    from pathlib import Path
+
+    return Path(shop.labels.path)
+
+
+def test_labels_join_product_texts(shop):
+    found = read_judgements(shop.catalogue, shop.labels)
+    texts = {
+        (found.queries[q], found.products[p], int(g))
+        for q, p, g in zip(found.pairs.query, found.pairs.product, found.pairs.grade, strict=True)
+    }
+    assert ("q07", "good q07 | Acme", 3) in texts
+    assert ("q07", "bad q07 | Acme", 0) in texts
+    assert len(texts) == 80
+
+
+def test_every_label_row_is_accounted_for(shop):
+    relabel(
+        shop,
+        [
+            ("Q00 ", "goodq00", "E", "1"),
+            ("q00", "goodq00", "E", "3"),
+            ("q01", "goodq01", "S", "1"),
+            ("q01", "goodq01", "I", "1"),
+            ("q02", "nowhere", "E", "1"),
+            ("q03", "goodq03", "wonderful", "1"),
+            ("\u200b", "goodq04", "E", "1"),
+            ("q05", "goodq05", "C", ""),
+        ],
+    )
+    found = read_judgements(shop.catalogue, shop.labels)
+    counts = found.counts
+    assert counts["labels"]["rows_in"] == 8
+    assert counts["labels"]["rows_out"] == 6
+    reasons = {row["reason"]: row["count"] for row in found.rejects}
+    assert reasons == {"label_unknown": 1, "query_empty": 1, "product_unknown": 1}
+    assert (counts["labels_merged"], counts["labels_conflicting"], counts["labels_without_product"]) == (2, 1, 1)
+    assert counts["labels"]["rows_out"] == counts["pairs"] + counts["labels_merged"] + counts["labels_without_product"]
+    grades = {found.queries[q]: int(g) for q, g in zip(found.pairs.query, found.pairs.grade, strict=True)}
+    # A tie between S and I goes to the lower grade.
+    assert grades == {"q00": 3, "q01": 0, "q05": 1}
+    assert found.pairs.weight.tolist() == [2.0, 1.0, 1.0]
+
+
+def test_no_known_product_is_refused(shop):
+    relabel(shop, [("q00", "x", "E", "1"), ("q01", "y", "I", "1")])
+    with pytest.raises(ContractError, match="none of its 2 product ids is in the catalogue"):
+        read_judgements(shop.catalogue, shop.labels)
+
+
+def test_the_newest_row_of_a_product_counts(shop, tmp_path):
+    write_tsv(
+        tmp_path / "catalogue.tsv",
+        ("product_id", "title", "brand", "updated_at"),
+        [
+            ("goodq00", "old", "Acme", "2025-01-01"),
+            ("goodq00", "new", "Acme", "2026-01-01"),
+            ("goodq00", "older", "Acme", "2024-01-01"),
+        ],
+    )
+    relabel(shop, [("q00", "goodq00", "E", "1")])
+    assert read_judgements(shop.catalogue, shop.labels).products == ["new | Acme"]
+
+
+def test_each_query_stands_in_one_part(shop):
+    data = read_training_data(shop, DATE)
+    parts = [set(part.query.tolist()) for part in (data.train, data.validation, data.test)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 40
+    assert all(parts)
+    assert sum(len(part) for part in (data.train, data.validation, data.test)) == 80
+
+
+def test_a_query_keeps_its_part_whatever_comes_beside_it():
+    names = [f"query {number}" for number in range(2_000)]
+    shares = {"validation_share": 0.1, "test_share": 0.2, "seed": 13}
+    parts = split_queries(names, **shares)
+    np.testing.assert_array_equal(split_queries(names[500:], **shares), parts[500:])
+    assert [round(float((parts == part).mean()), 1) for part in (TRAIN, VALIDATION, TEST)] == [0.7, 0.1, 0.2]
+    assert (split_queries(names, **{**shares, "seed": 14}) != parts).any()
+    # Fixed for good: a test query of tonight must not be trained on tomorrow.
+    assert split_queries(["baby sipper", "query 1", "query 7"], **shares).tolist() == parts_of_record()
+
+
+def parts_of_record():
+    return [TRAIN, TRAIN, TRAIN]
+
+
+@pytest.mark.parametrize("label", ["E", "I"])
+def test_one_class_is_refused(shop, label):
+    relabel(shop, [(f"q{number:02d}", f"goodq{number:02d}", label, "1") for number in range(40)])
+    with pytest.raises(GateError, match="training part: expected both relevant"):
+        read_training_data(shop, DATE)
+
+
+def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
+    plain = read_training_data(shop, DATE)
+    train, test = (sorted({plain.queries[row] for row in part.query}) for part in (plain.train, plain.test))
+    similar = [(train[0], train[1]), (train[0], "unseen"), (train[2], test[0])]
+    dissimilar = [(train[3], train[4]), (train[0], train[1]), (test[1], "unseen")]
+    work = shop.shop.work
+    write_table(work, QUERY_PAIRS, [{"query_a": a, "query_b": b, **PAIR} for a, b in map(sorted, similar)])
+    negatives = [
+        {"query_a": a, "query_b": b, "similarity": 0.4, "source": "lexical"} for a, b in map(sorted, dissimilar)
+    ]
+    write_table(work, QUERY_NEGATIVES, negatives)
+    nodes = [
+        (train[0], "n1", 0.95),
+        (test[0], "n1", 1.0),
+        ("mined", "n2", 0.6),
+        ("mined", "n3", 0.4),
+        ("vague", "n1", 0.4),
+    ]
+    rows = [{"query": q, "node_id": n, "share": s, "confidence": s} for q, n, s in nodes]
+    write_table(work, QUERY_NODES, rows)
+    data = read_training_data(replace(shop, purchases=PurchasesConfig(path="purchases.tsv")), DATE)
+
+    def named(pairs):
+        return {tuple(sorted((data.queries[a], data.queries[b]))) for a, b in pairs}
+
+    assert named(data.similar) == {(train[0], train[1]), tuple(sorted((train[0], "unseen")))}
+    assert named(data.dissimilar) == {(train[3], train[4])}
+    kept = ("similar_pairs", "similar_held_out", "dissimilar_pairs", "dissimilar_held_out", "dissimilar_also_similar")
+    assert [data.counts[name] for name in kept] == [2, 1, 1, 1, 1]
+    assert {data.queries[row] for row in data.mining_queries} == {train[0], "mined"}
+    assert (data.query_nodes[data.queries.index("mined")] >= 0).sum() == 2
+    assert (data.query_nodes[data.queries.index("unseen")] == -1).all()
+
+
+def test_a_shop_with_purchases_needs_its_tables(shop):
+    with pytest.raises(ContractError, match="QUERY_PAIRS of 2026-03-01: not there; run the step npmi_pairs"):
+        read_training_data(replace(shop, purchases=PurchasesConfig(path="purchases.tsv")), DATE)
+
+
+def test_label_sets_are_the_smallest_that_hold_the_mass(tmp_path):
+    shares = {"sure": [0.92, 0.05], "two": [0.6, 0.3, 0.1], "vague": [0.4, 0.35, 0.25]}
+    rows = [
+        {"query": query, "node_id": f"n{place}", "share": share, "confidence": share}
+        for query, values in shares.items()
+        for place, share in enumerate(values)
+    ]
+    write_table(tmp_path, QUERY_NODES, rows)
+    sets = read_node_sets(tmp_path, DATE, NodesConfig(label_mass=0.9, min_top_share=0.5))
+    assert sets == {"sure": {"n0"}, "two": {"n0", "n1"}}
+    assert index_node_sets(sets, ["two", "sure", "other"]).tolist() == [[0, 1], [0, -1], [-1, -1]]
+    assert index_node_sets({}, ["a"]).tolist() == [[-1]]
