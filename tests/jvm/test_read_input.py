@@ -242,3 +242,34 @@ def test_a_table_of_the_wrong_type_is_not_written(session, tmp_path):
     with pytest.raises(ContractError, match="product_id: expected string to write, found no such column"):
         write_table(frame.drop("product_id"), tmp_path, schemas.PURCHASES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_s3_input_is_downloaded_where_spark_runs_on_this_machine(session, tmp_path, monkeypatch):
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    for key, value in {**settings, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(key, value)
+    try:
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="shop")
+        for name, product in (("0.csv", "a"), ("1.csv", "b")):
+            client.put_object(Bucket="shop", Key=f"in/day/{name}", Body=f"query,product_id\nq,{product}\n".encode())
+        client.put_object(Bucket="shop", Key="in/day-after/0.csv", Body=b"no table")
+        source = InputConfig(path="s3://shop/in/day/")
+        location = locate_input(session, source, section="purchases", staging=tmp_path / "staging")
+        result = read_input(session, schemas.RAW_PURCHASES, location, source)
+        assert sorted(row.product_id for row in result.rows.collect()) == ["a", "b"]
+        assert location.identity == [[name, identity] for name, identity in sorted(map(tuple, location.identity))]
+        one = locate_input(
+            session, InputConfig(path="s3://shop/in/day/1.csv"), section="purchases", staging=tmp_path / "staging"
+        )
+        assert len(one.files) == 1
+        with pytest.raises(ContractError, match="s3://shop/absent: no such object or folder"):
+            locate_input(session, InputConfig(path="s3://shop/absent"), section="purchases", staging=tmp_path)
+    finally:
+        server.stop()
