@@ -135,7 +135,7 @@ class Index:
             raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
         manifest = read_manifest(self._store, entry)
         files = {item.key: self._cache.fetch(item) for item in manifest.objects if item is not manifest.report}
-        faiss.omp_set_num_threads(self._threads)
+        faiss.omp_set_num_threads(self._threads or faiss.omp_get_max_threads())
         encoder = load_encoder(
             {name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=self._threads
         )
@@ -155,7 +155,7 @@ def open_index(url: str, *, cache: Path | None = None, threads: int = 1) -> Inde
     """Open the live release of a folder or `s3://bucket/prefix`.
 
     Objects of a bucket are kept in `cache` under their hash (by default below the user's cache folder) and are
-    downloaded once. `threads` is for encoding and searching; 1 gives the steadiest latency.
+    downloaded once. `threads` is for encoding and searching: 1 gives the steadiest latency, 0 takes one per core.
     Raises StoreError where nothing is published or storage fails, IntegrityError where bytes are not as promised.
     """
     store = open_store(url)

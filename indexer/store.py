@@ -18,7 +18,7 @@ from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, S
 CHUNK_BYTES = 1 << 20
 READ_ATTEMPTS = 3
 CONNECT_SECONDS = 5
-READ_SECONDS = 30
+READ_SECONDS = 15
 
 
 class StoredObject(NamedTuple):

@@ -17,8 +17,8 @@ from indexer.errors import ContractError
 from indexer.runs import StepFolder, fingerprint
 from indexer.store import hash_file
 
-ROW_TEXT_BYTES = 1_500
-"""Ids and texts of a row as Python objects, measured on product titles of 100 characters."""
+ROW_TEXT_BYTES = 1_000
+"""Ids and texts of a row as Python objects: 700 measured with titles of 115 characters, and room for longer ones."""
 LIBRARY_BYTES = 400 << 20
 """Interpreter, libraries, encoder and one batch."""
 

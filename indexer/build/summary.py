@@ -118,8 +118,9 @@ class FinishedCollection:
 
 def summarise_published(url: str, entry: LogEntry, manifest: Manifest) -> ReleaseSummary:
     """Return the summary of a run that was published before."""
-    figures = manifest.counts.get("collections")
-    collections = [dict(item, built=0, reused=item["shards"]) for item in figures] if isinstance(figures, list) else []
+    shards = {item.name: len(item.shards) for item in manifest.collections}
+    figures = manifest.counts.get("collections", [])
+    collections = [{**item, "built": 0, "reused": shards.get(item.get("name"), 0)} for item in figures]
     return ReleaseSummary(
         status="already published",
         run_id=manifest.run_id,

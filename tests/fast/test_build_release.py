@@ -251,6 +251,23 @@ def test_another_run_that_was_first_wins(make_shop: Shop, build: Any, products: 
     assert build(late).sequence == 2
 
 
+def test_two_processes_of_one_run_are_one_entry(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    config = make_shop(products(100))
+    original = release.publish
+
+    def overtake(run: RunFolder, manifest: Manifest) -> Any:
+        monkeypatch.setattr(release, "publish", original)
+        assert build(config).sequence == 1
+        return original(run, manifest)
+
+    monkeypatch.setattr(release, "publish", overtake)
+    assert build(config).sequence == 1
+    assert read_head(LocalStore(Path(config.shop.release))) == 1
+    assert open_index(config.shop.release).search("red mug", k=1)
+
+
 def test_nothing_is_committed_when_an_object_is_gone(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
 ):
