@@ -269,6 +269,8 @@ class DistillConfig:
     every_days: int = 1
     """A training serves this many nights: 7 trains once a week and keeps the encoder in between."""
     checkpoint_steps: int = 200
+    bf16: bool = True
+    """Multiply in bfloat16 while training, where the CPU or GPU has instructions for it; losses stay float32."""
     ablations: bool = False
     """Also train the student without a teacher (gamma 0), for the report."""
 

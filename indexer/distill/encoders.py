@@ -158,6 +158,13 @@ def cut_layers(transformer: nn.Module, layers: Sequence[int]) -> None:
     config.num_hidden_layers = len(layers)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware; without that it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def pad_tokens(texts: Sequence[Tokens], *, pad_id: int) -> tuple[Tensor, Tensor]:
     """Return int64 ids and mask, both (texts, longest text)."""
     longest = max(len(text) for text in texts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from indexer.config import DistillConfig
 from indexer.distill.data import TrainingData
-from indexer.distill.encoders import TextEncoder, open_model
+from indexer.distill.encoders import TextEncoder, has_bf16, open_model
 from indexer.distill.objective import kd_boost_objective
 from indexer.distill.trainer import Trainer, TrainingResult, tokenise_data
 
@@ -45,6 +45,7 @@ def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, pro
             folder=folder,
             teachers=teachers,
             progress=progress,
+            bf16=config.bf16 and has_bf16(encoder.device),
         )
         results[name] = trainer.run()
         return encoder

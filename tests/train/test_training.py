@@ -96,6 +96,21 @@ def test_gradient_of_one_step_equals_a_plain_loop(open_tiny, data, config, tmp_p
     assert sides[0].norm().item() == pytest.approx(sides[1].norm().item(), rel=1e-4)
 
 
+def test_bf16_gradient_points_the_same_way(open_tiny, data, config, tmp_path):
+    sides = []
+    for bf16 in (False, True):
+        encoder = open_tiny((0, 2))
+        trainer = make_trainer(Trainer, encoder, data, config, tmp_path)
+        trainer.bf16 = bf16
+        encoder.transformer.eval()
+        trainer.run_step({"labels": label_source(data)})
+        grads = [p.grad.flatten() for p in encoder.transformer.parameters() if p.grad is not None]
+        assert {grad.dtype for grad in grads} == {torch.float32}
+        sides.append(torch.cat(grads))
+    assert not torch.equal(*sides)
+    assert torch.nn.functional.cosine_similarity(*sides, dim=0).item() > 0.999
+
+
 def test_each_unique_text_is_encoded_once_per_step(open_tiny, data, monkeypatch):
     encoder, seen = open_tiny(), []
     embed = encoder.embed
