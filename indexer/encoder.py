@@ -24,6 +24,8 @@ ENCODER_FILES = ("encoder.json", "encoder.onnx", "tokenizer.json")
 MIN_SELF_TEST_COSINE = {"fp32": 0.999, "int8": 0.98}
 """Least cosine between a stored vector and the loaded encoder's; int8 arithmetic differs between CPU families."""
 
+NOWHERE = "/dev/null/no-folder"
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -229,6 +231,8 @@ def _open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     # Batches differ in shape, so a remembered memory pattern would never fit and only cost memory.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    # Weights outside the file have no hash; without this they would be read from the working directory.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -22,6 +22,7 @@ from indexer.errors import (
     IntegrityError,
     ObjectExistsError,
     PublishConflictError,
+    StoreError,
 )
 from indexer.log import live_entry, read_head, read_manifest
 from indexer.manifest import Manifest
@@ -330,3 +331,28 @@ def test_memory_held_at_a_time_is_one_shard(
     assert len(built) == 6
     assert max(built) < 150
     assert sum(built) == 600
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({}, r"no such bucket; create it or correct the address"),
+        (
+            {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
+            r"storage cannot be reached or broke off: .*check the endpoint",
+        ),
+    ],
+)
+def test_storage_that_fails_stops_the_build_before_the_work(
+    make_shop: Shop, build: Any, products: Any, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, str], message: str,
+):  # fmt: skip
+    for name, value in fault.items():
+        monkeypatch.setenv(name, value)
+    built = count_builds(monkeypatch)
+    config = make_shop(products(100), release="s3://no-such-bucket/shop")
+    with pytest.raises(StoreError, match=message) as caught:
+        build(config)
+    assert caught.value.exit_code == 75
+    assert built == []
+    assert not (Path(config.shop.work) / "build").exists()

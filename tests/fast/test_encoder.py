@@ -174,3 +174,15 @@ def test_a_model_with_other_inputs_is_refused(copied: Path):
     rewrite(copied)
     with pytest.raises(EncoderError, match=r"expected inputs input_ids and attention_mask and the output embedding"):
         open_encoder(copied)
+
+
+def test_weights_outside_the_model_are_never_read(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    model = onnx.load(str(copied / "encoder.onnx"))
+    onnx.save_model(
+        model, str(copied / "encoder.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=1024
+    )
+    assert (copied / "weights.bin").exists()
+    rewrite(copied)
+    monkeypatch.chdir(copied)
+    with pytest.raises(EncoderError, match=r"encoder\.onnx: cannot be used: .*[Ee]xternal data"):
+        open_encoder(copied)
