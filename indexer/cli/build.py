@@ -41,4 +41,4 @@ def build(
         story=collect_story(loaded, run_date),
         progress=show_progress(no_progress),
     )
-    print_json(summary.as_dict()) if as_json else print_release(summary)
+    print_json(summary.as_dict()) if as_json else print_release(summary.as_dict())

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from indexer.cli.options import escape
+from indexer.cli.steps import NightlySummary
 from indexer.runs import StepCommit
 
 LINE_CHARACTERS = 110
@@ -19,6 +20,26 @@ def print_step(commit: StepCommit, *, status: str = "done") -> None:
     for reject in commit.rejects:
         example = f", such as {reject['key'] or reject['sample']!r}" if reject["key"] or reject["sample"] else ""
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}{example}"))
+
+
+def print_release(release: Mapping[str, Any]) -> None:
+    """Print what a build published, and where its report lies."""
+    click.echo(f"release  {release['run_id']}  {release['status']}  log entry {release['sequence']}")
+    print_table(release["collections"])
+    for reject in release["rejects"]:
+        click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}"))
+    click.echo(f"  size    {release['bytes'] / 2**20:.1f} MiB at {release['url']}")
+    click.echo(f"  report  {release['report']}")
+
+
+def print_night(summary: NightlySummary) -> None:
+    """Print the night's evaluation, release and total time."""
+    for step in summary.steps:
+        if step["counts"].get("evaluation"):
+            click.echo("models on held-out queries")
+            print_table(step["counts"]["evaluation"])
+    print_release(summary.release)
+    click.echo(f"{summary.shop}  {summary.run_date}  {summary.status}  {summary.seconds:.1f} s in all")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
