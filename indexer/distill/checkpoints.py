@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,7 @@ class CheckpointFolder:
         """Return the best weights."""
         return load_file(self._best)
 
-    def has_best(self) -> bool:
-        """Return whether an epoch has been finished."""
-        return self._best.exists()
-
-    def remove(self) -> None:
-        """Remove the folder with all its states."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _replace(self, path: Path, write: Any) -> None:
+    def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(path.suffix + ".tmp")
         write(fresh)

@@ -44,8 +44,8 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
         return finished
     torch.set_num_threads(config.distill.threads or os.cpu_count() or 1)
     data = read_training_data(config, run_date)
-    checkpoints = folder.folder / "checkpoints" / print_of_step[:12]
-    models = train_models(config.distill, data, checkpoints, progress=progress)
+    checkpoints = folder.folder / "checkpoints"
+    models = train_models(config.distill, data, checkpoints / print_of_step[:12], progress=progress)
     attempt = folder.new_attempt()
     try:
         figures = _write_models(config, data, models, folder.attempt_folder(attempt), run_date, progress)
