@@ -1,11 +1,18 @@
 """One Spark session for the whole run, made on first use, and small frames for it."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from indexer.config import SparkConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_java() -> None:
+    """Start every Java virtual machine for a short life: no second compiler, one collector thread."""
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 @pytest.fixture(scope="session")
