@@ -50,7 +50,7 @@ class Location:
     """Local files, or the one `s3a://` address that Spark reads on a cluster."""
     format: str
     identity: Any
-    """JSON-ready; equal for equal bytes."""
+    """JSON-ready; other bytes give another one: hashes of local files, sizes and times of remote ones."""
 
     @property
     def remote(self) -> bool:
