@@ -215,6 +215,8 @@ class SparkConfig:
     master: str = "local[*]"
     driver_memory: str = "2g"
     shuffle_partitions: int = 8
+    java_options: str = ""
+    """Options of the driver's Java. `-XX:TieredStopAtLevel=1 -XX:+UseSerialGC` halves the time of a small shop."""
 
     def __post_init__(self) -> None:
         require_range("shuffle_partitions", self.shuffle_partitions, 1, 10**6)

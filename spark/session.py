@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
@@ -64,8 +65,10 @@ def spark_failures(place: str) -> Iterator[None]:
 
 def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:
     os.environ["JAVA_HOME"] = str(find_java())
+    quiet = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
     settings = {
         "spark.driver.memory": config.driver_memory,
+        "spark.driver.extraJavaOptions": f"{quiet} {config.java_options}".strip(),
         "spark.sql.shuffle.partitions": config.shuffle_partitions,
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.ui.enabled": "false",

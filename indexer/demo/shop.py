@@ -31,7 +31,7 @@ class DemoConfig:
     days: int = 7
     zipf_exponent: float = 0.7
     noise_share: float = 0.03
-    labels_per_query: int = 16
+    labels_per_query: int = 10
     seed: int = 7
 
 
@@ -241,12 +241,16 @@ path = "labels.tsv"
 [npmi]
 tau = 0.45
 
+[spark]
+driver_memory = "1g"
+shuffle_partitions = 2
+java_options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 [distill]
 epochs = 3
 switch_epoch = 1
 batch_size = 64
 learning_rate = 1e-4
-ablations = true
 
 [index]
 shards = 2
