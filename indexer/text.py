@@ -15,7 +15,7 @@ INVISIBLES = (
     "[\\u0000-\\u0008\\u000e-\\u001f\\u007f-\\u0084\\u0086-\\u009f\\u00ad\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u2064"
     "\\u2066-\\u206f\\ufeff\\ufff9-\\ufffd" + chr(0xE0000) + "-" + chr(0xE007F) + "]"
 )
-"""Control, zero-width, bidirectional-override, interlinear, replacement and tag characters, which carry no meaning in a search."""
+"""Control, zero-width, bidirectional-override, interlinear, replacement and tag characters: no meaning in a search."""
 
 _SPACES = re.compile(SPACES)
 _INVISIBLES = re.compile(INVISIBLES)

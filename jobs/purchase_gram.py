@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from indexer.config import Config, PurchasesConfig
+from indexer.config import Config
 from indexer.contracts.schemas import PURCHASES, QUERY_GRAM, RAW_PURCHASES, Table
 from indexer.errors import ContractError
+from indexer.input_config import PurchasesConfig
 from indexer.runs import StepCommit
 from jobs.command import run_job
 from jobs.steps import Account, first_row, held, located, run_step

@@ -17,9 +17,9 @@ from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from indexer.config import InputConfig
 from indexer.contracts.schemas import Table
 from indexer.errors import ConfigError, ContractError, StoreError
+from indexer.input_config import InputConfig
 from indexer.runs import identify_input
 from indexer.store import open_store
 

@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from indexer.config import InputConfig
 from indexer.contracts.schemas import REJECTS, Table
 from indexer.errors import ContractError
+from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
 from spark.inputs import Location, open_input

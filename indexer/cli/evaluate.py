@@ -4,8 +4,8 @@ import click
 
 from indexer.cli.options import json_option, print_json, show_progress
 from indexer.cli.summary import print_table
-from indexer.config import CatalogueConfig, LabelsConfig
 from indexer.errors import ConfigError
+from indexer.input_config import CatalogueConfig, LabelsConfig
 
 
 @click.command()

@@ -6,12 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.config import CatalogueConfig, InputConfig, LabelsConfig
 from indexer.contracts.checks import Findings, check_column, first_reasons
 from indexer.contracts.files import RawBatch, detect_format, local_files, read_batches, read_header
 from indexer.contracts.rejects import InputCounts
 from indexer.contracts.schemas import LABELS, Column, Table
 from indexer.errors import ContractError
+from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig
 
 LABEL_OF_GRADE = ("irrelevant", "irrelevant", "low", "high")
 """Grades 0 and 1 are irrelevant, 2 is low, 3 is high (KD-Boost appendix A.1)."""

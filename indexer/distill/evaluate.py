@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from indexer.config import CatalogueConfig, LabelsConfig
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
 from indexer.distill.metrics import POSITIVE_GRADE, mean_ndcg, mean_query_auc, precision_recall, roc_auc
 from indexer.errors import EncoderError
+from indexer.input_config import CatalogueConfig, LabelsConfig
 
 THRESHOLD = 0.7
 """Precision and recall are read at this score (KD-Boost table 1)."""

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexer.config import CatalogueConfig, LabelsConfig
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.errors import ContractError
+from indexer.input_config import CatalogueConfig, LabelsConfig
 from indexer.text import normalise_query, product_text
 
 Rows = NDArray[np.int64]

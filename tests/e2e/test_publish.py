@@ -47,7 +47,8 @@ import json, os, signal, sys
 from pathlib import Path
 from indexer.build import hnsw, publish, shard
 from indexer.build.release import build_release
-from indexer.config import CatalogueConfig, Config, GatesConfig, IndexConfig, PurchasesConfig, ShopConfig
+from indexer.config import Config, GatesConfig, IndexConfig, ShopConfig
+from indexer.input_config import CatalogueConfig, PurchasesConfig
 values = json.loads(sys.argv[1])
 values["catalogue"]["text_fields"] = tuple(values["catalogue"]["text_fields"])
 config = Config(shop=ShopConfig(**values["shop"]), catalogue=CatalogueConfig(**values["catalogue"]),

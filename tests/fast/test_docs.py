@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import GRADES
 from indexer.config_file import section_types
 from indexer.contracts import schemas
+from indexer.input_config import GRADES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.config import CatalogueConfig, InputConfig, LabelsConfig, PurchasesConfig
 from indexer.contracts import schemas
 from indexer.contracts.inputs import InputReader, open_input
 from indexer.errors import ContractError
+from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig, PurchasesConfig
 
 LENIENT = {"max_reject_share": 1.0}
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.build.release import build_release
-from indexer.config import CatalogueConfig, Config, IndexConfig, PurchasesConfig, ShopConfig
+from indexer.config import Config, IndexConfig, ShopConfig
 from indexer.contracts import schemas
+from indexer.input_config import CatalogueConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 
 HERE = Path(__file__).parent

@@ -7,10 +7,11 @@ import pyarrow.dataset as ds
 import pytest
 from click.testing import CliRunner
 
-from indexer.config import Config, InputConfig
+from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.contracts import schemas
 from indexer.errors import ContractError
+from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from jobs import curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 from jobs.command import make_command

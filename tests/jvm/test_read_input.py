@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import CatalogueConfig, InputConfig, PurchasesConfig
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.errors import ConfigError, ContractError
+from indexer.input_config import CatalogueConfig, InputConfig, PurchasesConfig
 from spark.inputs import locate_input
 from spark.tables import read_input, spark_schema, write_table
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from indexer.config import CatalogueConfig, Config, DistillConfig, GatesConfig, LabelsConfig, ShopConfig
+from indexer.config import Config, DistillConfig, GatesConfig, ShopConfig
 from indexer.distill import step as step_module
 from indexer.distill.evaluate import evaluate_encoder
 from indexer.distill.step import run_distill
 from indexer.encoder import open_encoder
 from indexer.errors import EncoderError, GateError
+from indexer.input_config import CatalogueConfig, LabelsConfig
 from indexer.runs import StepFolder
 
 pytestmark = pytest.mark.train

@@ -8,21 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import (
-    CatalogueConfig,
-    Config,
-    DistillConfig,
-    LabelsConfig,
-    NodesConfig,
-    PurchasesConfig,
-    ShopConfig,
-)
+from indexer.config import Config, DistillConfig, NodesConfig, ShopConfig
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import read_judgements
 from indexer.distill.query_pairs import index_node_sets, read_node_sets
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
 from indexer.errors import ContractError, GateError
+from indexer.input_config import CatalogueConfig, LabelsConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 
 pytestmark = pytest.mark.train

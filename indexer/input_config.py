@@ -1,0 +1,120 @@
+"""Configuration of the shop's input tables, one frozen dataclass per section of `shop.toml`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from indexer.errors import ConfigError
+
+GRADES: Mapping[str, int] = MappingProxyType(
+    {
+        **{"e": 3, "s": 2, "c": 1, "i": 0},
+        **{"exact": 3, "substitute": 2, "complement": 1},
+        **{"high": 3, "low": 2, "irrelevant": 0},
+        **{"3": 3, "2": 2, "1": 1, "0": 0},
+        **{"excellent": 3, "good": 2, "okay": 1, "bad": 0},
+    }
+)
+"""Label vocabularies in use, lower case, to grades: 3 high, 2 low, 1 and 0 irrelevant (KD-Boost appendix A.1)."""
+
+
+def require_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless low <= value <= high."""
+    require(low <= value <= high, f"{name}: expected {low} to {high}, found {value}")
+
+
+def require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ConfigError unless the value is one of the known words."""
+    require(value in known, f"{name}: expected one of {', '.join(known)}, found {value!r}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """One input table: where it lies, how it is written, what its columns are called."""
+
+    path: str = ""
+    """File, folder of part files, or `s3://` address; empty means that the shop has no such table."""
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Contract column -> the shop's column, where the names differ."""
+    max_reject_share: float = 0.005
+    """Share of rejected rows above which the run stops with exit code 3."""
+
+    def __post_init__(self) -> None:
+        require_one_of("format", self.format, ("auto", "parquet", "csv", "tsv", "jsonl"))
+        require_range("max_reject_share", self.max_reject_share, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurchasesConfig(InputConfig):
+    """Purchases per query and product."""
+
+    default_purchases: int = 1
+    """Count of a row whose table has no `purchases` column."""
+    min_purchases: int = 20
+    """Pairs bought fewer times are dropped (KD-Boost section 4.1)."""
+    max_purchases: int = 1_000_000_000
+    """Rows above this count are rejected as outliers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("default_purchases", "min_purchases", "max_purchases"):
+            require_range(name, getattr(self, name), 1, 2**62)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueConfig(InputConfig):
+    """Products and the text they are embedded by."""
+
+    text_fields: tuple[str, ...] = ("title", "product_type", "brand", "color")
+    """Columns joined into the product text (Vo et al. 2024 section 3: title, type, brand)."""
+    text_separator: str = " | "
+    category_separator: str = ">"
+    """Separates the names of a category path that is written as one string."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("title", "product_type", "brand", "color", "description")
+        unknown = [name for name in self.text_fields if name not in allowed]
+        require(not unknown, f"text_fields: expected columns among {', '.join(allowed)}, found {unknown}")
+        require("title" in self.text_fields, "text_fields: `title` must be among them")
+        require(bool(self.category_separator.strip()), "category_separator: expected a visible character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaxonomyConfig(InputConfig):
+    """The shop's tree; without a path it is made of the catalogue's category paths."""
+
+    max_depth: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("max_depth", self.max_depth, 1, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryClassesConfig(InputConfig):
+    """The shop's query classifier, if it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig(InputConfig):
+    """Relevance labels of (query, product) pairs."""
+
+    grades: Mapping[str, int] = field(default_factory=dict)
+    """The shop's own words for a label -> grade 0 to 3, on top of the known vocabularies."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = {word: grade for word, grade in self.grades.items() if grade not in (0, 1, 2, 3)}
+        require(not wrong, f"grades: expected 0, 1, 2 or 3, found {wrong}")
+
+    def all_grades(self) -> dict[str, int]:
+        """Return every known label word, lower case, with its grade."""
+        return {**GRADES, **{word.lower(): grade for word, grade in self.grades.items()}}
