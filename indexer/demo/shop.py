@@ -247,7 +247,7 @@ shuffle_partitions = 2
 java_options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 [distill]
-epochs = 3
+epochs = 2
 switch_epoch = 1
 batch_size = 64
 learning_rate = 1e-4
