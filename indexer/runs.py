@@ -67,7 +67,7 @@ class StepFolder:
     def commit(self, commit: StepCommit) -> None:
         """Create the next commit; raises PublishConflictError where another process was first."""
         number = sum(1 for _ in self._store.list("commits/")) + 1
-        document = json.dumps(asdict(commit), indent=1, sort_keys=True, allow_nan=False)
+        document = json.dumps(asdict(commit), indent=1, allow_nan=False)
         try:
             self._store.put_new(f"commits/{number:020d}.json", document.encode())
         except ObjectExistsError:

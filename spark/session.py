@@ -73,7 +73,6 @@ def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSessi
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": "ERROR",
     }
     if config.master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

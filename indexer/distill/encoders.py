@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import logging as transformers_logging
 
 from indexer.errors import ConfigError, EncoderError
 
@@ -116,6 +117,8 @@ def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Seq
     where the model cannot be opened and EncoderError where it is of a kind that cannot be trained here.
     """
     source = find_model(name)
+    # Bars of a fraction of a second, drawn into logs as well.
+    transformers_logging.disable_progress_bar()
     try:
         model = SentenceTransformer(
             source,
