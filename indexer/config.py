@@ -16,8 +16,10 @@ from indexer.input_config import (
     TaxonomyConfig,
     require,
     require_one_of,
-    require_range,
+    require_ranges,
 )
+
+MANY = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class NpmiConfig:
     def __post_init__(self) -> None:
         require_one_of("variant", self.variant, ("walk", "offdiag", "gramnorm", "literal"))
         require(-1 <= self.tau < 1, f"tau: expected -1 up to below 1, found {self.tau}")
-        require_range("top_k", self.top_k, 1, 10**6)
+        require_ranges(self, min_support=(0, 2**62), min_shared_products=(1, MANY), top_k=(1, MANY))
         require(
             self.variant != "literal" or self.force_literal,
             "variant: `literal` has no upper bound, so a threshold means nothing; set force_literal to use it",
@@ -68,9 +70,7 @@ class NodesConfig:
     """confidence = share * n / (n + prior): little evidence counts for less."""
 
     def __post_init__(self) -> None:
-        require_range("label_mass", self.label_mass, 0, 1)
-        require_range("min_top_share", self.min_top_share, 0, 1)
-        require_range("prior_purchases", self.prior_purchases, 0, 10**9)
+        require_ranges(self, label_mass=(0, 1), min_top_share=(0, 1), prior_purchases=(0, MANY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +84,7 @@ class NegativesConfig:
     """Words and trigrams found in more queries than this form no pair; they are counted."""
 
     def __post_init__(self) -> None:
-        require_range("min_similarity", self.min_similarity, 0, 1)
-        require_range("max_per_query", self.max_per_query, 1, 10**6)
-        require_range("max_gram_queries", self.max_gram_queries, 2, 10**9)
+        require_ranges(self, min_similarity=(0, 1), max_per_query=(1, MANY), max_gram_queries=(2, MANY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +97,8 @@ class CuratedConfig:
     max_characters: int = 200
 
     def __post_init__(self) -> None:
-        require_range("min_products", self.min_products, 1, 10**9)
-        require_range("max_queries", self.max_queries, 1, 10**9)
+        require_ranges(self, min_purchases=(0, 2**62), min_products=(1, MANY), max_queries=(1, MANY))
+        require_ranges(self, max_characters=(1, 1_024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ class SparkConfig:
     """Options of the driver's Java. `-XX:TieredStopAtLevel=1 -XX:+UseSerialGC` halves the time of a small shop."""
 
     def __post_init__(self) -> None:
-        require_range("shuffle_partitions", self.shuffle_partitions, 1, 10**6)
+        require_ranges(self, shuffle_partitions=(1, 10**6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,16 +170,18 @@ class DistillConfig:
     """Also train the student without a teacher (gamma 0), for the report."""
 
     def __post_init__(self) -> None:
-        require_range("gamma", self.gamma, 0, 1)
-        for name in ("epochs", "batch_size", "patience", "every_days", "checkpoint_steps", "max_mining_queries"):
-            require_range(name, getattr(self, name), 1, 10**9)
-        require(self.learning_rate > 0, f"learning_rate: expected above 0, found {self.learning_rate}")
-        require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low must not exceed theta_high")
-        held_out = self.validation_share + self.test_share
-        require(
-            self.validation_share > 0 and held_out < 1, "validation_share: expected above 0, with test_share below 1"
-        )
-        require(min(self.query_tokens, self.product_tokens) >= 4, "query_tokens, product_tokens: expected 4 or more")
+        weight, share, count = (0, 10**6), (0, 1), (1, MANY)
+        require_ranges(self, gamma=share, alpha_labels=weight, alpha_similar=weight, alpha_dissimilar=weight)
+        require_ranges(self, epochs=count, switch_epoch=(0, MANY), patience=count, every_days=count)
+        require_ranges(self, batch_size=count, similar_share=(0, 100), dissimilar_share=(0, 100))
+        require_ranges(self, learning_rate=(1e-12, 1), warmup_share=share, max_grad_norm=(1e-12, MANY))
+        require_ranges(self, query_tokens=(4, 8_192), product_tokens=(4, 8_192))
+        require_ranges(self, mining_neighbours=count, mining_low=(-1, 1), mining_high=(-1, 1), mining_per_query=count)
+        require_ranges(self, mining_kept_share=share, max_mining_queries=count)
+        require_ranges(self, seed=(0, 2**32 - 1), threads=(0, 1_024), checkpoint_steps=count)
+        require_ranges(self, validation_share=(1e-9, 1), test_share=share)
+        require(self.validation_share + self.test_share < 1, "validation_share and test_share: expected less than 1")
+        require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low: expected -1 up to theta_high, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +207,11 @@ class IndexConfig:
     recall_queries: int = 1_000
 
     def __post_init__(self) -> None:
-        require_range("m", self.m, 2, 512)
+        require_ranges(self, m=(2, 512), shards=(0, 99_999), batch_tokens=(128, 10**6), threads=(0, 1_024))
+        require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
         require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))
         require_one_of("precision", self.precision, ("fp32", "int8"))
-        require_range("shards", self.shards, 0, 99_999)
-        require_range("batch_tokens", self.batch_tokens, 128, 10**6)
-        for name in ("ef_search", "max_shard_rows", "recall_queries"):
-            require_range(name, getattr(self, name), 1, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +224,10 @@ class GatesConfig:
     min_parity_fp32: float = 0.999
     min_parity_int8: float = 0.97
     """Least mean cosine between the torch student and its ONNX export."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, min_recall_10=(0, 1), min_recall_100=(0, 1), max_norm_error=(0, 1))
+        require_ranges(self, min_parity_fp32=(-1, 1), min_parity_int8=(-1, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from indexer.config import Config
 from indexer.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
+PREFIX = "INDEXER_"
 PATH_KEYS = ("path", "work", "release", "teacher", "student")
 
 
@@ -87,13 +88,18 @@ def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
 
 
 def _environment_settings(environment: Mapping[str, str]) -> Iterable[tuple[str, str, Setting]]:
+    names = {f"{PREFIX}{section.upper()}_": section for section in section_types()}
     for name, text in sorted(environment.items()):
-        for section, kind in section_types().items():
-            prefix = f"INDEXER_{section.upper()}_"
-            if name.startswith(prefix):
-                key = name.removeprefix(prefix).lower()
-                hint = _hint(section, kind, key, f"environment variable {name}")
-                yield section, key, Setting(_parse(text, hint, f"environment variable {name}"), name)
+        if not name.startswith(PREFIX):
+            continue
+        place = f"environment variable {name}"
+        section = next((section for start, section in names.items() if name.startswith(start)), None)
+        if section is None:
+            known = [start.rstrip("_") for start in names]
+            raise ConfigError(f"{place}: expected {PREFIX}SECTION_KEY{_nearest(name.rpartition('_')[0], known)}")
+        key = name.removeprefix(f"{PREFIX}{section.upper()}_").lower()
+        hint = _hint(section, section_types()[section], key, place)
+        yield section, key, Setting(_parse(text, hint, place), name)
 
 
 def _option_settings(options: Iterable[str]) -> Iterable[tuple[str, str, Setting]]:

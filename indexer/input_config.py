@@ -23,6 +23,12 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
     require(low <= value <= high, f"{name}: expected {low} to {high}, found {value}")
 
 
+def require_ranges(section: object, **ranges: tuple[float, float]) -> None:
+    """Raise ConfigError unless every named field lies between its limits, both included."""
+    for name, (low, high) in ranges.items():
+        require_range(name, getattr(section, name), low, high)
+
+
 def require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise ConfigError unless the value is one of the known words."""
     require(value in known, f"{name}: expected one of {', '.join(known)}, found {value!r}")
@@ -64,8 +70,8 @@ class PurchasesConfig(InputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("default_purchases", "min_purchases", "max_purchases"):
-            require_range(name, getattr(self, name), 1, 2**62)
+        count = (1, 2**62)
+        require_ranges(self, default_purchases=count, min_purchases=count, max_purchases=count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,20 +4,19 @@ from pathlib import Path
 
 import click
 
-from indexer.cli.options import config_options, json_option, open_config, print_json, run_options, show_progress
+from indexer.cli.options import config_options, date_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_release
 
 
 @click.command()
 @config_options
-@run_options
+@date_options
 @click.option("--encoder", metavar="DIR", help="Encoder directory; by default the one distilled for the date.")
 @json_option
 def build(
     config_path: str | None,
     settings: tuple[str, ...],
     run_date: str,
-    force: bool,
     no_progress: bool,
     encoder: str | None,
     as_json: bool,

@@ -2,13 +2,22 @@
 
 import click
 
-from indexer.cli.options import config_options, json_option, open_config, print_json, run_options, show_progress
+from indexer.cli.options import (
+    config_options,
+    date_options,
+    force_option,
+    json_option,
+    open_config,
+    print_json,
+    show_progress,
+)
 from indexer.cli.summary import print_step
 
 
 @click.command()
 @config_options
-@run_options
+@date_options
+@force_option
 @json_option
 def distill(
     config_path: str | None, settings: tuple[str, ...], run_date: str, force: bool, no_progress: bool, as_json: bool

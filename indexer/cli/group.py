@@ -13,7 +13,7 @@ from indexer.cli.options import ErrorGroup
 from indexer.cli.query import query
 
 
-@click.group(cls=ErrorGroup, context_settings={"show_default": True, "auto_envvar_prefix": "INDEXER_OPTION"})
+@click.group(cls=ErrorGroup, context_settings={"show_default": True})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, package_name="nightly-semantic-index")
 def indexer(debug: bool) -> None:

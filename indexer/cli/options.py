@@ -9,7 +9,7 @@ import click
 
 from indexer.config import Config
 from indexer.config_file import load_config
-from indexer.errors import IndexerError
+from indexer.errors import ConfigError, IndexerError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,11 +22,15 @@ def config_options(command: Command) -> Command:
     return click.option("--config", "config_path", metavar="FILE", help="The shop's TOML file.")(command)
 
 
-def run_options(command: Command) -> Command:
-    """Add --run-date, --force and --no-progress."""
+def date_options(command: Command) -> Command:
+    """Add --run-date and --no-progress."""
     command = click.option("--no-progress", is_flag=True, help="No progress bars.")(command)
-    command = click.option("--force", is_flag=True, help="Run again although nothing changed.")(command)
     return click.option("--run-date", required=True, metavar="YYYY-MM-DD", help="The night's date.")(command)
+
+
+def force_option(command: Command) -> Command:
+    """Add --force."""
+    return click.option("--force", is_flag=True, help="Run again although nothing changed.")(command)
 
 
 def json_option(command: Command) -> Command:
@@ -58,7 +62,7 @@ class ErrorGroup(click.Group):
     """A group whose commands end with the exit code of the error they raise."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; print an IndexerError as one sentence."""
+        """Run the command; print an IndexerError, or a package that is not installed, as one sentence."""
         try:
             return super().invoke(context)
         except IndexerError as error:
@@ -66,3 +70,11 @@ class ErrorGroup(click.Group):
                 raise
             click.echo(f"indexer: {escape(str(error))}", err=True)
             context.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            if context.params.get("debug") or error.name is None or error.name.startswith("indexer"):
+                raise
+            click.echo(
+                f"indexer: this command needs the package {error.name}; run: pip install 'nightly-semantic-index[all]'",
+                err=True,
+            )
+            context.exit(ConfigError.exit_code)

@@ -41,6 +41,7 @@ def run_nightly(
     """Run every step of the night; raises what a step raises, after writing `run.json`."""
     summary = NightlySummary(config.shop.name, check_run_date(run_date))
     started = time.monotonic()
+    _write_run(config, summary)
     try:
         for commit, status in _run_steps(config, run_date, force=force, progress=progress):
             summary.steps.append(_step_row(commit) | {"status": status})
@@ -104,7 +105,12 @@ def _run_steps(config: Config, run_date: str, *, force: bool, progress: bool) ->
 
 
 def _run_spark_steps(config: Config, run_date: str, *, force: bool) -> Iterator[tuple[StepCommit, str]]:
-    """Run the Spark jobs in one session, which ends before training needs the memory."""
+    """Run the Spark jobs in one session, which ends before training needs the memory.
+
+    A shop without purchases has no query pairs and no curated queries: it trains on labels and indexes products.
+    """
+    if not config.purchases.path:
+        return
     from spark.session import open_session
 
     session = open_session(config.spark, "nightly")

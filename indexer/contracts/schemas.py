@@ -229,6 +229,18 @@ CURATED_QUERIES = Table(
     written_by="curated_queries",
 )
 
+TEACHER_SCORES = Table(
+    "TEACHER_SCORES",
+    (
+        Column("text_hash", pa.string(), "SHA-256 of the text, or of both texts of a pair"),
+        Column("teacher", pa.string(), "fingerprint of the teacher"),
+        Column("score", pa.float64(), "score of a pair", nullable=True),
+        Column("vector", pa.list_(pa.float32()), "embedding of a text", nullable=True),
+    ),
+    key=("text_hash", "teacher"),
+    written_by="distill",
+)
+
 REJECTS = Table(
     "REJECTS",
     (
@@ -256,6 +268,7 @@ TABLES: dict[str, Table] = {
         QUERY_NODES,
         QUERY_NEGATIVES,
         CURATED_QUERIES,
+        TEACHER_SCORES,
         REJECTS,
     )
 }

@@ -118,7 +118,7 @@ def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Seq
     """
     source = find_model(name)
     # Bars of a fraction of a second, drawn into logs as well.
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = SentenceTransformer(
             source,

@@ -79,6 +79,33 @@ def test_wrong_environment_key_is_refused():
         load_config(environment={"INDEXER_NPMI_TUA": "0.3"})
 
 
+def test_unknown_environment_section_is_refused():
+    with pytest.raises(
+        ConfigError, match="INDEXER_NPMY_TAU: expected INDEXER_SECTION_KEY; did you mean 'INDEXER_NPMI'"
+    ):
+        load_config(environment={"INDEXER_NPMY_TAU": "0.3"})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "distill.seed=-1",
+        "gates.min_recall_10=95",
+        "npmi.min_support=-5",
+        "curated.max_characters=0",
+        "distill.similar_share=-1",
+        "distill.warmup_share=7",
+        "distill.alpha_labels=nan",
+        "distill.test_share=0.95",
+        "index.threads=-3",
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_key(option):
+    key = option.partition("=")[0].partition(".")[2]
+    with pytest.raises(ConfigError, match=rf"{key}.*: expected .* \(set in --set"):
+        load_config(options=[option], environment={})
+
+
 def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
     text = (
         '[catalogue]\npath = "in/c.csv"\n[shop]\nrelease = "s3://b/p"\nwork = "/abs"\n[distill]\nteacher = "org/name"\n'

@@ -18,11 +18,11 @@ from jobs import hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 
 pytestmark = pytest.mark.jvm
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("INDEXER_TEST_DATA", ROOT.parent / "shared" / "data")) / "esci_shop"
+DATA = Path(os.environ.get("SHOP_TEST_DATA", ROOT.parent / "shared" / "data")) / "esci_shop"
 RUN_DATE = "2026-11-20"
 
 if not DATA.exists():
-    pytest.skip("the esci_shop data set is not here; set INDEXER_TEST_DATA to its parent", allow_module_level=True)
+    pytest.skip("the esci_shop data set is not here; set SHOP_TEST_DATA to its parent", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def config(tmp_path_factory):
     inputs = {"purchases": "query_exact_products.tsv", "catalogue": "catalogue.jsonl.gz", "labels": "labels.tsv"}
     options = [f"{section}.path={DATA / name}" for section, name in inputs.items()]
     options.append(f"shop.work={tmp_path_factory.mktemp('esci')}")
-    return load_config(str(ROOT / "docs" / "examples" / "esci_shop.toml"), options=options, environment={})
+    return load_config(str(ROOT / "docs" / "examples" / "esci.toml"), options=options, environment={})
 
 
 @pytest.fixture(scope="module")
