@@ -1,7 +1,7 @@
 """Fill the configuration from options, environment, file and defaults, in this order of precedence.
 
 An option is `section.key=value`; an environment variable is `INDEXER_SECTION_KEY`; the file is TOML.
-Relative paths of the file are taken from the folder it lies in.
+Relative paths of the file, and the default folders for work and release, are taken from the folder it lies in.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from indexer.config import Config
+from indexer.config import Config, ShopConfig
 from indexer.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
@@ -77,6 +77,8 @@ def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
         raise ConfigError(f"configuration {path}: cannot be read: {error}") from None
     except RecursionError:
         raise ConfigError(f"configuration {path}: nested too deeply") from None
+    for key in ("work", "release"):
+        yield "shop", key, Setting(_resolve(key, getattr(ShopConfig(), key), file.parent), path)
     for section, values in document.items():
         kind = _section(section, path)
         if not isinstance(values, dict):

@@ -115,6 +115,11 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
     assert (config.shop.release, config.shop.work, config.distill.teacher) == ("s3://b/p", "/abs", "org/name")
 
 
+def test_default_folders_lie_beside_the_file(tmp_path):
+    config = load_config(write(tmp_path, ""), options=["shop.release=elsewhere"], environment={})
+    assert (config.shop.work, config.shop.release) == (str(tmp_path / "work"), "elsewhere")
+
+
 def test_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         load_config(str(tmp_path / "none.toml"), environment={})

@@ -1,0 +1,132 @@
+"""The command `indexer`: output, exit codes, one sentence per error, the live release untouched."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from indexer.cli.group import indexer
+from indexer.config import Config
+from indexer.log import read_head
+from indexer.reader import open_index
+from indexer.store import open_store
+
+RUN_DATE = "2026-11-20"
+
+
+def run(*words):
+    return CliRunner().invoke(indexer, [str(word) for word in words])
+
+
+@pytest.fixture
+def release(golden, tmp_path):
+    return shutil.copytree(golden / "release_v1", tmp_path / "live")
+
+
+@pytest.fixture
+def shop(tmp_path, release):
+    """A shop whose release folder already has a live release; returns the configuration's path."""
+    (tmp_path / "catalogue.csv").write_text("product_id,title\n1,steel mug\n2,red mug\n")
+    (tmp_path / "shop.toml").write_text('[shop]\nrelease = "live"\n[catalogue]\npath = "catalogue.csv"\n')
+    return tmp_path / "shop.toml"
+
+
+def test_query_prints_ids_titles_and_scores(release):
+    hits = open_index(str(release)).search("steel", k=2)
+    shown = run("query", release, "steel", "-k", 2)
+    assert shown.exit_code == 0
+    assert [line.split()[:2] for line in shown.stdout.splitlines()] == [[f"{hit.score:.4f}", hit.id] for hit in hits]
+    document = json.loads(run("query", release, "steel", "-k", 2, "--json").stdout)
+    assert [(hit["id"], hit["text"]) for hit in document] == [(hit.id, hit.text) for hit in hits]
+
+
+def test_text_of_the_catalogue_cannot_steer_the_terminal():
+    from indexer.cli.options import escape
+
+    assert escape("a\x1b[31mb\u202ec\n") == "a\\x1b[31mb\\u202ec\\n"
+
+
+def test_config_show_says_where_a_value_comes_from(shop):
+    shown = run("config", "show", "--config", shop, "--set", "npmi.tau=0.4").stdout
+    assert "tau = 0.4  # --set npmi.tau" in shown
+    assert "m = 64  # default" in shown
+    assert f"path = '{shop.parent}/catalogue.csv'  # {shop}" in shown
+    assert json.loads(run("config", "show", "--json").stdout)["index"]["m"] == Config().index.m
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nightly", "--run-date", RUN_DATE, "--config", "none.toml"], 2, "none.toml"),
+        (["nightly", "--run-date", "yesterday", "--config", "{shop}"], 2, "expected YYYY-MM-DD"),
+        (["nightly", "--run-date", RUN_DATE, "--set", "npmi.tua=1"], 2, "did you mean 'tau'"),
+        (["nightly", "--config", "{shop}"], 2, "--run-date"),
+        (["build", "--run-date", RUN_DATE, "--config", "{shop}"], 3, "run `indexer distill` first"),
+        (["build", "--run-date", RUN_DATE, "--config", "{shop}", "--encoder", "none"], 1, "encoder.json"),
+        (["query", "{folder}/nothing", "mug"], 75, "no release is published here"),
+        (["query", "ftp://shop/release", "mug"], 2, "expected a folder or s3://bucket/prefix"),
+        (["query", "{folder}/live", "mug", "--collection", "brands"], 2, "expected one of products"),
+        (["query", "{folder}/live", "mug", "-k", "0"], 2, "expected 1 to"),
+        (
+            ["evaluate", "--encoder", "x", "--catalogue", "c", "--labels", "l", "--column", "title=x"],
+            2,
+            "--column title",
+        ),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence_and_its_exit_code(shop, tmp_path, words, code, message):
+    result = run(*(word.format(shop=shop, folder=tmp_path) for word in words))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert read_head(open_store(str(tmp_path / "live"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        (b"", 3, "CATALOGUE"),
+        (b"product_id,title\n", 3, "0 rows"),
+        (b"id,title\n1,mug\n", 3, "no column 'product_id'"),
+        (b"product_id,title\n1,mug\n2,\n", 3, "title_missing 1"),
+        (b"product_id,title\n1,mug\n2,m\xffg\n", 3, "encoding 1"),
+        (b"product_id,title\n1,steel mug\n1,red mug\n2,blue mug\n", 3, "duplicate_id"),
+    ],
+    ids=["empty", "header only", "missing column", "null title", "invalid UTF-8", "duplicate id"],
+)
+def test_a_bad_catalogue_publishes_nothing(shop, tmp_path, encoder_directory, content, code, message):
+    (tmp_path / "catalogue.csv").write_bytes(content)
+    before = sorted((tmp_path / "live").rglob("*.json"))
+    result = run("build", "--config", shop, "--run-date", RUN_DATE, "--encoder", encoder_directory)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert sorted((tmp_path / "live").rglob("*.json")) == before
+    assert open_index(str(tmp_path / "live")).release.sequence == 1
+
+
+def test_an_unreachable_bucket_is_a_storage_error(shop, monkeypatch, encoder_directory):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-shop")
+    result = run("query", "s3://shop/release", "mug")
+    assert result.exit_code == 75
+    assert "cannot be reached" in result.stderr
+    assert "secret-of-the-shop" not in result.output
+
+
+def test_every_help_text_shows_an_example():
+    for name, command in indexer.commands.items():
+        assert run(name, "--help").exit_code == 0
+        commands = getattr(command, "commands", {name: command}).values()
+        assert all("Example" in child.help for child in commands), name
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.delitem(sys.modules, "indexer.reader", raising=False)
+    result = run("query", "live", "mug")
+    assert result.exit_code == 2
+    assert "needs the package faiss" in result.stderr
