@@ -16,11 +16,11 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from indexer.errors import EncoderError
+from indexer.manifest import ENCODER_FILES
 from indexer.strict_json import Record, check_format, parse_record
 from indexer.text import normalise_query
 
 FORMAT = 1
-ENCODER_FILES = ("encoder.json", "encoder.onnx", "tokenizer.json")
 MIN_SELF_TEST_COSINE = {"fp32": 0.999, "int8": 0.98}
 """Least cosine between a stored vector and the loaded encoder's; int8 arithmetic differs between CPU families."""
 
@@ -177,7 +177,7 @@ def parse_description(data: bytes, place: str) -> EncoderDescription:
         query_tokens=record.integer("query_tokens", minimum=3),
         product_tokens=record.integer("product_tokens", minimum=3),
         text_fields=tuple(str(name) for name in record.values("text_fields")),
-        text_separator=record.text("text_separator"),
+        text_separator=record.text("text_separator", empty=True),
         files={name: files.hash(name) for name in ENCODER_FILES if name != "encoder.json"},
         self_test=tuple(_read_self_test(item, dimension) for item in record.records("self_test")),
         parity=record.mapping("parity"),

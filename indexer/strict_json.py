@@ -25,10 +25,10 @@ class Record:
         self.error = error
         self._left = dict(value) if isinstance(value, dict) else self.refuse("an object", value)
 
-    def text(self, name: str, *, pattern: str | None = None) -> str:
-        """Take a string, not empty and matching the whole pattern."""
+    def text(self, name: str, *, pattern: str | None = None, empty: bool = False) -> str:
+        """Take a string that matches the whole pattern; it may be empty only where `empty` says so."""
         value = self._take(name)
-        if not isinstance(value, str) or not value or not _encodes(value):
+        if not isinstance(value, str) or not (value or empty) or not _encodes(value):
             self.refuse("text", value, name)
         if pattern is not None and not re.fullmatch(pattern, value):
             self.refuse(f"text of the form {pattern}", value, name)

@@ -137,6 +137,11 @@ def test_a_malformed_description_is_refused(copied: Path, changes: dict[str, Any
         open_encoder(copied)
 
 
+def test_a_text_without_separator_is_a_description_like_any(copied: Path):
+    rewrite(copied, text_separator="")
+    assert open_encoder(copied, threads=1).description.text_separator == ""
+
+
 def test_an_encoder_that_computes_other_vectors_is_refused(copied: Path):
     model = onnx.load(str(copied / "encoder.onnx"))
     table = numpy_helper.to_array(model.graph.initializer[0])
