@@ -18,7 +18,16 @@ from tqdm import tqdm
 
 from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
-from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
+from indexer.build.publish import (
+    RunFolder,
+    SealedEncoder,
+    SealedShard,
+    encoder_entry,
+    encoder_seal,
+    find_damage,
+    publish,
+    publish_again,
+)
 from indexer.build.recall import Scores, measure_recall, merge_probes
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder, read_probe
@@ -26,10 +35,10 @@ from indexer.build.summary import FinishedCollection, ReleaseSummary, release_by
 from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_vectors, require_gates
 from indexer.build.versions import read_versions
 from indexer.config import Config, as_document
-from indexer.encoder import ENCODER_FILES, Encoder, open_encoder
+from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ContractError
-from indexer.log import find_publication, read_head, read_manifest
-from indexer.manifest import GateResult, Manifest, ObjectEntry
+from indexer.log import find_publication, live_entry, read_head, read_manifest
+from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.runs import check_run_date, now_text
 from indexer.store import Store, open_store
 
@@ -64,7 +73,7 @@ class _Run:
 def build_release(
     config: Config, run_date: str, *, encoder_directory: Path, story: Mapping[str, Any], progress: bool = True
 ) -> ReleaseSummary:
-    """Embed, index, verify and publish; a run that is published already is left alone.
+    """Embed, index, verify and publish; a run that was published before is not built again.
 
     `story` is what the earlier steps of the night did, for the report: `steps` is a list of
     {step, seconds, counts, rejects}. Raises ContractError for bad input, GateError where quality refuses,
@@ -99,11 +108,22 @@ def build_release(
 
 
 def _find_published(store: Store, run_id: str, head: int) -> ReleaseSummary | None:
-    """Return the summary of the run if it was published before."""
+    """Return the summary of the run if it was published before, live again where another run of its date is live.
+
+    A release of another date stays live: a late rerun of an old night must not take the place of a newer one.
+    """
     if not any(store.list(f"v/{run_id}/manifest.")):
         return None
-    entry = find_publication(store, run_id, head)
-    return summarise_published(store.url, entry, read_manifest(store, entry)) if entry else None
+    entry, live = find_publication(store, run_id, head), live_entry(store, head)
+    if entry is None or live is None:
+        return None
+    manifest = read_manifest(store, entry)
+    if live.run_id == run_id or read_manifest(store, live).run_date != manifest.run_date:
+        return summarise_published("already published", store.url, entry, manifest)
+    if find_damage(store, manifest.objects):
+        # Built and published anew: what is lost cannot become live.
+        return None
+    return summarise_published("published again", store.url, publish_again(store, entry, head), manifest)
 
 
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:

@@ -18,7 +18,7 @@ class ReleaseSummary:
     """What a build did."""
 
     status: str
-    """`published`, or `already published` where the same run was there before."""
+    """`published`; of a run that was there before `already published`, or `published again` where it was replaced."""
     run_id: str
     run_date: str
     url: str
@@ -28,7 +28,7 @@ class ReleaseSummary:
     bytes: int
     """Size of everything a consumer downloads."""
     report: str = ""
-    """Report on this machine, or empty."""
+    """Where the report lies: on this machine, or in the store where the run was published before."""
     rejects: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the REJECTS table."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -116,19 +116,20 @@ class FinishedCollection:
         }
 
 
-def summarise_published(url: str, entry: LogEntry, manifest: Manifest) -> ReleaseSummary:
+def summarise_published(status: str, url: str, entry: LogEntry, manifest: Manifest) -> ReleaseSummary:
     """Return the summary of a run that was published before."""
     shards = {item.name: len(item.shards) for item in manifest.collections}
     figures = manifest.counts.get("collections", [])
     collections = [{**item, "built": 0, "reused": shards.get(item.get("name"), 0)} for item in figures]
     return ReleaseSummary(
-        status="already published",
+        status=status,
         run_id=manifest.run_id,
         run_date=manifest.run_date,
         url=url,
         sequence=entry.sequence,
         collections=collections,
         bytes=release_bytes(manifest),
+        report=f"{url}/{manifest.report.key}" if manifest.report else "",
     )
 
 

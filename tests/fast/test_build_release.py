@@ -83,6 +83,7 @@ def test_the_same_run_again_is_already_published(make_shop: Shop, build: Any, pr
     assert [item["reused"] for item in again.collections] == [1]
     assert sorted(Path(config.shop.release).rglob("*")) == before
     assert again.bytes == first.bytes
+    assert Path(again.report).read_bytes() == Path(first.report).read_bytes()
 
 
 def test_other_inputs_or_options_are_another_run(make_shop: Shop, build: Any, products: Any):
@@ -93,7 +94,43 @@ def test_other_inputs_or_options_are_another_run(make_shop: Shop, build: Any, pr
     fourth = build(make_shop(products(101)), "2026-11-21")
     assert len({first.run_id, second.run_id, third.run_id, fourth.run_id}) == 4
     assert fourth.sequence == 4
+
+
+def test_a_run_that_another_of_its_date_replaced_goes_live_again(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    first = build(config)
+    build(replace(config, index=replace(config.index, m=9)))
+    again = build(config)
+    assert (again.status, again.run_id, again.sequence) == ("published again", first.run_id, 3)
+    entry = live_entry(LocalStore(Path(config.shop.release)))
+    assert entry is not None
+    assert (entry.kind, entry.parent, entry.run_id) == ("rollback", 2, first.run_id)
+    assert open_index(config.shop.release).release.run_id == first.run_id
     assert build(config).status == "already published"
+    assert read_head(LocalStore(Path(config.shop.release))) == 3
+
+
+@pytest.mark.parametrize("dates", [("2026-11-20", "2026-11-21"), ("2026-11-20", "2026-11-19")])
+def test_a_rerun_never_replaces_a_release_of_another_date(
+    make_shop: Shop, build: Any, products: Any, dates: tuple[str, str]
+):
+    config = make_shop(products(100))
+    build(config, dates[0])
+    second = build(config, dates[1])
+    late = build(config, dates[0])
+    assert (late.status, late.sequence) == ("already published", 1)
+    assert open_index(config.shop.release).release.run_id == second.run_id
+
+
+def test_a_replaced_run_whose_objects_are_lost_is_built_anew(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    first = build(config)
+    lost = next(Path(config.shop.release).glob(f"v/{first.run_id}/*.faiss"))
+    build(replace(config, index=replace(config.index, m=9)))
+    lost.unlink()
+    again = build(config)
+    assert (again.status, again.sequence, again.collections[0]["built"]) == ("published", 3, 1)
+    assert open_index(config.shop.release).search("red mug", k=1)
 
 
 def test_two_builds_give_the_same_bytes(make_shop: Shop, build: Any, products: Any, tmp_path: Path):
