@@ -76,14 +76,18 @@ class StepFolder:
                 f"{self.step} {self.run_date}: attempt {winner.attempt} finished first; its tables stand, run again"
             ) from None
 
-    def table_folder(self, table: str) -> Path:
-        """Return the folder of a committed table; raises ContractError where the step has not finished."""
+    def require(self, table: str) -> StepCommit:
+        """Return the commit that holds a table; raises ContractError where the step has not finished."""
         commit = self.newest()
         if commit is None:
             raise ContractError(
                 f"table {table} of {self.run_date}: not there; run the step {self.step} for this date first"
             )
-        return self.attempt_folder(commit.attempt) / table
+        return commit
+
+    def table_folder(self, table: str) -> Path:
+        """Return the folder of a committed table; raises ContractError where the step has not finished."""
+        return self.attempt_folder(self.require(table).attempt) / table
 
     def _read(self, key: str) -> StepCommit:
         try:

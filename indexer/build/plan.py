@@ -11,6 +11,7 @@ from indexer.build.catalogue import Spool, count_shards
 from indexer.build.hnsw import estimate_bytes
 from indexer.build.shard import read_options
 from indexer.config import Config, as_document
+from indexer.contracts import schemas
 from indexer.contracts.files import local_files
 from indexer.encoder import EncoderDescription
 from indexer.errors import ContractError
@@ -86,12 +87,8 @@ def find_curated(config: Config, run_date: str) -> str | None:
     """
     if not config.purchases.path:
         return None
-    commit = StepFolder(config.shop.work, "curated_queries", run_date).newest()
-    if commit is None:
-        raise ContractError(
-            f"table CURATED_QUERIES of {run_date}: not there; run the step curated_queries for this date first"
-        )
-    return commit.fingerprint
+    table = schemas.CURATED_QUERIES
+    return StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint
 
 
 def open_scratch(folder: Path) -> Path:
