@@ -207,7 +207,7 @@ class IndexConfig:
     recall_queries: int = 1_000
 
     def __post_init__(self) -> None:
-        require_ranges(self, m=(2, 512), shards=(0, 99_999), batch_tokens=(128, 10**6), threads=(0, 1_024))
+        require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
         require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
         require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))

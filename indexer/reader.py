@@ -24,6 +24,8 @@ from indexer.store import Store, open_store
 from indexer.text import normalise_query
 
 MAX_HITS = 10_000
+ALL_CORES = faiss.omp_get_max_threads()
+"""What FAISS takes of itself; asked before anything sets another number."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Index:
     def __init__(self, store: Store, cache: ObjectCache, threads: int) -> None:
         self._store = store
         self._cache = cache
-        self._threads = threads
+        self._threads = threads or ALL_CORES
         self._refreshing = threading.Lock()
         self._release = self._load(read_head(store))
 
@@ -91,7 +93,10 @@ class Index:
         return [hit.text or "" for hit in self.search(query, collection="queries", k=k)]
 
     def search_batch(self, queries: Sequence[str], collection: str = "products", k: int = 10) -> list[list[Hit]]:
-        """Search many queries in one release; raises ConfigError for an unknown collection or a wrong k."""
+        """Search many queries in one release; raises ConfigError for an unknown collection or a wrong k.
+
+        Sets FAISS's number of threads for the calling thread, because OpenMP keeps one number per thread.
+        """
         served = self._release
         if collection not in served.shards:
             raise ConfigError(f"collection {collection!r}: expected one of {', '.join(served.shards)}")
@@ -100,6 +105,7 @@ class Index:
         if not queries:
             return []
         vectors, _, empty = served.encoder.encode([normalise_query(query) for query in queries], kind="query")
+        faiss.omp_set_num_threads(self._threads)
         shards = served.shards[collection]
         entry = next(item for item in served.manifest.collections if item.name == collection)
         parts = [search_shard(shard.index, vectors, k, entry.ef_search) for shard in shards]
@@ -135,7 +141,6 @@ class Index:
             raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
         manifest = read_manifest(self._store, entry)
         files = {item.key: self._cache.fetch(item) for item in manifest.objects if item is not manifest.report}
-        faiss.omp_set_num_threads(self._threads or faiss.omp_get_max_threads())
         encoder = load_encoder(
             {name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=self._threads
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -91,6 +92,22 @@ class TestGoldenRelease:
         for k in (0, -1, 10_001):
             with pytest.raises(ConfigError, match="k: expected 1 to 10000"):
                 index.search("a", k=k)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_searching_thread_takes_the_number_of_threads_asked_for(golden: Path, threads: int):
+    index = open_index(str(golden / "release_v1"), threads=threads)
+    found: list[int] = []
+
+    def search() -> None:
+        faiss.omp_set_num_threads(3)
+        index.search("red mug")
+        found.append(faiss.omp_get_max_threads())
+
+    searcher = threading.Thread(target=search)
+    searcher.start()
+    searcher.join()
+    assert found == [threads]
 
 
 def test_nothing_published_is_said(tmp_path: Path):
