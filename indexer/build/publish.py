@@ -204,22 +204,6 @@ def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
     return commit_entry(run.store, manifest.parent, entry)
 
 
-def publish_again(store: Store, published: LogEntry, head: int) -> LogEntry:
-    """Make the stored release of an earlier entry live again, by a new entry of kind `rollback`.
-
-    Raises PublishConflictError where another run was first. The caller makes sure that its objects are there.
-    """
-    entry = LogEntry(
-        sequence=head + 1,
-        kind="rollback",
-        run_id=published.run_id,
-        manifest=published.manifest,
-        parent=head,
-        created_at=now_text(),
-    )
-    return commit_entry(store, head, entry)
-
-
 def _read_sealed_shard(record: Record) -> SealedShard:
     rejected, examples = record.record("rejected"), record.record("examples")
     sealed = SealedShard(

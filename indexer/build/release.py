@@ -18,29 +18,21 @@ from tqdm import tqdm
 
 from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
-from indexer.build.publish import (
-    RunFolder,
-    SealedEncoder,
-    SealedShard,
-    encoder_entry,
-    encoder_seal,
-    find_damage,
-    publish,
-    publish_again,
-)
+from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
+from indexer.build.published import find_published
 from indexer.build.recall import Scores, measure_recall, merge_probes
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder, read_probe
-from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes, summarise_published
+from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
 from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_vectors, require_gates
 from indexer.build.versions import read_versions
 from indexer.config import Config, as_document
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ContractError
-from indexer.log import find_publication, live_entry, read_head, read_manifest
+from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.runs import check_run_date, now_text
-from indexer.store import Store, open_store
+from indexer.store import open_store
 
 PROBE_WORDS = 4
 """Words of a title that stand for a query where a collection has no other texts to be probed with."""
@@ -85,8 +77,7 @@ def build_release(
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     run_id = name_run(config, run_date, encoder.fingerprint)
-    published = _find_published(store, run_id, head)
-    if published is not None:
+    if published := find_published(store, run_id, head):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
@@ -105,25 +96,6 @@ def build_release(
         return _build(run, story)
     finally:
         shutil.rmtree(run.scratch, ignore_errors=True)
-
-
-def _find_published(store: Store, run_id: str, head: int) -> ReleaseSummary | None:
-    """Return the summary of the run if it was published before, live again where another run of its date is live.
-
-    A release of another date stays live: a late rerun of an old night must not take the place of a newer one.
-    """
-    if not any(store.list(f"v/{run_id}/manifest.")):
-        return None
-    entry, live = find_publication(store, run_id, head), live_entry(store, head)
-    if entry is None or live is None:
-        return None
-    manifest = read_manifest(store, entry)
-    if live.run_id == run_id or read_manifest(store, live).run_date != manifest.run_date:
-        return summarise_published("already published", store.url, entry, manifest)
-    if find_damage(store, manifest.objects):
-        # Built and published anew: what is lost cannot become live.
-        return None
-    return summarise_published("published again", store.url, publish_again(store, entry, head), manifest)
 
 
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
