@@ -66,7 +66,7 @@ class Index:
     def __init__(self, store: Store, cache: ObjectCache, threads: int) -> None:
         self._store = store
         self._cache = cache
-        self._threads = threads or ALL_CORES
+        self._threads = threads
         self._refreshing = threading.Lock()
         self._release = self._load(read_head(store))
 
@@ -105,7 +105,7 @@ class Index:
         if not queries:
             return []
         vectors, _, empty = served.encoder.encode([normalise_query(query) for query in queries], kind="query")
-        faiss.omp_set_num_threads(self._threads)
+        faiss.omp_set_num_threads(self._threads or ALL_CORES)
         shards = served.shards[collection]
         entry = next(item for item in served.manifest.collections if item.name == collection)
         parts = [search_shard(shard.index, vectors, k, entry.ef_search) for shard in shards]
