@@ -31,10 +31,12 @@ SCHEMA = pa.schema(
     + [pa.field("updated_at", pa.string())]
 )
 BATCH_ROWS = 5_000
-MIN_SHARD_ROWS = 64
-"""Fewer rows a shard than this are not worth one; it also keeps hashed shards from being empty."""
 MAX_SHARDS = 512
-"""Each shard is an open file while rows are split."""
+"""Each shard is an open file while rows are split; `index.shards` allows no more."""
+MIN_SHARD_ROWS = 4
+"""Some more than one, because rows without a known word are rejected only when they are embedded."""
+FILLING_ROWS = 64
+"""So many rows a shard on average never leave one with too few."""
 
 
 class Row(NamedTuple):
@@ -78,12 +80,13 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
                     empty.append(row.id)
 
     _write_rows(spool, rows(), progress=progress)
-    spool.rows_in = reader.counts.rows_in
-    spool.rejects = reader.counts.as_rows()
-    spool.rejected.update({reason: reject.count for reason, reject in reader.counts.rejects.items()})
+    counts = reader.counts
     if empty:
-        spool.rejected["text_empty"] += len(empty)
-        spool.rejects.append(reject_row("CATALOGUE", "text_empty", empty[0], len(empty)))
+        counts.rows_out -= len(empty)
+        counts.reject("text_empty", key=empty[0], count=len(empty))
+    spool.rows_in = counts.rows_in
+    spool.rejects = counts.as_rows()
+    spool.rejected.update({reason: reject.count for reason, reject in counts.rejects.items()})
     return spool
 
 
@@ -126,16 +129,36 @@ def check_text_rule(config: Config, encoder: EncoderDescription) -> None:
 
 
 def count_shards(rows: int, *, wanted: int, max_shard_rows: int) -> int:
-    """Return the number of shards: as wanted, or as few as `max_shard_rows` allows."""
+    """Return the number of shards that is wanted, or as few as `max_shard_rows` allows."""
     shards = wanted or -(-rows // max_shard_rows)
     if shards > MAX_SHARDS:
-        raise ConfigError(f"index.shards: {shards} shards for {rows} rows, expected at most {MAX_SHARDS}")
-    return max(1, min(shards, rows // MIN_SHARD_ROWS))
+        raise ConfigError(
+            f"index.max_shard_rows: {max_shard_rows} makes {shards} shards of {rows} rows, expected at most "
+            f"{MAX_SHARDS}; raise it"
+        )
+    return shards
+
+
+def count_filled(spool: Spool, wanted: int) -> int:
+    """Return the largest number of shards up to the wanted one that gives each at least MIN_SHARD_ROWS ids."""
+    if wanted == 1 or spool.rows >= FILLING_ROWS * wanted:
+        return wanted
+    places = {hash_id(row_id) for batch in _read_batches(spool.path) for row_id in batch.column("id").to_pylist()}
+    for shards in range(min(wanted, len(places) // MIN_SHARD_ROWS), 1, -1):
+        filled = Counter(place % shards for place in places)
+        if len(filled) == shards and min(filled.values()) >= MIN_SHARD_ROWS:
+            return shards
+    return 1
 
 
 def shard_of(row_id: str, shards: int) -> int:
     """Return the shard of an id: the same on every machine and in every run."""
-    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "big") % shards
+    return hash_id(row_id) % shards
+
+
+def hash_id(row_id: str) -> int:
+    """Return 64 bits of an id's BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "big")
 
 
 def split_spool(spool: Spool, shards: int) -> list[Path]:
@@ -162,11 +185,6 @@ def sample_texts(paths: Sequence[Path], count: int) -> list[str]:
     """Return at most `count` display texts, those with the smallest hashes: the same whatever the order of rows."""
     keyed = ((hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.display) for row in _all_rows(paths))
     return list(dict.fromkeys(text for _, text in heapq.nsmallest(count, keyed)))
-
-
-def reject_row(table: str, reason: str, key: str, count: int) -> dict[str, Any]:
-    """Return a row of the REJECTS table."""
-    return {"table": table, "reason": reason, "key": key, "sample": None, "count": count}
 
 
 def _product_row(product: dict[str, Any], encoder: EncoderDescription) -> Row:

@@ -1,15 +1,13 @@
-"""Several rows of one id: the same content counts once, of different contents the newest stands."""
+"""Several rows of one id: the same content counts once, of different contents one stands or none."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 
 from indexer.build.catalogue import Row
-
-OLDEST = datetime.min.replace(tzinfo=UTC)
+from indexer.contracts.duplicates import Version, choose_version
 
 
 @dataclass
@@ -42,26 +40,16 @@ def resolve_duplicates(rows: Iterable[Row]) -> UniqueRows:
 
 
 def _resolve(rows: list[Row], result: UniqueRows) -> None:
-    newest = max(read_time(row.updated_at) for row in rows)
-    candidates = [row for row in rows if read_time(row.updated_at) == newest]
-    winner = candidates[0]
-    if any(_content(row) != _content(winner) for row in candidates):
+    place = choose_version([Version(_content(row), row.updated_at) for row in rows])
+    if place is None:
         result.reject("duplicate_id", rows)
         return
+    winner = rows[place]
     result.rows.append(winner)
     others = [row for row in rows if _content(row) != _content(winner)]
     result.duplicates += len(rows) - 1 - len(others)
     if others:
         result.reject("duplicate_id", others)
-
-
-def read_time(text: str | None) -> datetime:
-    """Return an ISO 8601 time, taken as UTC where it names no zone; what is no time is older than any."""
-    try:
-        time = datetime.fromisoformat(text) if text else OLDEST
-    except ValueError:
-        return OLDEST
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _content(row: Row) -> tuple[str, str]:

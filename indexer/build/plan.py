@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import indexer
-from indexer.build.catalogue import Spool, count_shards
+from indexer.build.catalogue import Spool, count_filled, count_shards
 from indexer.build.hnsw import estimate_bytes
 from indexer.build.shard import read_options
 from indexer.config import Config, as_document
@@ -30,6 +30,8 @@ class CollectionPlan:
 
     spool: Spool
     shards: int
+    shards_wanted: int
+    """More than `shards` where so many would leave one without rows."""
 
     @property
     def largest_shard(self) -> int:
@@ -43,8 +45,8 @@ def plan_collection(config: Config, spool: Spool) -> CollectionPlan:
     if spool.rows == 0:
         raise ContractError(f"{spool.collection}: 0 rows are left to index of {spool.rows_in} read; check the input")
     options = config.index
-    shards = count_shards(spool.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
-    return CollectionPlan(spool=spool, shards=shards)
+    wanted = count_shards(spool.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
+    return CollectionPlan(spool=spool, shards=count_filled(spool, wanted), shards_wanted=wanted)
 
 
 def describe_plan(
@@ -53,8 +55,9 @@ def describe_plan(
     """Return the plan for people: rows, shards, memory, disk, target."""
     lines = [f"run {run_id} -> {url}, encoder {encoder.name} {encoder.precision}, {encoder.dimension} dimensions"]
     for plan in collections:
+        wanted = f" ({plan.shards_wanted:,} wanted)" if plan.shards_wanted > plan.shards else ""
         lines.append(
-            f"  {plan.spool.collection}: {plan.spool.rows:,} rows in {plan.shards:,} shards of HNSW "
+            f"  {plan.spool.collection}: {plan.spool.rows:,} rows in {plan.shards:,} shards{wanted} of HNSW "
             f"M={config.index.m} {config.index.storage}, {plan.spool.rejected.total():,} rejected"
         )
     peak = max(estimate_peak_bytes(config, plan, encoder.dimension) for plan in collections)

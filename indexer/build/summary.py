@@ -4,11 +4,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from indexer.build.catalogue import reject_row
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard
 from indexer.build.recall import Recall
 from indexer.config import IndexConfig
+from indexer.contracts.rejects import InputCounts
 from indexer.log import LogEntry
 from indexer.manifest import CollectionEntry, GateResult, Manifest
 
@@ -75,11 +75,11 @@ class FinishedCollection:
     def rejects(self) -> list[dict[str, Any]]:
         """Rows of the REJECTS table."""
         table = {"products": "CATALOGUE", "queries": "CURATED_QUERIES"}[self.name]
-        late: Counter[str] = sum((Counter(sealed.rejected) for sealed in self.sealed), Counter())
-        examples = {reason: key for sealed in reversed(self.sealed) for reason, key in sealed.examples.items()}
-        return self.plan.spool.rejects + [
-            reject_row(table, reason, examples[reason], late[reason]) for reason in sorted(late)
-        ]
+        late = InputCounts(table, "")
+        for sealed in self.sealed:
+            for reason, count in sealed.rejected.items():
+                late.reject(reason, key=sealed.examples[reason], count=count)
+        return self.plan.spool.rejects + late.as_rows()
 
     def as_entry(self, dimension: int, options: IndexConfig) -> CollectionEntry:
         """Return the manifest's entry."""
@@ -108,6 +108,7 @@ class FinishedCollection:
             "rejected": sum(self.rejected.values()),
             "truncated": sum(sealed.truncated for sealed in self.sealed),
             "shards": len(self.sealed),
+            "shards_wanted": self.plan.shards_wanted,
             "built": self.built,
             "reused": len(self.sealed) - self.built,
             "recall_10": round(self.recall.at_10, 4),

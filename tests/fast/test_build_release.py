@@ -354,6 +354,12 @@ def test_texts_can_be_left_out_of_the_release(make_shop: Shop, build: Any, produ
     assert index.reformulate("red mug", k=1) == ["red mug"]
 
 
+def test_a_summary_says_how_many_shards_were_wanted(make_shop: Shop, build: Any, products: Any):
+    figures = build(make_shop(products(20), queries=["red mug", "lamp"], shards=8)).collections
+    assert [item["shards_wanted"] for item in figures] == [8, 8]
+    assert figures[1]["shards"] == 1
+
+
 def test_a_wrong_date_and_a_missing_step_are_refused(make_shop: Shop, build: Any, products: Any):
     with pytest.raises(ConfigError, match="expected YYYY-MM-DD"):
         build(make_shop(products(100)), "20.11.2026")

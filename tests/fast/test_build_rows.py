@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.build.catalogue import (
+    MAX_SHARDS,
     Row,
     count_shards,
     read_rows,
@@ -20,7 +21,8 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.duplicates import resolve_duplicates
-from indexer.config import Config
+from indexer.build.plan import plan_collection
+from indexer.config import Config, IndexConfig
 from indexer.encoder import EncoderDescription, open_encoder
 from indexer.errors import ConfigError, ContractError
 
@@ -101,8 +103,7 @@ def test_every_row_lands_in_the_shard_of_its_id(
         (200_001, 0, 200_000, 2),
         (10_000_000, 0, 200_000, 50),
         (10_000, 8, 200_000, 8),
-        (130, 8, 200_000, 2),
-        (10, 8, 200_000, 1),
+        (10, 8, 200_000, 8),
     ],
 )
 def test_the_number_of_shards(rows: int, wanted: int, limit: int, expected: int):
@@ -110,8 +111,28 @@ def test_the_number_of_shards(rows: int, wanted: int, limit: int, expected: int)
 
 
 def test_too_many_shards_are_refused():
-    with pytest.raises(ConfigError, match="expected at most 512"):
+    with pytest.raises(ConfigError, match=r"200000 makes 5000 shards .*expected at most 512; raise it"):
         count_shards(10**9, wanted=0, max_shard_rows=200_000)
+    assert IndexConfig(shards=MAX_SHARDS).shards == MAX_SHARDS
+    with pytest.raises(ConfigError, match="shards"):
+        IndexConfig(shards=MAX_SHARDS + 1)
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(40, 1), (40, 2), (100, 8), (40, 40), (3, 2)])
+def test_shards_are_fewer_than_wanted_only_where_one_would_have_hardly_a_row(
+    make_shop: Shop, description: EncoderDescription, tmp_path: Path, products: Any, rows: int, wanted: int
+):
+    config = make_shop(products(rows), shards=wanted)
+    spool = spool_products(config, description, tmp_path, progress=False)
+    ids = [row.id for row in read_rows(spool.path)]
+    plan = plan_collection(config, spool)
+    filled = [1]
+    for shards in range(2, wanted + 1):
+        sizes = Counter(shard_of(each, shards) for each in ids)
+        filled += [shards] if all(sizes[number] >= 4 for number in range(shards)) else []
+    assert (plan.shards, plan.shards_wanted) == (max(filled), wanted)
+    assert (plan.shards < wanted) == ((rows, wanted) in [(40, 40), (3, 2)])
+    assert all(list(read_rows(path)) for path in split_spool(spool, plan.shards))
 
 
 def test_a_sample_depends_on_the_rows_and_not_on_their_order(

@@ -1,0 +1,35 @@
+"""Several rows of one product: which of them stands.
+
+The one rule: of different contents the newest stands; where the newest rows differ, no row can be believed.
+"""
+
+from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+OLDEST = datetime.min.replace(tzinfo=UTC)
+
+
+class Version(NamedTuple):
+    """One row of an id: what it says, and when that was written."""
+
+    content: Hashable
+    updated_at: str | None
+
+
+def choose_version(versions: Sequence[Version]) -> int | None:
+    """Return the place of the row that stands, the first of equal ones; None where the newest rows differ."""
+    times = [read_time(version.updated_at) for version in versions]
+    latest = max(times)
+    newest = [place for place, time in enumerate(times) if time == latest]
+    differ = len({versions[place].content for place in newest}) > 1
+    return None if differ else newest[0]
+
+
+def read_time(text: str | None) -> datetime:
+    """Return an ISO 8601 time, taken as UTC where it names no zone; what is no time is older than any."""
+    try:
+        time = datetime.fromisoformat(text) if text else OLDEST
+    except ValueError:
+        return OLDEST
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
