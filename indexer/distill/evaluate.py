@@ -1,7 +1,7 @@
 """Quality of an encoder on judged pairs, beside rows that show what the figures are worth."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
 from indexer.distill.metrics import POSITIVE_GRADE, mean_ndcg, mean_query_auc, precision_recall, roc_auc
+from indexer.encoder import Encoder as ExportedEncoder
+from indexer.encoder import open_encoder
 from indexer.errors import EncoderError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 
@@ -68,15 +70,16 @@ def evaluate_encoder(
 ) -> list[EvaluationRow]:
     """Measure a sentence-transformers folder or an exported encoder on all labels, beside the floor rows.
 
-    Raises EncoderError where the folder holds neither.
+    An exported encoder says itself how product texts are composed and cut; a sentence-transformers folder does not,
+    so `catalogue` and the token limits decide. Raises EncoderError where the folder holds neither.
     """
     if not Path(encoder_dir).is_dir():
         raise EncoderError(
             f"encoder {encoder_dir}: no such folder; give an exported encoder (encoder.json, encoder.onnx, "
             "tokenizer.json) or a folder of sentence-transformers"
         )
-    judgements = read_judgements(catalogue, labels)
     encoder = open_any_encoder(encoder_dir, query_tokens=query_tokens, product_tokens=product_tokens)
+    judgements = read_judgements(_with_text_rule(catalogue, encoder), labels)
     zero_shot = open_model(PACKAGED_MODEL, query_tokens=query_tokens, product_tokens=product_tokens)
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
     return evaluate_rows(judgements, models, seed=seed, progress=progress)
@@ -86,10 +89,15 @@ def open_any_encoder(folder: str | Path, *, query_tokens: int, product_tokens: i
     """Open an exported encoder folder with ONNX Runtime, anything else with sentence-transformers."""
     if not (Path(folder) / "encoder.json").exists():
         return open_model(str(folder), query_tokens=query_tokens, product_tokens=product_tokens)
-    from indexer.encoder import open_encoder
+    return open_encoder(Path(folder))
 
-    encoder: Encoder = open_encoder(Path(folder))
-    return encoder
+
+def _with_text_rule(catalogue: CatalogueConfig, encoder: Encoder) -> CatalogueConfig:
+    """Return the catalogue with the text fields an exported encoder was trained on."""
+    if not isinstance(encoder, ExportedEncoder):
+        return catalogue
+    description = encoder.description
+    return replace(catalogue, text_fields=description.text_fields, text_separator=description.text_separator)
 
 
 def evaluate_rows(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import Config, as_document
+from indexer.config import Config, GatesConfig, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
@@ -21,12 +21,17 @@ from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open
 from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, open_start, train_models
-from indexer.errors import ContractError
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
 STEP = "distill"
-SECTIONS = ("catalogue", "labels", "nodes", "distill", "gates")
+SETTINGS = {
+    "catalogue": ("path",),
+    "labels": ("path",),
+    "nodes": (),
+    "distill": ("teacher", "student", "threads", "checkpoint_steps", "every_days"),
+}
+"""Section -> settings that do not decide the weights, or that name what is known by its bytes."""
 PARITY_TEXTS = 256
 
 
@@ -38,14 +43,15 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     """
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
-    print_of_step = identify_step(config, run_date)
+    training = identify_training(config, run_date)
+    print_of_step = _add_gates(training, config.gates)
     finished = folder.finished(print_of_step)
     if finished and not force:
         return finished
     torch.set_num_threads(config.distill.threads or os.cpu_count() or 1)
     data = read_training_data(config, run_date)
     checkpoints = folder.folder / "checkpoints"
-    models = train_models(config.distill, data, checkpoints / print_of_step[:12], progress=progress)
+    models = train_models(config.distill, data, checkpoints / training[:12], progress=progress)
     attempt = folder.new_attempt()
     try:
         figures = _write_models(config, data, models, folder.attempt_folder(attempt), run_date, progress)
@@ -68,20 +74,28 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
 
 
 def identify_step(config: Config, run_date: str) -> str:
-    """Return the fingerprint of everything the models depend on: bytes of the inputs, upstream steps, settings."""
-    settings = as_document(config)
+    """Return the fingerprint of the step: its training, and the gates its export passed."""
+    return _add_gates(identify_training(config, run_date), config.gates)
+
+
+def identify_training(config: Config, run_date: str) -> str:
+    """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
     inputs = [_hash_files(config.labels.path), _hash_files(config.catalogue.path)]
     tables = (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES) if config.purchases.path else ()
-    upstream = []
-    for table in tables:
-        commit = StepFolder(config.shop.work, table.written_by, run_date).newest()
-        if commit is None:
-            raise ContractError(
-                f"table {table.name} of {run_date}: not there; run the step {table.written_by} for this date first"
-            )
-        upstream.append(commit.fingerprint)
+    upstream = [
+        StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
+    ]
     starts = [_identify_model(name) for name in (config.distill.teacher, config.distill.student)]
-    return fingerprint(STEP, inputs, upstream, starts, {name: settings[name] for name in SECTIONS}, __version__)
+    document = as_document(config)
+    settings = {
+        section: {name: value for name, value in document[section].items() if name not in left_out}
+        for section, left_out in SETTINGS.items()
+    }
+    return fingerprint(STEP, inputs, upstream, starts, settings, __version__)
+
+
+def _add_gates(training: str, gates: GatesConfig) -> str:
+    return fingerprint(training, gates.min_parity_fp32, gates.min_parity_int8)
 
 
 def _write_models(

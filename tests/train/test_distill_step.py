@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from indexer.config import Config, DistillConfig, GatesConfig, ShopConfig
 from indexer.distill import step as step_module
 from indexer.distill.evaluate import evaluate_encoder
+from indexer.distill.export import ExportSettings, export_encoder
 from indexer.distill.step import run_distill
 from indexer.encoder import open_encoder
 from indexer.errors import EncoderError, GateError
@@ -138,10 +140,51 @@ def test_a_change_of_settings_or_labels_is_another_step(shop, tmp_path):
     assert len(prints) == 3
 
 
-def test_a_failed_gate_commits_nothing(shop):
+def test_what_decides_no_weight_is_not_another_training(shop, shop_files, tmp_path):
+    step, training = step_module.identify_step(shop, DATE), step_module.identify_training(shop, DATE)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(shop_files, moved)
+    shutil.copytree(shop.distill.teacher, moved / "model")
+    same = replace(
+        shop,
+        catalogue=replace(shop.catalogue, path=str(moved / "catalogue.jsonl")),
+        labels=replace(shop.labels, path=str(moved / "labels.tsv")),
+        gates=replace(shop.gates, min_recall_10=0.5, min_recall_100=0.5, max_norm_error=0.1),
+        distill=replace(shop.distill, teacher=str(moved / "model"), threads=2, checkpoint_steps=7, every_days=7),
+    )
+    assert step_module.identify_step(same, DATE) == step
+    # The gates of the export are checked anew, on weights that are there already.
+    strict = replace(shop, gates=replace(shop.gates, min_parity_int8=0.95))
+    assert step_module.identify_step(strict, DATE) != step
+    assert step_module.identify_training(strict, DATE) == training
+
+
+def test_a_lower_gate_takes_the_training_that_a_higher_one_refused(shop, monkeypatch):
+    poor = {"mean_cosine": 0.95, "min_cosine": 0.9}
+    monkeypatch.setattr("indexer.distill.export.measure_parity", lambda *_: poor)
     with pytest.raises(GateError, match="min_parity_fp32"):
-        run_distill(replace(shop, gates=GatesConfig(min_parity_fp32=1.5)), DATE, progress=False)
+        run_distill(shop, DATE, progress=False)
     assert StepFolder(shop.shop.work, "distill", DATE).newest() is None
+    monkeypatch.setattr("indexer.distill.trainer.Trainer.run_step", lambda *_: pytest.fail("trained again"))
+    lower = replace(shop, gates=replace(shop.gates, min_parity_fp32=0.9))
+    assert run_distill(lower, DATE, progress=False).counts["parity"] == {"fp32": poor, "int8": poor}
+
+
+def test_an_exported_encoder_is_measured_on_the_texts_it_was_trained_on(shop, open_tiny, tmp_path):
+    catalogue = tmp_path / "catalogue.jsonl"
+    with open(shop.catalogue.path) as lines:
+        rows = [json.loads(line) for line in lines]
+    catalogue.write_text("\n".join(json.dumps({**row, "brand": "softhat"}) for row in rows))
+    settings = ExportSettings(name="tiny", text_fields=("title",), text_separator="", min_parity=0.9)
+    export_encoder(open_tiny(), tmp_path / "encoder", precision="fp32", settings=settings, sample=["redcup"])
+    plain = evaluate_encoder(tmp_path / "encoder", shop.catalogue, shop.labels, progress=False)
+    branded = replace(shop.catalogue, path=str(catalogue), text_fields=("title", "brand"))
+    assert evaluate_encoder(tmp_path / "encoder", branded, shop.labels, progress=False) == plain
+    open_tiny().save(tmp_path / "model")
+    folder = [
+        evaluate_encoder(tmp_path / "model", each, shop.labels, progress=False) for each in (branded, shop.catalogue)
+    ]
+    assert folder[0][-1].auc != folder[1][-1].auc
 
 
 def test_evaluating_a_missing_folder_is_a_clear_error(shop, tmp_path):
