@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.contracts import inputs
 from indexer.distill.data import TrainingData
 from indexer.distill.losses import HIGH, IRRELEVANT, LOW
 
-LABEL_OF_GRADE = np.array([IRRELEVANT, IRRELEVANT, LOW, HIGH], dtype=np.int64)
-"""C and I are irrelevant, S is low, E is high (KD-Boost appendix A.1)."""
+NUMBERS = {"irrelevant": IRRELEVANT, "low": LOW, "high": HIGH}
+LABEL_OF_GRADE = np.array([NUMBERS[label] for label in inputs.LABEL_OF_GRADE], dtype=np.int64)
 
 Rows = NDArray[np.int64]
 

@@ -1,6 +1,5 @@
 """Everything a training run learns from, as arrays of text rows."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import Config
+from indexer.config import Config, DistillConfig
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
-from indexer.distill.query_pairs import Pair, index_node_sets, index_pairs, read_node_sets, read_query_pairs
+from indexer.distill.query_pairs import (
+    Pair,
+    index_node_sets,
+    index_pairs,
+    read_node_sets,
+    read_query_pairs,
+    sample_queries,
+)
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, check_classes, split_queries
 
 
@@ -42,13 +48,24 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     Raises GateError where a part holds labels of one class only.
     """
     judgements = read_judgements(config.catalogue, config.labels)
-    similar: list[Pair] = []
-    dissimilar: list[Pair] = []
-    nodes: dict[str, frozenset[str]] = {}
-    if config.purchases.path:
-        similar, dissimilar = read_query_pairs(config.shop.work, run_date)
-        nodes = read_node_sets(config.shop.work, run_date, config.nodes)
-    return assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes=nodes, config=config)
+    if not config.purchases.path:
+        return assemble_data(judgements, similar=[], dissimilar=[], nodes={}, mining=[], config=config)
+    work, distill = config.shop.work, config.distill
+    similar, dissimilar = read_query_pairs(work, run_date)
+    held_out = find_held_out(judgements.queries, distill)
+    mining = sample_queries(
+        work, run_date, config.nodes, held_out=held_out, limit=distill.max_mining_queries, seed=distill.seed
+    )
+    # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
+    asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
+    nodes = read_node_sets(work, run_date, config.nodes, wanted=asked)
+    return assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes=nodes, mining=mining, config=config)
+
+
+def find_held_out(queries: Sequence[str], config: DistillConfig) -> set[str]:
+    """Return the labelled queries that no training may see."""
+    parts = _split(queries, config)
+    return {query for query, part in zip(queries, parts, strict=True) if part != TRAIN}
 
 
 def assemble_data(
@@ -57,21 +74,18 @@ def assemble_data(
     similar: Sequence[Pair],
     dissimilar: Sequence[Pair],
     nodes: Mapping[str, frozenset[str]],
+    mining: Sequence[str],
     config: Config,
 ) -> TrainingData:
-    """Split by query, drop what would leak held-out queries, and number all texts."""
-    distill = config.distill
-    parts = split_queries(
-        judgements.queries,
-        validation_share=distill.validation_share,
-        test_share=distill.test_share,
-        seed=distill.seed,
-    )
-    held_out = {query for query, part in zip(judgements.queries, parts, strict=True) if part != TRAIN}
+    """Split by query, drop pairs that would leak held-out queries, and number all texts.
+
+    `mining` are queries whose neighbours may become hard negatives, none of them held out.
+    """
+    parts = _split(judgements.queries, config.distill)
+    held_out = find_held_out(judgements.queries, config.distill)
     kept_similar = [pair for pair in similar if held_out.isdisjoint(pair)]
     open_dissimilar = [pair for pair in dissimilar if held_out.isdisjoint(pair)]
     kept_dissimilar = sorted(set(open_dissimilar) - set(similar))
-    mining = _choose_mining_queries(nodes, held_out, limit=distill.max_mining_queries, seed=distill.seed)
     queries = list(judgements.queries)
     paired = {query for pair in (*kept_similar, *kept_dissimilar) for query in pair}
     queries += sorted((paired | set(mining)) - set(queries))
@@ -112,11 +126,7 @@ def assemble_data(
     )
 
 
-def _choose_mining_queries(
-    nodes: Mapping[str, frozenset[str]], held_out: set[str], *, limit: int, seed: int
-) -> list[str]:
-    """Choose at most `limit` queries with nodes, the same ones for the same seed."""
-    allowed = [query for query in nodes if query not in held_out]
-    key = str(seed).encode()
-    chosen = sorted(allowed, key=lambda query: hashlib.blake2b(query.encode(), digest_size=8, key=key).digest())[:limit]
-    return sorted(chosen)
+def _split(queries: Sequence[str], config: DistillConfig) -> NDArray[np.int64]:
+    return split_queries(
+        queries, validation_share=config.validation_share, test_share=config.test_share, seed=config.seed
+    )

@@ -10,12 +10,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexer.contracts import schemas
+from indexer.contracts.duplicates import Version, choose_version
 from indexer.contracts.inputs import open_input
+from indexer.contracts.rejects import InputCounts
 from indexer.errors import ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 from indexer.text import normalise_query, product_text
 
 Rows = NDArray[np.int64]
+
+MAX_UNKNOWN_SHARE = 0.5
+"""Labels outlive products; where more than this share of them name none, they belong to another catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,35 +58,25 @@ class Judgements:
 def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgements:
     """Stream both tables and join them in order of query and product id, whatever the order of the input.
 
-    A label whose product is not in the catalogue, or has no text, is rejected. Several labels of one pair become
-    one: the grade with the greatest weight, on a tie the lowest.
+    A label whose product is not in the catalogue, or has no text that can be believed, is rejected. Several labels
+    of one pair become one: the grade with the greatest weight, on a tie the lowest. Raises ContractError where most
+    labels name unknown products.
     """
-    votes, label_counts, rejects = _read_votes(labels)
+    votes, label_counts = _read_votes(labels)
     wanted = {product_id for _, product_id in votes}
     texts, catalogue_counts = read_product_texts(catalogue, wanted)
     known = sorted(pair for pair in votes if pair[1] in texts)
-    lost = sorted(pair for pair in votes if pair[1] not in texts)
-    if not known:
-        raise ContractError(
-            f"LABELS from {labels.path}: none of its {len(wanted)} product ids is in the catalogue {catalogue.path}; "
-            "expected the same ids in both, check the column mapping"
-        )
-    rows_lost = sum(votes[pair].rows for pair in lost)
-    if lost:
-        key = " / ".join(lost[0])
-        reason = {"table": "LABELS", "reason": "product_unknown", "key": key, "sample": lost[0][1], "count": rows_lost}
-        rejects.append(reason)
+    _reject_unknown(votes, texts, label_counts, catalogue)
     queries = sorted({query for query, _ in known})
     product_ids = sorted({product_id for _, product_id in known})
     counts = {
-        "labels": label_counts,
-        "labels_without_product": rows_lost,
+        "labels": label_counts.as_counts(),
         "labels_merged": sum(votes[pair].rows - 1 for pair in known),
         "labels_conflicting": sum(len(votes[pair].weights) > 1 for pair in known),
         "pairs": len(known),
         "queries": len(queries),
         "products": len(product_ids),
-        "catalogue": catalogue_counts,
+        "catalogue": catalogue_counts.as_counts(),
     }
     return Judgements(
         queries=queries,
@@ -89,22 +84,32 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
         products=[texts[product_id] for product_id in product_ids],
         pairs=_index_pairs(known, votes, queries, product_ids),
         counts=counts,
-        rejects=rejects,
+        rejects=label_counts.as_rows() + catalogue_counts.as_rows(),
     )
 
 
-def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Stream the catalogue and return the text of each wanted product; of several rows of one id the newest counts."""
+def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tuple[dict[str, str], InputCounts]:
+    """Stream the catalogue and return the text of each wanted product.
+
+    Of several rows of one id the one stands that `choose_version` chooses; where it chooses none, all are rejected.
+    """
     reader = open_input(schemas.CATALOGUE, catalogue)
     ids = pa.array(sorted(wanted), pa.string())
-    newest: dict[str, tuple[str, str]] = {}
+    versions: dict[str, list[Version]] = {}
     for batch in reader:
         for product in batch.filter(pc.is_in(batch["product_id"], value_set=ids)).to_pylist():
             text = product_text(product, fields=catalogue.text_fields, separator=catalogue.text_separator)
-            updated = product["updated_at"] or ""
-            if text and updated >= newest.get(product["product_id"], ("", ""))[0]:
-                newest[product["product_id"]] = (updated, text)
-    return {product_id: text for product_id, (_, text) in newest.items()}, reader.counts.as_counts()
+            if text:
+                versions.setdefault(product["product_id"], []).append(Version(text, product["updated_at"]))
+    texts = {}
+    for product_id, rows in versions.items():
+        place = choose_version(rows)
+        if place is not None:
+            texts[product_id] = str(rows[place].content)
+        else:
+            reader.counts.rows_out -= len(rows)
+            reader.counts.reject("duplicate_id", key=product_id, sample=str(rows[0].content), count=len(rows))
+    return texts, reader.counts
 
 
 @dataclass
@@ -124,7 +129,7 @@ class _Votes:
         return grade, sum(self.weights.values()) / self.rows
 
 
-def _read_votes(labels: LabelsConfig) -> tuple[dict[tuple[str, str], _Votes], dict[str, Any], list[dict[str, Any]]]:
+def _read_votes(labels: LabelsConfig) -> tuple[dict[tuple[str, str], _Votes], InputCounts]:
     reader = open_input(schemas.LABELS, labels)
     votes: dict[tuple[str, str], _Votes] = {}
     for batch in reader:
@@ -137,7 +142,26 @@ def _read_votes(labels: LabelsConfig) -> tuple[dict[tuple[str, str], _Votes], di
                 continue
             votes.setdefault((normal, product_id), _Votes()).add(grade, 1.0 if weight is None else weight)
     reader.counts.check(labels.max_reject_share)
-    return votes, reader.counts.as_counts(), reader.counts.as_rows()
+    return votes, reader.counts
+
+
+def _reject_unknown(
+    votes: dict[tuple[str, str], _Votes], texts: dict[str, str], counts: InputCounts, catalogue: CatalogueConfig
+) -> None:
+    """Count the labels whose product has no text; they are apart from `max_reject_share`, since products come and go.
+
+    Raises ContractError where they are more than MAX_UNKNOWN_SHARE.
+    """
+    lost = sorted(pair for pair in votes if pair[1] not in texts)
+    rows = sum(votes[pair].rows for pair in lost)
+    if rows > MAX_UNKNOWN_SHARE * counts.rows_out:
+        raise ContractError(
+            f"{counts.table} from {counts.path}: {rows} of {counts.rows_out} labels name products that are not in "
+            f"{catalogue.path}, such as {lost[0][1]!r}; expected the same ids in both, check both paths and `columns`"
+        )
+    if lost:
+        counts.rows_out -= rows
+        counts.reject("product_unknown", key=" / ".join(lost[0]), sample=lost[0][1], count=rows)
 
 
 def _index_pairs(

@@ -1,10 +1,17 @@
-"""The run's own query tables, as arrays of query rows: similar pairs, dissimilar pairs, nodes per query."""
+"""The run's own query tables, as arrays of query rows: similar pairs, dissimilar pairs, nodes per query.
 
-from collections.abc import Iterator, Mapping, Sequence
+QUERY_NODES has a row for every query of the shop. It is streamed twice, so that memory holds the nodes of the
+queries that training asks for and of no others.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
@@ -13,27 +20,67 @@ from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS,
 from indexer.errors import ContractError
 from indexer.runs import StepFolder
 
+SHARE_DIGITS = 12
+"""Shares that differ later than this are equal: their sums depend on the order of the addition."""
+SHARE_TOLERANCE = 1e-9
+"""Ten shares of 0.1 add up to a little less than 1."""
+BATCH_ROWS = 20_000
+
 Pair = tuple[str, str]
 
 
 def read_query_pairs(work: str | Path, run_date: str) -> tuple[list[Pair], list[Pair]]:
     """Return D_QQ+ and D_QQ- of the run, sorted, so that the order of part files does not matter."""
-    similar = {_ordered(row["query_a"], row["query_b"]) for row in _read_rows(work, run_date, QUERY_PAIRS)}
-    dissimilar = {_ordered(row["query_a"], row["query_b"]) for row in _read_rows(work, run_date, QUERY_NEGATIVES)}
-    return sorted(similar), sorted(dissimilar)
+    names: dict[str, str] = {}
+    similar = _read_pairs(work, run_date, QUERY_PAIRS, names)
+    return similar, _read_pairs(work, run_date, QUERY_NEGATIVES, names)
 
 
-def read_node_sets(work: str | Path, run_date: str, config: NodesConfig) -> dict[str, frozenset[str]]:
-    """Return the label set of each query whose nodes are sure enough.
+def sample_queries(
+    work: str | Path, run_date: str, config: NodesConfig, *, held_out: Collection[str], limit: int, seed: int
+) -> list[str]:
+    """Return at most `limit` queries that have nodes, in order; memory holds no more of them.
 
-    The set is the smallest one that holds `label_mass` of the query's purchases; a query whose first node holds
-    less than `min_top_share` has none.
+    Those with the smallest hashes under the seed are taken, so that most of tonight's are also tomorrow's.
     """
-    shares: dict[str, list[tuple[float, str]]] = {}
-    for row in _read_rows(work, run_date, QUERY_NODES):
-        shares.setdefault(row["query"], []).append((-row["share"], row["node_id"]))
-    sets = {query: _smallest_set(sorted(found), config) for query, found in sorted(shares.items())}
+    sure = (
+        query
+        for batch in _read_batches(work, run_date, QUERY_NODES, ("query", "share"))
+        for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
+        if query not in held_out
+    )
+    return sorted(_smallest_hashes(sure, limit=limit, seed=seed))
+
+
+def read_node_sets(
+    work: str | Path, run_date: str, config: NodesConfig, *, wanted: Iterable[str]
+) -> dict[str, frozenset[str]]:
+    """Return the label set of each wanted query whose nodes are sure enough, by query."""
+    names = pa.array(sorted(wanted), pa.string())
+    shares: dict[str, list[tuple[str, float]]] = {}
+    for batch in _read_batches(work, run_date, QUERY_NODES, ("query", "node_id", "share")):
+        chosen = batch.filter(pc.is_in(batch["query"], value_set=names))
+        for query, node, share in zip(*(column.to_pylist() for column in chosen.columns), strict=True):
+            shares.setdefault(query, []).append((node, share))
+    sets = {query: choose_labels(found, config) for query, found in sorted(shares.items())}
     return {query: nodes for query, nodes in sets.items() if nodes}
+
+
+def choose_labels(shares: Sequence[tuple[str, float]], config: NodesConfig) -> frozenset[str]:
+    """Return the smallest set of a query's nodes that holds `label_mass` of its purchases.
+
+    A query whose largest share is below `min_top_share` has none. The rule is that of
+    `spark.taxonomy.query_labels`, to the last digit.
+    """
+    if max(share for _, share in shares) < config.min_top_share:
+        return frozenset()
+    held, nodes = 0.0, []
+    for node, share in sorted(shares, key=lambda item: (-round(item[1], SHARE_DIGITS), item[0])):
+        if held >= config.label_mass - SHARE_TOLERANCE:
+            break
+        nodes.append(node)
+        held += share
+    return frozenset(nodes)
 
 
 def index_pairs(pairs: Sequence[Pair], rows: Mapping[str, int]) -> NDArray[np.int64]:
@@ -52,26 +99,38 @@ def index_node_sets(sets: Mapping[str, frozenset[str]], queries: Sequence[str]) 
     return table
 
 
-def _smallest_set(ranked: list[tuple[float, str]], config: NodesConfig) -> frozenset[str]:
-    """Take nodes by falling share until `label_mass` is reached; `ranked` holds (-share, node)."""
-    if -ranked[0][0] < config.min_top_share:
-        return frozenset()
-    held, nodes = 0.0, []
-    for negative_share, node in ranked:
-        nodes.append(node)
-        held -= negative_share
-        if held >= config.label_mass - 1e-9:
-            break
-    return frozenset(nodes)
+def _smallest_hashes(queries: Iterable[str], *, limit: int, seed: int) -> set[str]:
+    """Return the `limit` distinct queries with the smallest hashes under the seed."""
+    key = str(seed).encode()
+    largest_first: list[tuple[int, str]] = []
+    kept: set[str] = set()
+    for query in queries:
+        if query in kept:
+            continue
+        digest = hashlib.blake2b(query.encode(), digest_size=8, key=key).digest()
+        entry = (-int.from_bytes(digest, "big"), query)
+        if len(kept) < limit:
+            heapq.heappush(largest_first, entry)
+        elif entry > largest_first[0]:
+            kept.remove(heapq.heapreplace(largest_first, entry)[1])
+        else:
+            continue
+        kept.add(query)
+    return kept
 
 
-def _read_rows(work: str | Path, run_date: str, table: Table) -> Iterator[dict[str, Any]]:
+def _read_pairs(work: str | Path, run_date: str, table: Table, names: dict[str, str]) -> list[Pair]:
+    """Return each pair once, smaller query first; `names` keeps one string per query, which many pairs share."""
+    pairs: set[Pair] = set()
+    for batch in _read_batches(work, run_date, table, ("query_a", "query_b")):
+        for a, b in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            pairs.add((names.setdefault(min(a, b), min(a, b)), names.setdefault(max(a, b), max(a, b))))
+    return sorted(pairs)
+
+
+def _read_batches(work: str | Path, run_date: str, table: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     folder = StepFolder(work, table.written_by, run_date).table_folder(table.name)
     if not folder.is_dir():
         raise ContractError(f"table {table.name}: no folder {folder}; run the step {table.written_by} again")
-    for batch in ds.dataset(folder, schema=table.schema, format="parquet").to_batches():
-        yield from batch.to_pylist()
-
-
-def _ordered(a: str, b: str) -> Pair:
-    return (a, b) if a <= b else (b, a)
+    dataset = ds.dataset(folder, schema=table.schema, format="parquet")
+    yield from dataset.to_batches(columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1)

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from indexer.config import Config, DistillConfig
-from indexer.distill.data import assemble_data
+from indexer.distill.data import assemble_data, find_held_out
 from indexer.distill.encoders import open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
 
@@ -97,5 +97,6 @@ def data(config):
         similar=[(a, b) for a in WORDS for b in WORDS if a < b and a[-3:] == b[-3:]],
         dissimilar=[("bighat", "bigpen"), ("redcup", "redhat")],
         nodes={word: frozenset([word[-3:]]) for word in WORDS},
+        mining=sorted(set(WORDS) - find_held_out(WORDS, config.distill)),
         config=config,
     )

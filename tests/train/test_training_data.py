@@ -1,5 +1,6 @@
 """From tables to arrays: joins, splits, leaks, counts; every row is accounted for."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from indexer.config import Config, DistillConfig, NodesConfig, ShopConfig
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import read_judgements
-from indexer.distill.query_pairs import index_node_sets, read_node_sets
+from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
 from indexer.errors import ContractError, GateError
 from indexer.input_config import CatalogueConfig, LabelsConfig, PurchasesConfig
@@ -96,35 +97,68 @@ def test_every_label_row_is_accounted_for(shop):
     found = read_judgements(shop.catalogue, shop.labels)
     counts = found.counts
     assert counts["labels"]["rows_in"] == 8
-    assert counts["labels"]["rows_out"] == 6
+    assert counts["labels"]["rows_out"] == 5
+    assert counts["labels"]["rejected"] == 3
     reasons = {row["reason"]: row["count"] for row in found.rejects}
     assert reasons == {"label_unknown": 1, "query_empty": 1, "product_unknown": 1}
-    assert (counts["labels_merged"], counts["labels_conflicting"], counts["labels_without_product"]) == (2, 1, 1)
-    assert counts["labels"]["rows_out"] == counts["pairs"] + counts["labels_merged"] + counts["labels_without_product"]
+    assert (counts["labels_merged"], counts["labels_conflicting"]) == (2, 1)
+    assert counts["labels"]["rows_out"] == counts["pairs"] + counts["labels_merged"]
     grades = {found.queries[q]: int(g) for q, g in zip(found.pairs.query, found.pairs.grade, strict=True)}
     # A tie between S and I goes to the lower grade.
     assert grades == {"q00": 3, "q01": 0, "q05": 1}
     assert found.pairs.weight.tolist() == [2.0, 1.0, 1.0]
 
 
-def test_no_known_product_is_refused(shop):
-    relabel(shop, [("q00", "x", "E", "1"), ("q01", "y", "I", "1")])
-    with pytest.raises(ContractError, match="none of its 2 product ids is in the catalogue"):
-        read_judgements(shop.catalogue, shop.labels)
+@pytest.mark.parametrize(("unknown", "refused"), [(4, False), (5, True), (9, True)])
+def test_labels_of_another_catalogue_are_refused_and_those_of_gone_products_are_not(shop, unknown, refused):
+    known = [(f"q{number:02d}", f"goodq{number:02d}", "E", "1") for number in range(0 if unknown == 9 else 4)]
+    relabel(shop, known + [("q00", f"gone{number}", "E", "1") for number in range(unknown)])
+    labels = replace(shop.labels, max_reject_share=0.0)
+    if refused:
+        with pytest.raises(ContractError, match=f"{unknown} of .* labels name products that are not in .*gone0"):
+            read_judgements(shop.catalogue, labels)
+    else:
+        found = read_judgements(shop.catalogue, labels)
+        assert [(row["reason"], row["count"]) for row in found.rejects] == [("product_unknown", 4)]
+        assert found.counts["labels"] == {"rows_in": 8, "rows_out": 4, "rejected": 4}
 
 
-def test_the_newest_row_of_a_product_counts(shop, tmp_path):
-    write_tsv(
-        tmp_path / "catalogue.tsv",
-        ("product_id", "title", "brand", "updated_at"),
-        [
-            ("goodq00", "old", "Acme", "2025-01-01"),
-            ("goodq00", "new", "Acme", "2026-01-01"),
-            ("goodq00", "older", "Acme", "2024-01-01"),
-        ],
-    )
-    relabel(shop, [("q00", "goodq00", "E", "1")])
-    assert read_judgements(shop.catalogue, shop.labels).products == ["new | Acme"]
+def test_the_catalogues_own_rejects_are_kept(shop, tmp_path):
+    rows = [("goodq00", "good", "Acme"), ("", "nameless", "Acme"), ("goodq01", "good", "Acme")]
+    write_tsv(tmp_path / "catalogue.tsv", ("product_id", "title", "brand"), rows)
+    relabel(shop, [("q00", "goodq00", "E", "1"), ("q01", "goodq01", "E", "1")])
+    found = read_judgements(replace(shop.catalogue, max_reject_share=0.5), shop.labels)
+    assert [(row["table"], row["count"]) for row in found.rejects] == [("CATALOGUE", 1)]
+    assert found.counts["catalogue"] == {"rows_in": 3, "rows_out": 2, "rejected": 1}
+
+
+def rewrite_catalogue(shop, rows):
+    write_tsv(Path(shop.catalogue.path), ("product_id", "title", "brand", "updated_at"), rows)
+    relabel(shop, [("q00", "goodq00", "E", "1"), ("q01", "goodq01", "I", "1")])
+
+
+def test_the_newest_row_of_a_product_counts_by_time_and_not_by_spelling(shop):
+    rows = [
+        ("goodq00", "old", "Acme", "2026-01-01T10:00:00+02:00"),
+        ("goodq00", "new", "Acme", "2026-01-01T09:00:00Z"),
+        ("goodq00", "older", "Acme", "no time at all"),
+        ("goodq01", "one", "Acme", ""),
+    ]
+    for order in (1, -1):
+        rewrite_catalogue(shop, rows[::order])
+        assert read_judgements(shop.catalogue, shop.labels).products == ["new | Acme", "one | Acme"]
+
+
+def test_a_product_that_contradicts_itself_has_no_text_as_it_has_no_place_in_the_index(shop):
+    rows = [("goodq00", "mug", "Acme", ""), ("goodq00", "cup", "Acme", ""), ("goodq01", "one", "Acme", "")]
+    rewrite_catalogue(shop, [*rows, ("goodq01", "one", "Acme", "")])
+    found = read_judgements(shop.catalogue, shop.labels)
+    assert found.product_ids == ["goodq01"]
+    assert {(row["table"], row["reason"]): row["count"] for row in found.rejects} == {
+        ("LABELS", "product_unknown"): 1,
+        ("CATALOGUE", "duplicate_id"): 2,
+    }
+    assert found.counts["catalogue"] == {"rows_in": 4, "rows_out": 2, "rejected": 2}
 
 
 def test_each_query_stands_in_one_part(shop):
@@ -200,7 +234,38 @@ def test_label_sets_are_the_smallest_that_hold_the_mass(tmp_path):
         for place, share in enumerate(values)
     ]
     write_table(tmp_path, QUERY_NODES, rows)
-    sets = read_node_sets(tmp_path, DATE, NodesConfig(label_mass=0.9, min_top_share=0.5))
+    sets = read_node_sets(tmp_path, DATE, NodesConfig(label_mass=0.9, min_top_share=0.5), wanted=shares)
     assert sets == {"sure": {"n0"}, "two": {"n0", "n1"}}
+    assert read_node_sets(tmp_path, DATE, NodesConfig(), wanted=["two"]) == {"two": {"n0", "n1"}}
     assert index_node_sets(sets, ["two", "sure", "other"]).tolist() == [[0, 1], [0, -1], [-1, -1]]
     assert index_node_sets({}, ["a"]).tolist() == [[-1]]
+
+
+def test_shares_that_differ_only_by_the_order_of_addition_are_a_tie():
+    third = 1 / 3
+    shares = [("c", third + 1e-14), ("a", third), ("b", third - 1e-14)]
+    assert choose_labels(shares, NodesConfig(label_mass=0.6, min_top_share=0.3)) == {"a", "b"}
+    tenths = [(f"n{number}", 0.1) for number in range(10)]
+    assert len(choose_labels(tenths, NodesConfig(label_mass=1.0, min_top_share=0.1))) == 10
+    assert len(choose_labels(tenths, NodesConfig(label_mass=0.8, min_top_share=0.1))) == 8
+    assert choose_labels(tenths, NodesConfig(label_mass=0.0, min_top_share=0.1)) == frozenset()
+
+
+def test_the_sample_of_queries_is_that_of_a_full_sort(tmp_path):
+    rows = [
+        {"query": f"q{number % 150}", "node_id": f"n{number // 150}", "share": 0.5 + 0.1 * (number % 3 - 1)}
+        for number in range(300)
+    ]
+    write_table(tmp_path, QUERY_NODES, [{**row, "confidence": 0.5} for row in rows])
+    held_out = {"q1", "q2"}
+
+    def digest(query):
+        return hashlib.blake2b(query.encode(), digest_size=8, key=b"7").digest()
+
+    allowed = {row["query"] for row in rows if row["share"] >= 0.5} - held_out
+    assert len(allowed) == 98
+    for limit in (1, 20, 97, 98, 1_000):
+        found = sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=limit, seed=7)
+        assert found == sorted(sorted(allowed, key=digest)[:limit])
+    other = sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=8)
+    assert other != sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=7)
