@@ -28,9 +28,9 @@ def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
     assert write_manifest(manifest) == data
     assert [(item.name, item.rows, len(item.shards)) for item in manifest.collections] == [
         ("products", 200, 2),
-        ("queries", 60, 1),
+        ("queries", 60, 2),
     ]
-    assert len(manifest.objects) == 3 + 3 * 3 + 1
+    assert len(manifest.objects) == 3 + 4 * 3 + 1
 
 
 def set_at(*path: str | int, value: object) -> Callable[[Document], None]:

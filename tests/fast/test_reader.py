@@ -47,6 +47,12 @@ class TestGoldenRelease:
         assert hits[0].score == pytest.approx(0.853129, abs=1e-5)
         assert index.reformulate("RED\u00a0mug", k=3) == ["red mug", "red hose", "mug"]
 
+    def test_it_names_no_folder_of_the_machine_that_made_it(self, golden: Path):
+        files = [path for path in golden.rglob("*") if path.is_file() and path.suffix != ".py"]
+        assert len(files) > 15
+        for path in files:
+            assert not any(folder in path.read_bytes() for folder in (b"/work", b"/tmp", b"/home", b"/root")), path
+
     def test_it_says_what_it_is(self, golden: Path):
         info = open_index(str(golden / "release_v1")).release
         assert (info.run_id, info.run_date, info.sequence) == (RUN_ID, "2026-11-20", 1)
@@ -143,7 +149,7 @@ def test_every_damaged_object_is_refused_before_it_is_parsed(
     for parser in ("load_encoder", "open_shard"):
         monkeypatch.setattr(f"indexer.reader.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified"))
     keys = objects_of(release)
-    assert len(keys) == 12
+    assert len(keys) == 15
     for key in keys:
         original = (release / key).read_bytes()
         (release / key).write_bytes(DAMAGES[damage](original))
@@ -265,7 +271,7 @@ def test_downloads_are_kept_by_hash_and_verified_each_time(bucket: str, release:
     cache = tmp_path / "cache"
     assert open_index(f"{bucket}/shop", cache=cache).search("red mug", k=1)
     kept = sorted(path for path in cache.rglob("*") if path.is_file())
-    assert len(kept) == 12
+    assert len(kept) == 15
     largest = max(kept, key=lambda path: path.stat().st_size)
     largest.write_bytes(flip(largest.read_bytes()))
     for key in objects_of(release):

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import shutil
 import tempfile
+from contextlib import chdir
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from indexer.contracts import schemas
 from indexer.input_config import CatalogueConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 RUN_DATE = "2026-11-20"
 THINGS = (
     "baby bottle",
@@ -50,28 +51,34 @@ def write_queries(work: Path) -> None:
     step.commit(StepCommit(step="curated_queries", run_date=RUN_DATE, attempt="golden", fingerprint="golden"))
 
 
+def write_catalogue(path: Path) -> None:
+    """Write 200 products."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["product_id", "title", "color"])
+        for number, (thing, kind, colour) in enumerate(product(THINGS, KINDS, COLOURS)):
+            rows.writerow([f"P{number:03d}", f"{kind} {thing}", colour])
+
+
 def main() -> None:
     """Write the folder; it must not exist."""
     release = HERE / "release_v1"
     if release.exists():
         raise SystemExit(f"{release} is a promise and stays as it is; a new format gets a folder of its own")
-    with tempfile.TemporaryDirectory() as work:
-        write_queries(Path(work))
-        catalogue = Path(work) / "catalogue.csv"
-        with catalogue.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["product_id", "title", "color"])
-            for number, (thing, kind, colour) in enumerate(product(THINGS, KINDS, COLOURS)):
-                rows.writerow([f"P{number:03d}", f"{kind} {thing}", colour])
-        config = Config(
-            shop=ShopConfig(work=work, release=str(release)),
-            catalogue=CatalogueConfig(path=str(catalogue)),
-            purchases=PurchasesConfig(path="not read"),
-            index=IndexConfig(m=8, ef_construction=40, ef_search=32, shards=2, recall_queries=20, threads=1),
-        )
+    config = Config(
+        shop=ShopConfig(name="golden", work="work", release="release_v1"),
+        catalogue=CatalogueConfig(path="catalogue.csv"),
+        purchases=PurchasesConfig(path="not read"),
+        index=IndexConfig(m=8, ef_construction=40, ef_search=32, shards=2, recall_queries=20, threads=1),
+    )
+    # Relative paths, because the report shows the configuration.
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        write_queries(Path(config.shop.work))
+        write_catalogue(Path(config.catalogue.path))
         build_release(config, RUN_DATE, encoder_directory=HERE / "encoder_v1", story={}, progress=False)
-    for folder in release.glob("v/*/done"):
-        shutil.rmtree(folder)
+        shutil.move(config.shop.release, release)
+    for done in release.glob("v/*/done"):
+        shutil.rmtree(done)
     for probe in release.rglob("*.probe.npy"):
         probe.unlink()
 
