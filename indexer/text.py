@@ -18,12 +18,14 @@ INVISIBLES = (
 """Control, zero-width, bidirectional-override, interlinear, replacement and tag characters: no meaning in a search."""
 
 _SPACES = re.compile(SPACES)
-_INVISIBLES = re.compile(INVISIBLES)
+_INVISIBLES = re.compile(INVISIBLES + "|[\\ud800-\\udfff]")
+"""Python alone can hold half a surrogate pair, which no file can."""
 
 
 def clean_text(text: str) -> str:
     """Strip invisible characters, apply NFKC and squeeze white space."""
-    visible = _INVISIBLES.sub("", unicodedata.normalize("NFKC", text))
+    # Before, since an invisible character keeps its neighbours from composing; after, should one come out of it.
+    visible = _INVISIBLES.sub("", unicodedata.normalize("NFKC", _INVISIBLES.sub("", text)))
     return _SPACES.sub(" ", visible).strip(" ")
 
 

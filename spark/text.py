@@ -8,7 +8,7 @@ from indexer.text import INVISIBLES, SPACES
 
 def clean_text(text: Column) -> Column:
     """Strip invisible characters, apply NFKC and squeeze white space."""
-    visible = F.regexp_replace(compose_text(text), INVISIBLES, "")
+    visible = F.regexp_replace(compose_text(F.regexp_replace(text, INVISIBLES, "")), INVISIBLES, "")
     return F.trim(F.regexp_replace(visible, SPACES, " "))
 
 

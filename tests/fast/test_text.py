@@ -22,16 +22,19 @@ from indexer.text import clean_text, normalise_query, product_text
         ("\ufb01sh", "fish"),
         ("", ""),
         ("  \u2028 ", ""),
+        ("e\u200b\u0301", "\u00e9"),
+        ("half \ud83d pair\udc00", "half pair"),
     ],
 )
 def test_normalise_query(raw, expected):
     assert normalise_query(raw) == expected
 
 
-@given(st.text())
+@given(st.text(st.characters()))
 def test_cleaning_twice_changes_nothing(text):
     once = clean_text(text)
     assert clean_text(once) == once
+    assert normalise_query(normalise_query(text)) == normalise_query(text)
     assert once == once.strip()
     assert "  " not in once
 

@@ -25,6 +25,7 @@ NASTY = [
     "tag\U000e0041\U000e007f end",
     "control\x00\x01\x1f\x7f\x80\x9f\x85",
     "ﬁne ﬀ Ａ１ ①½ ㎏ ™ Ⅷ",
+    "e\u200b\u0301 A\u00ad\u030a",
     "e\u0301 É é E\u0301 ñ n\u0303",
     "İstanbul ISTANBUL ıI",
     "ΣΑΣ ΣΑΣ. Σ ΑΣΑ",
