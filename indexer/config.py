@@ -80,11 +80,11 @@ class NegativesConfig:
     min_similarity: float = 0.3
     """Least cosine of the tf-idf vectors of words and character trigrams."""
     max_per_query: int = 10
-    max_gram_queries: int = 1_000
+    max_token_queries: int = 1_000
     """Words and trigrams found in more queries than this form no pair; they are counted."""
 
     def __post_init__(self) -> None:
-        require_ranges(self, min_similarity=(0, 1), max_per_query=(1, MANY), max_gram_queries=(2, MANY))
+        require_ranges(self, min_similarity=(0, 1), max_per_query=(1, MANY), max_token_queries=(2, MANY))
 
 
 @dataclass(frozen=True, kw_only=True)

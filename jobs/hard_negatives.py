@@ -42,16 +42,16 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     lineages = negatives.label_lineages(
         labels, tree_frame(session, tree, separator=config.catalogue.category_separator)
     )
-    grams = negatives.query_grams(labels)
-    with held(lineages), held(grams):
+    tokens = negatives.query_tokens(labels)
+    with held(lineages), held(tokens):
         queries = query_nodes.select("query").distinct().count()
         account.filters["queries_without_label"] = queries - lineages.count()
-        frequencies = negatives.gram_frequencies(grams)
-        account.filters["grams_too_frequent"] = frequencies.where(
-            F.col("gram_queries") > limits.max_gram_queries
+        frequencies = negatives.token_frequencies(tokens)
+        account.filters["tokens_too_frequent"] = frequencies.where(
+            F.col("token_queries") > limits.max_token_queries
         ).count()
-        account.figures |= first_row(negatives.join_size(frequencies, max_gram_queries=limits.max_gram_queries))
-        weights = negatives.gram_weights(grams, max_gram_queries=limits.max_gram_queries)
+        account.figures |= first_row(negatives.join_size(frequencies, max_token_queries=limits.max_token_queries))
+        weights = negatives.token_weights(tokens, max_token_queries=limits.max_token_queries)
         pairs = negatives.similar_queries(weights, min_similarity=limits.min_similarity)
         similar = read_table(session, config.shop.work, QUERY_PAIRS, run_date)
         judged = negatives.judge_negatives(pairs, lineages, similar, max_per_query=limits.max_per_query)

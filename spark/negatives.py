@@ -5,59 +5,59 @@ from pyspark.sql import functions as F
 
 from spark.pairs import first_reason, rank_partners
 
-GRAM_CHARACTERS = 3
+TRIGRAM_CHARACTERS = 3
 
 
-def query_grams(queries: DataFrame) -> DataFrame:
-    """Return (query, gram, times): words as `w:...` and trigrams of the query between spaces as `t:...`."""
+def query_tokens(queries: DataFrame) -> DataFrame:
+    """Return (query, token, times): words as `w:...` and trigrams of the query between spaces as `t:...`."""
     padded = F.concat(F.lit(" "), F.col("query"), F.lit(" "))
-    starts = F.sequence(F.lit(1), F.greatest(F.lit(1), F.char_length(padded) - (GRAM_CHARACTERS - 1)))
+    starts = F.sequence(F.lit(1), F.greatest(F.lit(1), F.char_length(padded) - (TRIGRAM_CHARACTERS - 1)))
 
     def trigram(start: Column) -> Column:
-        return F.concat(F.lit("t:"), F.substring(padded, start, F.lit(GRAM_CHARACTERS)))
+        return F.concat(F.lit("t:"), F.substring(padded, start, F.lit(TRIGRAM_CHARACTERS)))
 
     words = F.transform(F.split("query", " "), lambda word: F.concat(F.lit("w:"), word))
-    grams = F.concat(words, F.transform(starts, trigram))
+    tokens = F.concat(words, F.transform(starts, trigram))
     return (
-        queries.select("query", F.explode(grams).alias("gram"))
-        .groupBy("query", "gram")
+        queries.select("query", F.explode(tokens).alias("token"))
+        .groupBy("query", "token")
         .agg(F.count("*").alias("times"))
     )
 
 
-def gram_frequencies(grams: DataFrame) -> DataFrame:
-    """Return (gram, gram_queries), in how many queries each gram stands."""
-    return grams.groupBy("gram").agg(F.count("*").alias("gram_queries"))
+def token_frequencies(tokens: DataFrame) -> DataFrame:
+    """Return (token, token_queries), in how many queries each token stands."""
+    return tokens.groupBy("token").agg(F.count("*").alias("token_queries"))
 
 
-def join_size(frequencies: DataFrame, *, max_gram_queries: int) -> DataFrame:
-    """Return one row: `gram_pairs`, the rows that `similar_queries` forms before it adds them up."""
-    formed = F.col("gram_queries") * (F.col("gram_queries") - 1) / 2
-    light = frequencies.where(F.col("gram_queries") <= max_gram_queries)
-    return light.agg(F.coalesce(F.sum(formed).cast("bigint"), F.lit(0)).alias("gram_pairs"))
+def join_size(frequencies: DataFrame, *, max_token_queries: int) -> DataFrame:
+    """Return one row: `token_pairs`, the rows that `similar_queries` forms before it adds them up."""
+    formed = F.col("token_queries") * (F.col("token_queries") - 1) / 2
+    light = frequencies.where(F.col("token_queries") <= max_token_queries)
+    return light.agg(F.coalesce(F.sum(formed).cast("bigint"), F.lit(0)).alias("token_pairs"))
 
 
-def gram_weights(grams: DataFrame, *, max_gram_queries: int) -> DataFrame:
-    """Return unit vectors (query, gram, weight) of tf-idf, idf = ln((1 + queries) / (1 + frequency)) + 1.
+def token_weights(tokens: DataFrame, *, max_token_queries: int) -> DataFrame:
+    """Return unit vectors (query, token, weight) of tf-idf, idf = ln((1 + queries) / (1 + frequency)) + 1.
 
-    Grams found in more than `max_gram_queries` queries say little and would form most pairs: they are left out.
+    Tokens found in more than `max_token_queries` queries say little and would form most pairs: they are left out.
     """
-    queries = grams.agg(F.count_distinct("query").alias("queries"))
-    frequencies = gram_frequencies(grams).where(F.col("gram_queries") <= max_gram_queries)
-    idf = F.ln((1 + F.col("queries")) / (1 + F.col("gram_queries"))) + 1
-    weighted = grams.join(frequencies, on="gram", how="inner").crossJoin(F.broadcast(queries))
-    raw = weighted.select("query", "gram", (F.col("times") * idf).alias("raw"))
+    queries = tokens.agg(F.count_distinct("query").alias("queries"))
+    frequencies = token_frequencies(tokens).where(F.col("token_queries") <= max_token_queries)
+    idf = F.ln((1 + F.col("queries")) / (1 + F.col("token_queries"))) + 1
+    weighted = tokens.join(frequencies, on="token", how="inner").crossJoin(F.broadcast(queries))
+    raw = weighted.select("query", "token", (F.col("times") * idf).alias("raw"))
     norms = raw.groupBy("query").agg(F.sqrt(F.sum(F.col("raw") * F.col("raw"))).alias("norm"))
     unit = raw.join(norms, on="query", how="inner")
-    return unit.select("query", "gram", (F.col("raw") / F.col("norm")).alias("weight"))
+    return unit.select("query", "token", (F.col("raw") / F.col("norm")).alias("weight"))
 
 
 def similar_queries(weights: DataFrame, *, min_similarity: float) -> DataFrame:
     """Return (query_a, query_b, similarity) of all pairs whose vectors' cosine reaches `min_similarity`."""
     left, right = weights.alias("a"), weights.alias("b")
-    same_gram = (F.col("a.gram") == F.col("b.gram")) & (F.col("a.query") < F.col("b.query"))
+    same_token = (F.col("a.token") == F.col("b.token")) & (F.col("a.query") < F.col("b.query"))
     cosine = F.least(F.lit(1.0), F.sum(F.col("a.weight") * F.col("b.weight")))
-    pairs = left.join(right, on=same_gram, how="inner").groupBy(
+    pairs = left.join(right, on=same_token, how="inner").groupBy(
         F.col("a.query").alias("query_a"), F.col("b.query").alias("query_b")
     )
     return pairs.agg(cosine.alias("similarity")).where(F.col("similarity") >= min_similarity)

@@ -30,12 +30,12 @@ def analyse(query):
     return [f"w:{word}" for word in query.split(" ")] + [f"t:{padded[i : i + 3]}" for i in range(len(padded) - 2)]
 
 
-@pytest.mark.parametrize("max_gram_queries", [100, 2])
-def test_similarities_agree_with_scikit_learn(session, max_gram_queries):
+@pytest.mark.parametrize("max_token_queries", [100, 2])
+def test_similarities_agree_with_scikit_learn(session, max_token_queries):
     queries = session.createDataFrame([(query,) for query in QUERIES], "query string")
-    weights = negatives.gram_weights(negatives.query_grams(queries), max_gram_queries=max_gram_queries)
+    weights = negatives.token_weights(negatives.query_tokens(queries), max_token_queries=max_token_queries)
     pairs = negatives.similar_queries(weights, min_similarity=0.2).collect()
-    vectors = TfidfVectorizer(analyzer=analyse, max_df=max_gram_queries).fit_transform(QUERIES)
+    vectors = TfidfVectorizer(analyzer=analyse, max_df=max_token_queries).fit_transform(QUERIES)
     cosines = (vectors @ vectors.T).toarray()
     expected = {
         tuple(sorted((QUERIES[i], QUERIES[j]))): cosines[i, j]
@@ -46,13 +46,13 @@ def test_similarities_agree_with_scikit_learn(session, max_gram_queries):
 
 
 def test_work_is_known_before_it_is_done(session):
-    grams = negatives.query_grams(session.createDataFrame([("ab",), ("ab c",), ("ab d",)], "query string"))
-    frequencies = negatives.gram_frequencies(grams)
-    counts = {row.gram: row.gram_queries for row in frequencies.collect()}
+    tokens = negatives.query_tokens(session.createDataFrame([("ab",), ("ab c",), ("ab d",)], "query string"))
+    frequencies = negatives.token_frequencies(tokens)
+    counts = {row.token: row.token_queries for row in frequencies.collect()}
     assert (counts["w:ab"], counts["t: ab"], counts["t:ab "], counts["w:c"]) == (3, 3, 3, 1)
-    # Three grams in three queries each form three pairs; t:"b c" and the like form none.
-    assert negatives.join_size(frequencies, max_gram_queries=3).collect()[0].gram_pairs == 9
-    assert negatives.join_size(frequencies, max_gram_queries=2).collect()[0].gram_pairs == 0
+    # Three tokens in three queries each form three pairs; t:"b c" and the like form none.
+    assert negatives.join_size(frequencies, max_token_queries=3).collect()[0].token_pairs == 9
+    assert negatives.join_size(frequencies, max_token_queries=2).collect()[0].token_pairs == 0
 
 
 NODES = [Node("home", None, "h"), Node("pans", "home", "p"), Node("lids", "home", "l"), Node("toys", None, "t")]
