@@ -67,12 +67,6 @@ def judge_pairs(scores: DataFrame, *, tau: float, min_support: int, min_shared_p
     return judged.where(F.col("reason").isNotNull()).unionByName(placed)
 
 
-def strong_pairs(scores: DataFrame, *, tau: float, min_support: int, min_shared_products: int, top_k: int) -> DataFrame:
-    """Keep the pairs that pass every filter of `judge_pairs`."""
-    judged = judge_pairs(scores, tau=tau, min_support=min_support, min_shared_products=min_shared_products, top_k=top_k)
-    return judged.where(F.col("reason").isNull()).drop("reason")
-
-
 def _bounded_npmi(p_a: Column, p_b: Column, joint: Column) -> Column:
     score = (F.ln(joint) - F.ln(p_a) - F.ln(p_b)) / -F.ln(joint)
     return F.greatest(F.lit(-1.0), F.least(F.lit(1.0), score))

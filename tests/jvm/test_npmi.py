@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from spark.gram import join_size, query_gram
-from spark.npmi import judge_pairs, npmi_scores, strong_pairs
+from spark.npmi import judge_pairs, npmi_scores
 
 pytestmark = pytest.mark.jvm
 
@@ -227,10 +227,10 @@ def test_every_filter_is_counted_and_the_threshold_is_strict(scores):
 
 def test_a_pair_beyond_the_best_of_both_queries_goes(scores):
     limits = {"tau": 0.0, "min_support": 1, "min_shared_products": 1}
-    kept = {(r.query_a, r.query_b) for r in strong_pairs(scores, **limits, top_k=1).collect()}
+    kept = {(r.query_a, r.query_b) for r in judge_pairs(scores, **limits, top_k=1).where("reason IS NULL").collect()}
     # b-c, b-d and c-d are nobody's best: a comes before them.
     assert kept == {("a", "b"), ("a", "c"), ("a", "d")}
-    assert strong_pairs(scores, **limits, top_k=3).count() == len(SCORES)
+    assert judge_pairs(scores, **limits, top_k=3).where("reason IS NULL").count() == len(SCORES)
 
 
 def test_equal_scores_are_ordered_by_text(session):
@@ -239,6 +239,7 @@ def test_equal_scores_are_ordered_by_text(session):
     frame = session.createDataFrame(
         rows, "query_a string, query_b string, npmi double, support bigint, shared_products bigint"
     )
-    kept = strong_pairs(frame, tau=0.5, min_support=1, min_shared_products=1, top_k=1).collect()
+    judged = judge_pairs(frame, tau=0.5, min_support=1, min_shared_products=1, top_k=1)
+    kept = judged.where("reason IS NULL").collect()
     # m's best of three equal partners is x; x, y and z each prefer zz.
     assert {(r.query_a, r.query_b) for r in kept} == {("m", "x"), ("x", "zz"), ("y", "zz"), ("z", "zz")}
