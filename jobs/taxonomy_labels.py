@@ -21,7 +21,7 @@ from jobs.steps import Account, first_row, held, located, run_step
 from spark import taxonomy
 from spark.inputs import Location
 from spark.tables import read_input, read_rows, read_table
-from spark.tree import Node, grow_tree, path_nodes
+from spark.tree import MAX_NODES, Node, grow_tree, path_nodes
 
 STEP = "taxonomy_labels"
 
@@ -80,12 +80,12 @@ def _shop_nodes(
         return []
     source = read_input(session, TAXONOMY, locations["taxonomy"], config.taxonomy)
     account.add_rows(TAXONOMY, source.counts, source.rejects)
-    return [Node(*row) for row in source.rows.collect()]
+    return [Node(*row) for row in source.rows.limit(MAX_NODES + 1).collect()]
 
 
 def _path_nodes(products: DataFrame, separator: str) -> list[Node]:
-    paths = products.select("path").where(F.col("path").isNotNull()).distinct().orderBy("path").collect()
-    return path_nodes([row["path"] for row in paths], separator)
+    paths = products.select("path").where(F.col("path").isNotNull()).distinct().limit(MAX_NODES + 1).collect()
+    return path_nodes(sorted(row["path"] for row in paths), separator)
 
 
 def _write_product_nodes(products: DataFrame, tree: DataFrame, folder: Path, account: Account) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import NamedTuple
 
 from indexer.errors import ContractError
@@ -42,13 +43,13 @@ def grow_tree(rows: Iterable[Node], *, max_depth: int, shown: str) -> Tree:
     lineages: dict[str, tuple[str, ...]] = {}
     orphans: set[str] = set()
     for start in sorted(nodes):
-        branch: list[str] = []
+        branch: dict[str, None] = {}
         climbing: str | None = start
         while climbing is not None and climbing in nodes and climbing not in lineages and climbing not in orphans:
             if climbing in branch:
-                cycle = [*branch[branch.index(climbing) :], climbing]
+                cycle = [*dropwhile(climbing.__ne__, branch), climbing]
                 raise ContractError(f"{shown}: the taxonomy has a cycle: {' -> '.join(cycle[:20])}; correct a parent")
-            branch.append(climbing)
+            branch[climbing] = None
             climbing = nodes[climbing].parent_id
         if climbing is not None and climbing not in lineages:
             orphans.update(branch)
@@ -97,5 +98,5 @@ def _index_nodes(rows: Iterable[Node], shown: str) -> dict[str, Node]:
             )
         raise ContractError(f"{shown}: node {node.node_id!r} appears twice; keep one of its rows")
     if len(nodes) > MAX_NODES:
-        raise ContractError(f"{shown}: {len(nodes)} nodes, more than {MAX_NODES}; is this the taxonomy?")
+        raise ContractError(f"{shown}: more than {MAX_NODES} nodes; is this the taxonomy?")
     return nodes

@@ -53,6 +53,14 @@ def test_depth_is_limited():
         grow(chain)
 
 
+def test_a_very_long_chain_is_refused_and_a_very_long_cycle_named():
+    chain = [Node(f"{n:06d}", f"{n + 1:06d}", "level") for n in range(200_000)]
+    with pytest.raises(ContractError, match="lies 33 levels deep, more than 32"):
+        grow([*chain, Node("200000", None, "root")])
+    with pytest.raises(ContractError, match="cycle: 000000 -> 000001 -> 000002"):
+        grow([*chain, Node("200000", "000000", "root")])
+
+
 def test_paths_make_a_tree():
     nodes = path_nodes(["Home > Kitchen > Pans", "Home > Bath", "Toys"], ">")
     assert {(node.node_id, node.parent_id, node.name) for node in nodes} == {
