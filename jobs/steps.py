@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from indexer import __version__
 from indexer.config import Config, as_document
 from indexer.contracts.schemas import Table
-from indexer.errors import ContractError, IntegrityError
+from indexer.errors import IntegrityError
 from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
 from spark.inputs import Location, locate_input
 from spark.pairs import count_filters
@@ -83,7 +83,9 @@ def run_step(
     `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
     """
     folder = StepFolder(config.shop.work, step, run_date)
-    before = [_upstream_fingerprint(config, table, run_date) for table in upstream]
+    before = [
+        StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in upstream
+    ]
     identities = {name: location.identity for name, location in (inputs or {}).items()}
     settings = {name: _settings(config, name) for name in sections}
     print_of_step = fingerprint(step, identities, before, settings, __version__)
@@ -114,7 +116,7 @@ def run_step(
         )
         folder.commit(commit)
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        _remove_unfinished(folder, attempt)
         raise
     return commit
 
@@ -144,13 +146,11 @@ def located(session: SparkSession, config: Config, step: str, *sections: str) ->
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _upstream_fingerprint(config: Config, table: Table, run_date: str) -> str:
-    commit = StepFolder(config.shop.work, table.written_by, run_date).newest()
-    if commit is None:
-        raise ContractError(
-            f"table {table.name} of {run_date}: not there; run the step {table.written_by} for this date first"
-        )
-    return commit.fingerprint
+def _remove_unfinished(folder: StepFolder, attempt: str) -> None:
+    """Remove a failed attempt's files; a failure after the commit was created leaves a finished attempt."""
+    newest = folder.newest()
+    if newest is None or newest.attempt != attempt:
+        shutil.rmtree(folder.attempt_folder(attempt), ignore_errors=True)
 
 
 def _settings(config: Config, section: str) -> dict[str, Any]:

@@ -254,3 +254,20 @@ def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path):
     assert isinstance(config.purchases, InputConfig)
     other = replace(config, purchases=replace(config.purchases, path=str(moved / "purchases.tsv")))
     assert purchase_gram.run(session, other, DATE) == first
+
+
+@pytest.mark.parametrize("created", [True, False])
+def test_a_failure_at_the_commit_removes_only_what_is_not_committed(session, config, monkeypatch, created):
+    commit = StepFolder.commit
+
+    def break_off(folder, document):
+        if created:
+            commit(folder, document)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepFolder, "commit", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        purchase_gram.run(session, config, DATE)
+    assert bool(list(StepFolder(config.shop.work, "purchase_gram", DATE).folder.glob("attempt=*"))) == created
+    if created:
+        assert len(rows(config, schemas.PURCHASES)) == 7
