@@ -91,6 +91,11 @@ class TestGoldenRelease:
     def test_a_query_without_a_word_has_no_hits(self, golden: Path, query: str):
         assert open_index(str(golden / "release_v1")).search(query, k=3) == []
 
+    def test_half_of_a_surrogate_pair_is_no_part_of_a_query(self, golden: Path):
+        index = open_index(str(golden / "release_v1"))
+        assert index.search("red \ud83d mug", k=3) == index.search("red mug", k=3)
+        assert index.search("\udc00", k=3) == []
+
     def test_wrong_arguments_are_named(self, golden: Path):
         index = open_index(str(golden / "release_v1"))
         with pytest.raises(ConfigError, match="collection 'titles': expected one of products, queries"):
