@@ -44,7 +44,7 @@ def test_option_beats_environment_beats_file_beats_default(tmp_path):
         ("[index]\nm = true\n", "expected a whole number, found True"),
         ("[index]\nm = 0\n", "m: expected 2 to 512, found 0"),
         ("[index]\nef_construction = 8\n", "ef_construction: expected at least m, found 8"),
-        ("[index]\nshards = 100000\n", "shards: expected 0 to 99999"),
+        ("[index]\nshards = 100000\n", "shards: expected 0 to 512"),
         ('[npmi]\nvariant = "literal"\n', "no upper bound"),
         ("[distill]\nstudent_layers = 3\n", "expected a list of a whole number"),
         ("[labels.grades]\nfine = 7\n", "expected 0, 1, 2 or 3"),
