@@ -89,7 +89,7 @@ def test_a_mistake_ends_in_one_sentence_and_its_exit_code(shop, tmp_path, words,
     [
         (b"", 3, "CATALOGUE"),
         (b"product_id,title\n", 3, "0 rows"),
-        (b"id,title\n1,mug\n", 3, "no column 'product_id'"),
+        (b"id,title\n1,mug\n", 3, "needs the column 'product_id'"),
         (b"product_id,title\n1,mug\n2,\n", 3, "title_missing 1"),
         (b"product_id,title\n1,mug\n2,m\xffg\n", 3, "encoding 1"),
         (b"product_id,title\n1,steel mug\n1,red mug\n2,blue mug\n", 3, "duplicate_id"),

@@ -39,7 +39,7 @@ def night(shop, *options):
     [
         ("labels.tsv", None, 3, "no such file"),
         ("labels.tsv", "", 3, "labels.tsv"),
-        ("labels.tsv", "query\tproduct_id\n", 3, "no column 'label'"),
+        ("labels.tsv", "query\tproduct_id\n", 3, "needs the column 'label'"),
         ("labels.tsv", LABELS.replace("\tI\n", "\tE\n"), 4, "class"),
         ("labels.tsv", LABELS.replace("\tI\n", "\tmaybe\n"), 3, "label_unknown"),
         ("catalogue.csv", "product_id,title\n0,\n1,red mug\n", 3, "title_missing 1"),
