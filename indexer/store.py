@@ -70,7 +70,7 @@ def open_store(url: str) -> Store:
 def check_key(key: str) -> str:
     """Return the key if it stays below the store's root, else raise StoreError."""
     parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key or "%" in key:
+    if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
         raise StoreError(f"key {key!r}: leaves the store or is not in plain form")
     return key
 

@@ -3,6 +3,7 @@
 `indexer.contracts` holds the same rules and reason codes for readers that run without Spark.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 
 import pyarrow as pa
@@ -27,8 +28,12 @@ PATTERNS = {
 """How a value is written as text; Spark's own casts also take `12.0f` and `2026`."""
 
 
-def judge_rows(raw: DataFrame, table: Table, types: T.StructType, *, separator: str) -> DataFrame:
+def judge_rows(
+    raw: DataFrame, table: Table, types: T.StructType, *, separator: str, kept: Sequence[str] = ()
+) -> DataFrame:
     """Return the table's columns, typed, with `_reason`, `_key` and `_sample` of the row's first fault.
+
+    The `kept` columns pass through as they are.
 
     The order of reasons is malformed, encoding, then per column missing, type, too_long, chars, range.
     Nullable text above its limit is cut instead.
@@ -38,6 +43,7 @@ def judge_rows(raw: DataFrame, table: Table, types: T.StructType, *, separator: 
     staged = raw.select(
         "_line",
         "_broken",
+        *kept,
         *[_as_text(raw, column.name).alias(f"_raw_{column.name}") for column in present],
         *[value.alias(name) for name, value in values.items()],
     )
@@ -57,6 +63,7 @@ def judge_rows(raw: DataFrame, table: Table, types: T.StructType, *, separator: 
         fault["reason"].alias("_reason"),
         _shorten(F.concat_ws(" / ", *keys)).alias("_key"),
         _shorten(fault["sample"]).alias("_sample"),
+        *kept,
     )
 
 

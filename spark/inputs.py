@@ -1,14 +1,12 @@
-"""Find a shop's input and open it as raw columns, before any value is judged.
+"""Open a shop's input as raw columns, before any value is judged.
 
 Text formats come as text, whatever the value looks like; Parquet keeps its types. Besides the contract's
 columns a raw frame has `_line`, a record that could not be parsed, and `_broken`, whether its bytes are no UTF-8.
+JSON has no header: there `_has_<column>` tells for each expected column whether the record has its key.
 """
 
-import csv
-import gzip
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +15,17 @@ from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from indexer.contracts.columns import expected_columns, match_columns, name_columns, refuse_absent
+from indexer.contracts.files import check_path, detect_format, download_files, find_files
+from indexer.contracts.raw import DELIMITERS, LONE_SURROGATE, RECORD_BYTES, parse_header, read_header
 from indexer.contracts.schemas import Table
-from indexer.errors import ConfigError, ContractError, StoreError
+from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
 from indexer.runs import identify_input
-from indexer.store import open_store
 
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
-JSON_SAMPLE_ROWS = 1_000
-MAX_CELL_CHARACTERS = 100_000
-MAX_HEADER_BYTES = 1 << 20
-
-LONE_SURROGATE = r"(?i)(?<!\\)(?:\\\\)*\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2}\\u)d[c-f])"
-"""An escaped half of a character, which is valid JSON and no valid text."""
+HAS = "_has_"
+KEY_SAMPLE_ROWS = 1_000
+"""Records whose keys a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,127 +52,123 @@ def locate_input(session: SparkSession, source: InputConfig, *, section: str, st
 
     Raises ConfigError where the section has no path, ContractError where nothing usable lies there.
     """
-    if not source.path:
-        raise ConfigError(f"[{section}] path: not set; give the file or folder of the table")
+    check_path(source.path, section)
     if not source.path.startswith("s3://"):
-        return _local_location(Path(source.path), source, section, source.path)
+        files, root = find_files(Path(source.path), section=section), Path(source.path)
+        return _local_location(files, root, source, section)
     if (session.sparkContext.master or "").startswith("local"):
-        folder = _download(source.path, staging / uuid.uuid4().hex)
-        return _local_location(folder, source, section, source.path)
+        root = _make_folder(staging / uuid.uuid4().hex)
+        return _local_location(download_files(source.path, root), root, source, section)
     address = "s3a://" + source.path.removeprefix("s3://")
     listing = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(address)
-    files = [list(row) for row in listing.select("path", "length", F.col("modificationTime").cast("string")).collect()]
-    format = _format_of([name for name, *_ in files], source, section)
-    return Location(section=section, shown=source.path, files=(address,), format=format, identity=sorted(files))
+    found = [list(row) for row in listing.select("path", "length", F.col("modificationTime").cast("string")).collect()]
+    format = _one_format([name for name, *_ in found], source, section)
+    return Location(section=section, shown=source.path, files=(address,), format=format, identity=sorted(found))
 
 
-def open_input(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
-    """Return the raw columns of the table that the input has; raises ContractError where a required one is missing."""
+def open_input(
+    session: SparkSession, table: Table, location: Location, columns: Mapping[str, str], *, filled: Collection[str] = ()
+) -> DataFrame:
+    """Return the raw columns of the table that the input has; raises ContractError where an expected one is missing.
+
+    A JSON input is not read yet: it seems to have every column. `_has_<column>` of the expected and the
+    `filled` columns tells, once it is read, which of them it lacks.
+    """
     if location.format == "parquet":
         return _open_parquet(session, table, location, columns)
     if location.format == "jsonl":
-        return _open_json(session, table, location, columns)
+        return _open_json(session, table, location, columns, {*expected_columns(table, columns), *filled})
     return _open_delimited(session, table, location, columns)
 
 
-def match_columns(table: Table, location: Location, columns: Mapping[str, str], found: Sequence[str]) -> dict[str, str]:
-    """Return contract column -> the input's column, for those it has; raises ContractError for a missing one."""
-    unknown = sorted(set(columns) - {column.name for column in table.columns})
-    if unknown:
-        known = ", ".join(column.name for column in table.columns)
-        raise ConfigError(f"[{location.section}.columns] {', '.join(unknown)}: {table.name} has only {known}")
-    matched = {}
-    for column in table.columns:
-        name = columns.get(column.name, column.name)
-        if name in found:
-            matched[column.name] = name
-        elif not column.nullable or column.name in columns:
-            raise ContractError(
-                f"{location.shown}: {table.name} needs the column {name!r}, found {', '.join(found) or 'none'}; "
-                f'map it in the configuration: [{location.section}.columns] {column.name} = "your column"'
-            )
-    return matched
+def refuse_keys(
+    session: SparkSession, table: Table, location: Location, columns: Mapping[str, str], absent: Collection[str]
+) -> None:
+    """Raise ContractError where one of the absent columns is expected of a JSON input."""
+    wrong = [name for name in expected_columns(table, columns) if name in absent]
+    if not wrong:
+        return
+    lines = _read_lines(session, location).where(F.is_valid_utf8("value")).limit(KEY_SAMPLE_ROWS)
+    keys = lines.select(F.explode(F.json_object_keys("value")).alias("key")).distinct()
+    refuse_absent(table, columns, wrong, sorted(row.key for row in keys.collect()), shown=location.shown)
 
 
-def _local_location(path: Path, source: InputConfig, section: str, shown: str) -> Location:
-    if not path.exists():
-        raise ContractError(f"{shown}: no such file or folder; correct [{section}] path or deliver the table")
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    if any("_temporary" in file.relative_to(path).parts for file in files):
-        raise ContractError(f"{shown}: still being written (_temporary); wait for its writer to finish")
-    kept = [file for file in files if file == path or not file.name.startswith((".", "_"))]
-    if not any(file.stat().st_size for file in kept):
-        raise ContractError(f"{shown}: 0 rows; an empty input stops the run")
-    names = tuple(str(file.resolve()) for file in kept)
-    format = _format_of(names, source, section)
-    return Location(section=section, shown=shown, files=names, format=format, identity=identify_input(path))
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+    return folder
 
 
-def _download(url: str, folder: Path) -> Path:
-    parent, _, name = url.rstrip("/").rpartition("/")
-    if parent == "s3:/":
-        raise ConfigError(f"{url}: expected s3://bucket/key of a file or folder")
-    store = open_store(parent)
-    found = [item for item in store.list(name) if item.key == name or item.key.startswith(f"{name}/")]
-    if not found:
-        raise ContractError(f"{url}: no such object or folder; correct the address or deliver the table")
-    for item in found:
-        file = folder / item.key
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{file.parent}: cannot be made: {error.strerror}") from None
-        store.get_file(item.key, file)
-    return folder / name
+def _local_location(files: list[Path], root: Path, source: InputConfig, section: str) -> Location:
+    full = [file for file in files if file.stat().st_size]
+    if not full:
+        raise ContractError(f"{source.path}: 0 rows; an empty input stops the run")
+    names = tuple(str(file.resolve()) for file in full)
+    format = _one_format(names, source, section)
+    return Location(section=section, shown=source.path, files=names, format=format, identity=identify_input(root))
 
 
-def _format_of(names: Iterable[str], source: InputConfig, section: str) -> str:
-    if source.format != "auto":
-        return source.format
-    suffixes = {Path(name.removesuffix(".gz")).suffix.lower() for name in names}
-    formats = {SUFFIXES.get(suffix, "") for suffix in suffixes}
-    if len(formats) != 1 or "" in formats:
+def _one_format(names: Collection[str], source: InputConfig, section: str) -> str:
+    formats = sorted({detect_format(Path(name), source.format) for name in names})
+    if len(formats) != 1:
         raise ContractError(
-            f"{source.path}: expected files of one kind among {', '.join(SUFFIXES)} (or .gz of them), "
-            f"found {', '.join(sorted(suffixes)) or 'none'}; name it: [{section}] format"
+            f"{source.path}: expected files of one kind, found {', '.join(formats) or 'none'}; "
+            f"name it: [{section}] format"
         )
-    return formats.pop()
+    return formats[0]
 
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
     frame = _reader(session).parquet(*location.files)
-    matched = match_columns(table, location, columns, frame.columns)
+    matched = match_columns(table, columns, frame.columns, shown=location.shown)
     chosen = [F.col(f"`{name}`").alias(column) for column, name in matched.items()]
     return frame.select(*chosen, F.lit(None).cast("string").alias("_line"), F.lit(False).alias("_broken"))
 
 
-def _open_json(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
-    lines = _reader(session).text(list(location.files)).where(F.trim("value") != "")
-    keys = F.explode(F.json_object_keys(F.col("value"))).alias("key")
-    sample = lines.where(F.is_valid_utf8("value")).limit(JSON_SAMPLE_ROWS).select(keys).distinct()
-    matched = match_columns(table, location, columns, sorted(row.key for row in sample.collect()))
-    fields = [T.StructField(name, T.StringType()) for name in dict.fromkeys(matched.values())]
-    record = F.from_json("value", T.StructType(fields), {"mode": "PERMISSIVE"})
+def _open_json(
+    session: SparkSession, table: Table, location: Location, columns: Mapping[str, str], watched: Collection[str]
+) -> DataFrame:
+    names = name_columns(table, columns)
+    fields = [T.StructField(name, T.StringType()) for name in dict.fromkeys(names.values())]
+    value = F.col("value")
     # A record that is broken half way still yields its first fields, so the line is counted as an array of one.
-    items = F.json_array_length(F.concat(F.lit("["), "value", F.lit("]")))
-    parsed = F.coalesce(items == 1, F.lit(False)) & F.trim("value").startswith("{")
-    broken = ~F.is_valid_utf8("value") | F.col("value").rlike(LONE_SURROGATE)
-    return lines.select(
-        *[record.getField(name).alias(column) for column, name in matched.items()],
-        F.when(~parsed & ~broken, F.col("value")).alias("_line"),
+    items = F.json_array_length(F.concat(F.lit("["), value, F.lit("]")))
+    parsed = F.coalesce(items == 1, F.lit(False)) & F.trim(value).startswith("{")
+    broken = ~F.is_valid_utf8(value) | value.rlike(LONE_SURROGATE)
+    lines = _read_lines(session, location).select(
+        "value",
+        F.from_json(value, T.StructType(fields), {"mode": "PERMISSIVE"}).alias("record"),
+        (parsed & ~broken).alias("usable"),
         broken.alias("_broken"),
+    )
+    record, usable = F.col("record"), F.col("usable")
+    # Only a null leaves open whether the key is there, and asks for a second look at the line.
+    has = {
+        name: record.getField(names[name]).isNotNull() | F.array_contains(F.json_object_keys(value), names[name])
+        for name in sorted(watched)
+    }
+    return lines.select(
+        *[record.getField(name).alias(column) for column, name in names.items()],
+        F.when(~usable & ~F.col("_broken"), value).alias("_line"),
+        "_broken",
+        *[F.when(usable, there).alias(HAS + name) for name, there in has.items()],
     )
 
 
+def _read_lines(session: SparkSession, location: Location) -> DataFrame:
+    return _reader(session).text(list(location.files)).where(F.trim("value") != "")
+
+
 def _open_delimited(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
-    separator = "\t" if location.format == "tsv" else ","
-    header = _read_header(session, location, separator)
-    matched = match_columns(table, location, columns, header)
+    header = _read_headers(session, location)
+    matched = match_columns(table, columns, header, shown=location.shown)
     # Positions, not names: Spark would fold the case of the shop's names and split them at dots.
     names = {name: f"c{index}" for index, name in enumerate(header)}
     fields = [T.StructField(name, T.StringType()) for name in (*names.values(), "_line")]
     options: dict[str, Any] = {
-        "sep": separator,
+        "sep": DELIMITERS[location.format],
         "header": True,
         # TSV knows no quoting: a quote is a character like any other.
         "quote": '"' if location.format == "csv" else "",
@@ -194,7 +179,7 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
         "columnNameOfCorruptRecord": "_line",
         "columnPruning": False,
         "multiLine": location.format == "csv",
-        "maxCharsPerColumn": MAX_CELL_CHARACTERS,
+        "maxCharsPerColumn": RECORD_BYTES,
     }
     frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(list(location.files))
     chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
@@ -206,34 +191,17 @@ def _decoded(name: str) -> Column:
     return F.encode(name, "ISO-8859-1").cast("string")
 
 
-def _read_header(session: SparkSession, location: Location, separator: str) -> list[str]:
+def _read_headers(session: SparkSession, location: Location) -> list[str]:
     if location.remote:
         lines = [row.value for row in session.read.text(location.files[0]).limit(1).collect()]
-    else:
-        lines = [_first_line(Path(file), location) for file in location.files]
-    headers = {tuple(_split_header(line.rstrip("\r\n"), separator)) for line in lines}
+        return parse_header(lines, location.format, location.shown)
+    read = (read_header(Path(file), location.format) for file in location.files)
+    headers = {tuple(header) for header in read if header}
+    if not headers:
+        raise ContractError(f"{location.shown}: 0 rows; an empty input stops the run")
     if len(headers) != 1:
         raise ContractError(f"{location.shown}: expected one header in all files, found {len(headers)} different ones")
-    header = list(headers.pop())
-    twice = sorted(name for name, count in Counter(header).items() if count > 1)
-    if twice:
-        raise ContractError(f"{location.shown}: column {', '.join(twice)} appears twice in the header; rename one")
-    return header
-
-
-def _split_header(line: str, separator: str) -> list[str]:
-    names = next(csv.reader([line], delimiter=separator), []) if separator == "," else line.split(separator)
-    return [name.strip() for name in names]
-
-
-def _first_line(file: Path, location: Location) -> str:
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            return stream.readline(MAX_HEADER_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ContractError(f"{location.shown}: the header of {file.name} is not UTF-8; convert the file") from None
-    except (OSError, EOFError) as error:
-        raise ContractError(f"{location.shown}: {file.name} cannot be read: {error}") from None
+    return list(headers.pop())
 
 
 def _reader(session: SparkSession) -> DataFrameReader:

@@ -16,7 +16,7 @@ from indexer.errors import ContractError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
-from spark.inputs import Location, open_input
+from spark.inputs import HAS, Location, open_input, refuse_keys
 from spark.session import spark_failures
 
 WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float", "tinyint", "smallint", "int", "bigint")}
@@ -28,8 +28,6 @@ class Input:
     """The valid rows of a shop's table, and an account of the others."""
 
     rows: DataFrame
-    found: frozenset[str]
-    """Contract columns that the input has."""
     counts: dict[str, int]
     """`rows_in` = `valid` + `rejected`."""
     rejects: list[dict[str, Any]]
@@ -58,12 +56,15 @@ def read_input(
     `source.max_reject_share` rejected rows.
     """
     with spark_failures(location.shown):
-        raw = open_input(session, table, location, source.columns)
+        raw = open_input(session, table, location, source.columns, filled=filled)
         if location.format == "parquet":
             _check_types(raw, table, location.shown)
-        table = _require_filled(table, set(filled) & set(raw.columns))
-        judged = judge_rows(raw, table, spark_schema(table), separator=separator)
-        reasons = _count_reasons(judged)
+        judged, reasons = _judge(raw, table, filled, separator)
+        absent = [name for name in _watched(raw) if _is_absent(name, reasons)]
+        refuse_keys(session, table, location, source.columns, absent)
+        if absent:
+            raw = raw.drop(*absent, *(HAS + name for name in absent))
+            judged, reasons = _judge(raw, table, filled, separator)
     _refuse_unbalanced(reasons, location)
     rejects = [
         reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
@@ -73,7 +74,7 @@ def read_input(
     counts = count_rows(sum(row["count"] for row in reasons), rejects)
     check_rejects(counts, rejects, shown=location.shown, limit=source.max_reject_share, section=location.section)
     valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names)
-    return Input(rows=valid, found=frozenset(raw.columns) & set(valid.columns), counts=counts, rejects=rejects)
+    return Input(rows=valid, counts=counts, rejects=rejects)
 
 
 def reject_row(
@@ -140,6 +141,28 @@ def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: 
     write_table(session.createDataFrame(rows).coalesce(1), folder, REJECTS)
 
 
+def _judge(raw: DataFrame, table: Table, filled: Collection[str], separator: str) -> tuple[DataFrame, list[Any]]:
+    """Judge the rows and count them by reason, and with them the records that have each watched key."""
+    required = _require_filled(table, set(filled) & set(raw.columns))
+    judged = judge_rows(raw, required, spark_schema(required), separator=separator, kept=_watched_flags(raw))
+    return judged, _count_reasons(judged)
+
+
+def _watched(raw: DataFrame) -> list[str]:
+    """Return the columns of a JSON input of which only its records tell whether it has them."""
+    return [name.removeprefix(HAS) for name in _watched_flags(raw)]
+
+
+def _watched_flags(frame: DataFrame) -> list[str]:
+    return [name for name in frame.columns if name.startswith(HAS)]
+
+
+def _is_absent(name: str, reasons: list[Any]) -> bool:
+    """Tell whether there are records and none has the column; lines that are no record tell nothing (null)."""
+    flags = [row[HAS + name] for row in reasons]
+    return False in flags and True not in flags
+
+
 def _require_filled(table: Table, names: Collection[str]) -> Table:
     columns = tuple(replace(c, nullable=False) if c.name in names else c for c in table.columns)
     return replace(table, columns=columns)
@@ -170,5 +193,6 @@ def _refuse_unbalanced(reasons: list[Any], location: Location) -> None:
 
 def _count_reasons(judged: DataFrame) -> list[Any]:
     example = F.struct(F.col("_key").alias("key"), F.col("_sample").alias("sample"))
-    per_reason = judged.groupBy("_reason").agg(F.count("*").alias("count"), F.min(example).alias("example"))
+    flags = [F.bool_or(name).alias(name) for name in _watched_flags(judged)]
+    per_reason = judged.groupBy("_reason").agg(F.count("*").alias("count"), F.min(example).alias("example"), *flags)
     return per_reason.orderBy("_reason").collect()

@@ -3,19 +3,23 @@
 `spark/` checks the same rules as Spark expressions; a test sends the same rows through both.
 """
 
-import json
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.contracts.raw import json_text, parse_json
 from indexer.contracts.schemas import Column
 from indexer.errors import ContractError
+from indexer.text import SPACES
 
 CONTROL = r"[\x00-\x1f\x7f]"
 WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
 DAY = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}\s*$"
+
+_EDGES = re.compile(f"^{SPACES}|{SPACES}$")
 
 Findings = list[tuple[str, pa.BooleanArray]]
 """Reason codes in order, each with the rows it applies to."""
@@ -42,6 +46,8 @@ def check_column(
         findings.append((f"{column.name}_missing", empty))
     if unparsed is not None:
         findings.append((f"{column.name}_type", unparsed))
+    if pa.types.is_list(typed.type):
+        typed = pa.array([_clean_list(items) for items in typed.to_pylist()], column.type)
     typed, cut = _limit_text(typed, column, findings)
     if column.identifier:
         findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, CONTROL))))
@@ -87,16 +93,19 @@ def _parse(values: pa.StringArray, kind: pa.DataType, separator: str) -> pa.Arra
 def _parse_list(text: str | None, separator: str) -> list[str] | None:
     if text is None:
         return None
-    if text.lstrip().startswith("["):
-        try:
-            items = json.loads(text)
-        except ValueError:
-            return None
-        if not all(isinstance(item, str) for item in items):
-            return None
-    else:
-        items = text.split(separator)
-    return [item.strip() for item in items if item.strip()]
+    if not text.lstrip().startswith("["):
+        return text.split(separator.strip())
+    try:
+        items = parse_json(text)
+    except (ValueError, RecursionError):
+        return None
+    return [word for word in map(json_text, items) if word is not None]
+
+
+def _clean_list(items: list[str | None] | None) -> list[str] | None:
+    """Drop nulls and blank items and the white space around the others; nothing left is null."""
+    words = [_EDGES.sub("", item) for item in items or () if item]
+    return [word for word in words if word] or None
 
 
 def _widen(values: pa.Array, column: Column, place: str) -> pa.Array:
@@ -106,15 +115,19 @@ def _widen(values: pa.Array, column: Column, place: str) -> pa.Array:
         (pa.int64(), lambda kind: pa.types.is_integer(kind) and kind != pa.uint64()),
         (pa.float64(), lambda kind: pa.types.is_floating(kind) or pa.types.is_integer(kind)),
         (pa.date32(), pa.types.is_date),
-        (pa.list_(pa.string()), lambda kind: pa.types.is_list(kind) or pa.types.is_large_list(kind)),
+        (pa.list_(pa.string()), _is_text_list),
     ]
     if have == want or any(want == kind and accepts(have) for kind, accepts in tests):
         return values.cast(want)
     if pa.types.is_null(have):
         return pa.nulls(len(values), want)
-    raise ContractError(
-        f"input {place}: column {column.name} has type {have}; expected {want}, write it again in this type"
-    )
+    raise ContractError(f"{place}: column {column.name} has type {have}; expected {want}, write it again in this type")
+
+
+def _is_text_list(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    return bool(pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
 
 
 def _limit_text(values: pa.Array, column: Column, findings: Findings) -> tuple[pa.Array, int]:

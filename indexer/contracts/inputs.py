@@ -7,12 +7,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.contracts.checks import Findings, check_column, first_reasons
-from indexer.contracts.files import RawBatch, detect_format, local_files, read_batches, read_header
+from indexer.contracts.columns import (
+    SECTIONS,
+    expected_columns,
+    match_columns,
+    name_columns,
+    refuse_absent,
+    shop_table,
+)
+from indexer.contracts.files import detect_format, local_files
+from indexer.contracts.raw import RawBatch, read_batches, read_header
 from indexer.contracts.rejects import InputCounts
-from indexer.contracts.schemas import LABELS, Column, Table
-from indexer.errors import ContractError
+from indexer.contracts.schemas import LABELS, Table
 from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig
 
+MAX_KEYS = 1_000
+"""Keys of JSON records beyond which only the contract's are noted."""
 LABEL_OF_GRADE = ("irrelevant", "irrelevant", "low", "high")
 """Grades 0 and 1 are irrelevant, 2 is low, 3 is high (KD-Boost appendix A.1)."""
 
@@ -26,51 +36,45 @@ class InputReader:
     def __init__(self, table: Table, source: InputConfig) -> None:
         self.table = table
         self.source = source
+        self._shop_table = shop_table(table)
+        self._keys: set[str] = set()
         self.counts = InputCounts(table.name, source.path)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield valid rows; raises ContractError at the end where too many rows were rejected."""
         self.counts = InputCounts(self.table.name, self.source.path)
-        with local_files(self.source.path) as files:
+        self._keys = set()
+        with local_files(self.source.path, section=SECTIONS[self.table.name]) as files:
             for file in files:
                 yield from self._read_file(file)
+        self._check_keys()
         self.counts.check(self.source.max_reject_share)
 
     def _read_file(self, file: Path) -> Iterator[pa.RecordBatch]:
         kind = detect_format(file, self.source.format)
         header = read_header(file, kind)
-        names = self._present_columns(header, file)
+        if header == []:
+            return
+        columns = self.source.columns
+        if header is None:
+            names = name_columns(self._shop_table, columns)
+        else:
+            names = match_columns(self._shop_table, columns, header, shown=str(file))
         for raw in read_batches(file, kind, list(names.values())):
             batch = self._check_batch(raw, names)
+            self._keys |= raw.keys if len(self._keys) < MAX_KEYS else raw.keys & set(names.values())
             self.counts.rows_out += batch.num_rows
             if batch.num_rows:
                 yield batch
 
-    def _present_columns(self, header: list[str] | None, file: Path) -> dict[str, str]:
-        """Return contract column -> file column for the columns the file has; a derived column has no file column."""
-        self._check_mapping()
-        wanted = {c.name: self.source.columns.get(c.name, c.name) for c in self._read_columns()}
-        if header is None:
-            return wanted
-        for column in self._read_columns():
-            if not column.nullable and wanted[column.name] not in header:
-                raise ContractError(
-                    f"{self.table.name} from {file}: no column {wanted[column.name]!r} (for {column.name}); found "
-                    f"{', '.join(header) or 'none'}; name the right one under `columns` of its section"
-                )
-        return {name: theirs for name, theirs in wanted.items() if theirs in header}
-
-    def _check_mapping(self) -> None:
-        known = [column.name for column in self._read_columns()]
-        unknown = sorted(set(self.source.columns) - set(known))
-        if unknown:
-            raise ContractError(
-                f"{self.table.name}: `columns` maps {unknown[0]!r}, which is no column of the table; "
-                f"known are {', '.join(known)}"
-            )
-
-    def _read_columns(self) -> list[Column]:
-        return [column for column in self.table.columns if (self.table, column.name) != (LABELS, "grade")]
+    def _check_keys(self) -> None:
+        """Raise ContractError where no record of a JSON input had an expected column."""
+        if not self._keys:
+            return
+        columns = self.source.columns
+        names = name_columns(self._shop_table, columns)
+        absent = [name for name in expected_columns(self._shop_table, columns) if names[name] not in self._keys]
+        refuse_absent(self._shop_table, columns, absent, sorted(self._keys), shown=self.source.path)
 
     def _check_batch(self, raw: RawBatch, names: dict[str, str]) -> pa.RecordBatch:
         columns: dict[str, pa.Array] = {}

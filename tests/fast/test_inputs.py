@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from indexer.contracts import schemas
 from indexer.contracts.inputs import InputReader, open_input
-from indexer.errors import ContractError
+from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig, PurchasesConfig
 
 LENIENT = {"max_reject_share": 1.0}
@@ -125,10 +125,13 @@ def test_a_long_optional_text_is_cut_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.csv", b"", "no column 'product_id'"),
+        ("c.csv", b"", "0 rows"),
+        ("c.csv.gz", gzip.compress(b""), "0 rows"),
         ("c.csv", b"product_id,title\n", "0 rows"),
         ("c.jsonl", b"", "0 rows"),
-        ("c.csv", b"id,title\n1,x\n", "no column 'product_id'.*found id, title.*`columns`"),
+        ("c.csv", b"id,title\n1,x\n", r"needs the column 'product_id', found id, title; .*\[catalogue.columns\]"),
+        ("c.jsonl", b'{"id": 1, "title": "x"}\n' * 3, r"needs the column 'product_id', found id, title; .*catalogue"),
+        ("c.csv", b"product_id,t\xff\n1,x\n", "header is not UTF-8"),
         ("c.csv", b"product_id,title,title\n1,x,y\n", "'title' appears twice"),
         ("c.csv", b'product_id,title\n1,"x\n2,y\n', "line 2.*quote"),
         ("c.csv", "product_id,title\n1,x\n".encode("utf-16"), "UTF-16"),
@@ -146,14 +149,14 @@ def test_an_unusable_file_is_refused_in_one_sentence(tmp_path, name, content, me
 
 
 def test_missing_file_and_unset_path(tmp_path):
-    with pytest.raises(ContractError, match="no such file or folder"):
+    with pytest.raises(ContractError, match=r"no such file or folder; correct \[catalogue\] path"):
         read(catalogue(tmp_path / "none.csv"))
-    with pytest.raises(ContractError, match="no path is configured"):
+    with pytest.raises(ConfigError, match=r"^\[catalogue\] path: not set"):
         read(open_input(schemas.CATALOGUE, CatalogueConfig()))
 
 
 def test_a_folder_still_being_written_is_refused(tmp_path):
-    (tmp_path / "_temporary").mkdir()
+    (tmp_path / "day" / "_temporary").mkdir(parents=True)
     with pytest.raises(ContractError, match="still being written"):
         read(catalogue(tmp_path))
 
@@ -203,7 +206,7 @@ def test_unknown_label_words_are_rejected(tmp_path):
 
 def test_mapping_of_an_unknown_column_is_refused(tmp_path):
     (tmp_path / "c.csv").write_text("product_id,title\n1,x\n")
-    with pytest.raises(ContractError, match="maps 'tilte'"):
+    with pytest.raises(ConfigError, match=r"^\[catalogue.columns\] tilte: CATALOGUE has only product_id, title"):
         read(catalogue(tmp_path / "c.csv", columns={"tilte": "title"}))
 
 
@@ -230,14 +233,71 @@ def test_s3_input_is_downloaded(tmp_path, monkeypatch):
         def list(self, prefix):
             from indexer.store import StoredObject
 
-            yield StoredObject("in/c.csv", 10)
-            yield StoredObject("in/c.csv.bak", 10)
+            keys = (
+                "in/c.csv",
+                "in/c.csv.bak",
+                "in/day/",
+                "in/day/a%3Ab c.csv",
+                "in/day/_SUCCESS",
+                "in/new/_temporary/c.csv",
+            )
+            yield from (StoredObject(key, 10) for key in keys if key.startswith(prefix))
 
         def get_file(self, key, path):
             Path(path).write_text("product_id,title\n1,x\n")
 
     monkeypatch.setattr("indexer.contracts.files.open_store", lambda url: OneObject())
-    assert len(read(open_input(schemas.CATALOGUE, CatalogueConfig(path="s3://bucket/in/c.csv")))) == 1
+
+    def rows(url):
+        return len(read(open_input(schemas.CATALOGUE, CatalogueConfig(path=url))))
+
+    assert (rows("s3://bucket/in/c.csv"), rows("s3://bucket/in/day/")) == (1, 1)
+    with pytest.raises(ContractError, match="still being written"):
+        rows("s3://bucket/in/new")
+    with pytest.raises(ContractError, match="s3://bucket/in/none: no such object or folder"):
+        rows("s3://bucket/in/none")
+    with pytest.raises(ConfigError, match="expected s3://bucket/key"):
+        rows("s3://bucket")
+
+
+def test_a_key_that_comes_late_is_a_column_and_one_that_never_comes_is_named(tmp_path):
+    path = tmp_path / "p.jsonl"
+    lines = ['{"query": "q", "product_id": "p"}'] * 6_000
+    path.write_text("\n".join([*lines, '{"query": "q", "product_id": "p", "purchases": 3}']))
+    rows = read(open_input(schemas.RAW_PURCHASES, PurchasesConfig(path=str(path))))
+    assert (len(rows), rows[-1]["purchases"]) == (6_001, 3)
+    source = PurchasesConfig(path=str(path), columns={"event_date": "day"})
+    with pytest.raises(
+        ContractError, match=r"needs the column 'day', found product_id, purchases, query; .*event_date"
+    ):
+        read(open_input(schemas.RAW_PURCHASES, source))
+
+
+def test_names_in_a_header_are_stripped_and_empty_lines_skipped(tmp_path):
+    (tmp_path / "c.tsv").write_text("\n product_id\ttitle \n\n1\tx\n\t\n \n2\ty\n")
+    reader = catalogue(tmp_path / "c.tsv")
+    assert [(row["product_id"], row["title"]) for row in read(reader)] == [("1", "x"), ("2", "y")]
+    assert reader.counts.rows_in == 2
+
+
+def test_lists_of_numbers_are_lists_of_their_texts_and_other_parquet_lists_are_refused(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"product_id": 1.50, "title": "x", "node_ids": [12, null, 2.50, " a ", ""]}\n')
+    (row,) = read(catalogue(tmp_path / "c.jsonl"))
+    assert (row["product_id"], row["node_ids"]) == ("1.5", ["12", "2.5", "a"])
+    pq.write_table(pa.table({"product_id": ["1"], "title": ["x"], "node_ids": [[1, 2]]}), tmp_path / "c.parquet")
+    with pytest.raises(ContractError, match=r"column node_ids has type list<.*int64>; expected list<.*string>"):
+        read(catalogue(tmp_path / "c.parquet"))
+
+
+def test_invalid_text_anywhere_in_a_json_record_rejects_it(tmp_path):
+    lines = [
+        b'{"product_id": "1", "title": "x", "other": "\xff"}',
+        b'{"product_id": "2", "title": "x", "o": "\\ud83d"}',
+    ]
+    (tmp_path / "c.jsonl").write_bytes(b"\n".join([*lines, b'{"product_id": "3", "title": "\\ud83d\\ude00"}']))
+    reader = catalogue(tmp_path / "c.jsonl")
+    assert [row["title"] for row in read(reader)] == ["\U0001f600"]
+    assert reasons(reader) == {"encoding": 2}
 
 
 def test_config_base_class_refuses_unknown_format():

@@ -92,7 +92,7 @@ class TestEveryStore:
         assert len(won) == 1
         assert store.get("log/1") == str(won[0]).encode()
 
-    @pytest.mark.parametrize("key", ["../a", "a/../b", "/a", "a//b", "a\\b", "a\0b", "a%2e", "", "."])
+    @pytest.mark.parametrize("key", ["../a", "a/../b", "/a", "a//b", "a\\b", "a\0b", "", "."])
     def test_a_key_cannot_leave_the_store(self, store: Store, key: str):
         with pytest.raises(StoreError, match="leaves the store"):
             store.put_new(key, b"")

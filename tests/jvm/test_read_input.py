@@ -117,12 +117,96 @@ def test_the_reader_without_spark_agrees_row_by_row(read, name):
         # An undecodable byte becomes a lone surrogate; a ragged row becomes half a record.
         records = [json.dumps(dict(zip(lines[0], line, strict=False))) for line in lines[1:]]
         content = "\n".join([*records[:2], records[2][:-3], *records[3:]])
-    result, source = read(name, content)
-    twin = open_input(schemas.RAW_PURCHASES, source)
-    rows = Counter((row["query"], row["product_id"], row["purchases"]) for batch in twin for row in batch.to_pylist())
-    assert Counter((r.query, r.product_id, r.purchases) for r in result.rows.collect()) == rows
+    assert_twins_agree(schemas.RAW_PURCHASES, *read(name, content))
+
+
+def assert_twins_agree(table, result, source):
+    twin = open_input(table, source)
+    rows = Counter(json.dumps(row, sort_keys=True, default=str) for batch in twin for row in batch.to_pylist())
+    found = (row.asDict(recursive=True) for row in result.rows.collect())
+    assert Counter(json.dumps(row, sort_keys=True, default=str) for row in found) == rows
     assert reasons(result) == {reason: reject.count for reason, reject in twin.counts.rejects.items()}
     assert result.counts["rows_in"] == twin.counts.rows_in
+    return result
+
+
+LONG = "x\u00e9" * 80_000
+CATALOGUE_TEXTS = [
+    # product_id, title, description, node_ids, category_path, comment
+    ("1", "plain", "text", "[12, 34]", "Home > Baby"),
+    ("2", "nulls", "", '["a", null, " b ", ""]', '["Home", "Baby > Toys"]'),
+    ("3", "nothing left", "", "[null]", " > "),
+    ("4", "empty", "", "[]", ""),
+    ("5", "broken list", "", '["a"', ""),
+    ("6", "numbers", "", "[1.50, 1e3, true]", "007"),
+    ("7", LONG, "", "", ""),
+    ("8", "long description", LONG, "", ""),
+    ("9" * 256, "longest id", "", "", ""),
+    ("9" * 257, "long id", "", "", ""),
+    ("id\u001f", "control", "", "", ""),
+    ("\u00e9\u3000", "odd id", "", "\u00a0a\u2003", ""),
+    ("", "no id", "", "", ""),
+    (" 12 ", "\u00a0", "", "", ""),
+]
+CATALOGUE_NAMES = ("product_id", "title", "description", "node_ids", "category_path")
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl", "c.parquet"])
+def test_the_readers_agree_on_lists_long_texts_and_identifiers(read, name):
+    records = [dict(zip(CATALOGUE_NAMES, row, strict=True)) for row in CATALOGUE_TEXTS]
+    if name == "c.parquet":
+        lists = {"node_ids": [" a ", None, ""], "category_path": []}
+        content = pa.Table.from_pylist(
+            [
+                record | (lists if at % 2 else {"node_ids": None, "category_path": ["b"]})
+                for at, record in enumerate(records)
+            ]
+        )
+    elif name == "c.jsonl":
+        lines = [json.dumps(record) for record in records]
+        lines += [
+            '{"product_id": 1.50, "title": 1e3, "node_ids": [12, null, "a", 1.0], "category_path": ["x", 7]}',
+            '{"product_id": 123456789012345678901234567890, "title": true, "node_ids": []}',
+            '{"product_id": "bytes", "title": "t", "other": "\udcff"}',
+            '{"product_id": "half", "title": "t", "other": "\\ud83d"}',
+            '{"product_id": "late", "title": "t", "brand": "b"}',
+        ]
+        content = "\n".join(lines).encode(errors="surrogateescape")
+    else:
+        separator, quote = (",", '"') if name == "c.csv" else ("\t", "")
+        cells = [[quote + cell.replace('"', '""' if quote else '"') + quote for cell in row] for row in CATALOGUE_TEXTS]
+        header = separator.join(f" {column} " for column in CATALOGUE_NAMES)
+        content = "\n".join(["", header, "", *map(separator.join, cells), "", ""])
+    result = assert_twins_agree(schemas.CATALOGUE, *read(name, content, schemas.CATALOGUE))
+    assert {"title_too_long", "product_id_too_long", "product_id_chars", "product_id_missing"} <= reasons(result).keys()
+    assert any(row.node_ids == ["12", "34"] for row in result.rows.collect()) == (name != "c.parquet")
+
+
+def test_a_parquet_list_of_numbers_is_refused(read):
+    content = pa.table({"product_id": ["1"], "title": ["x"], "node_ids": [[1, 2]]})
+    with pytest.raises(ContractError, match="node_ids: expected array<string>, found array<bigint>"):
+        read("c.parquet", content, schemas.CATALOGUE)
+
+
+def test_a_json_column_is_there_if_any_record_has_it(read, session, tmp_path):
+    short, late = '{"query": "q", "product_id": "p"}', '{"query": "q", "product_id": "p", "purchases": null}'
+
+    def count(*lines):
+        path = tmp_path / "p.jsonl"
+        path.write_text("\n".join(lines))
+        source = PurchasesConfig(path=str(path), max_reject_share=1.0)
+        location = locate_input(session, source, section="purchases", staging=tmp_path)
+        return read_input(session, schemas.RAW_PURCHASES, location, source, filled=("purchases",))
+
+    assert count(*[short] * 1_500).counts["valid"] == 1_500
+    result = count(*[short] * 1_500, late, late.replace("null", "7"))
+    assert reasons(result) == {"purchases_missing": 1_501}
+    assert [row.purchases for row in result.rows.collect()] == [7]
+    assert reasons(count("no record")) == {"malformed": 1}
+    result, _ = read(
+        "late.jsonl", "\n".join([*[short] * 1_500, '{"query": "q", "product_id": "p", "event_date": "2026-01-02"}'])
+    )
+    assert result.rows.where("event_date IS NOT NULL").count() == 1
 
 
 def test_broken_json(read):
@@ -147,7 +231,6 @@ def test_csv_with_line_breaks_and_columns_in_any_order(read):
     result, _ = read("a.csv", text, columns={"query": "q", "product_id": "Item"})
     found = {(r.query, r.product_id) for r in result.rows.collect()}
     assert found == {('two\nlines, "quoted"', "p1"), ("plain", "p2")}
-    assert result.found == {"query", "product_id"}
 
 
 def test_long_optional_text_is_cut_and_required_text_is_refused(read):
@@ -175,14 +258,14 @@ def test_parquet_types_are_widened_when_safe_and_refused_when_not(read):
     [
         ("missing.csv", "query,prod\na,b\n", r"needs the column 'product_id', found query, prod; .*product_id = "),
         ("missing.jsonl", '{"query": "a", "item": "b"}\n', "needs the column 'product_id', found item, query"),
-        ("twice.csv", "query,product_id,query\na,b,c\n", "column query appears twice"),
+        ("twice.csv", "query,product_id,query\na,b,c\n", "column 'query' appears twice"),
         ("empty.csv", "", "0 rows"),
         ("header.tsv", "query\tproduct_id\n", "0 rows"),
-        ("utf16.csv", "query,product_id\na,b\n".encode("utf-16"), "not UTF-8"),
+        ("utf16.csv", "query,product_id\na,b\n".encode("utf-16"), "is UTF-16; expected UTF-8"),
         ("quote.csv", 'query,product_id\n"a,p1\nb,p2\nc,p3\n', "unbalanced quote"),
         ("torn.parquet", b"PAR1 and nothing more PAR1", "cannot be read"),
         ("torn.csv.gz", None, "cannot be read"),
-        ("what.xlsx", "query,product_id\n", "expected files of one kind"),
+        ("what.xlsx", "query,product_id\n", "unknown kind of file"),
     ],
 )
 def test_unusable_files_stop_the_run(read, tmp_path, name, content, message):
@@ -198,7 +281,7 @@ def test_unusable_files_stop_the_run(read, tmp_path, name, content, message):
 
 
 def test_missing_file_and_unknown_column_name_what_to_do(read, session, tmp_path):
-    with pytest.raises(ContractError, match=r"no such file or folder; correct .purchases. path"):
+    with pytest.raises(ContractError, match=r"no such file or folder; correct .purchases. path or deliver"):
         read("a.csv", "x\n", source=InputConfig(path=str(tmp_path / "absent.csv")))
     with pytest.raises(ConfigError, match="path: not set"):
         read("a.csv", "x\n", source=InputConfig())
@@ -260,10 +343,12 @@ def test_an_s3_input_is_downloaded_where_spark_runs_on_this_machine(session, tmp
         for name, product in (("0.csv", "a"), ("1.csv", "b")):
             client.put_object(Bucket="shop", Key=f"in/day/{name}", Body=f"query,product_id\nq,{product}\n".encode())
         client.put_object(Bucket="shop", Key="in/day-after/0.csv", Body=b"no table")
+        client.put_object(Bucket="shop", Key="in/day/", Body=b"")
+        client.put_object(Bucket="shop", Key="in/day/2026%3A01 [1].csv", Body=b"query,product_id\nq,c\n")
         source = InputConfig(path="s3://shop/in/day/")
         location = locate_input(session, source, section="purchases", staging=tmp_path / "staging")
         result = read_input(session, schemas.RAW_PURCHASES, location, source)
-        assert sorted(row.product_id for row in result.rows.collect()) == ["a", "b"]
+        assert sorted(row.product_id for row in result.rows.collect()) == ["a", "b", "c"]
         assert location.identity == [[name, identity] for name, identity in sorted(map(tuple, location.identity))]
         one = locate_input(
             session, InputConfig(path="s3://shop/in/day/1.csv"), section="purchases", staging=tmp_path / "staging"

@@ -1,0 +1,62 @@
+"""How a shop's columns meet the contract's: under the same name, or as the configuration maps them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from indexer.contracts.schemas import CATALOGUE, LABELS, QUERY_CLASSES, RAW_PURCHASES, TAXONOMY, Table
+from indexer.errors import ConfigError, ContractError
+
+SECTIONS = {
+    RAW_PURCHASES.name: "purchases",
+    CATALOGUE.name: "catalogue",
+    TAXONOMY.name: "taxonomy",
+    QUERY_CLASSES.name: "query_classes",
+    LABELS.name: "labels",
+}
+"""Table that the shop delivers -> the configuration's section about it."""
+
+
+def shop_table(table: Table) -> Table:
+    """Return the part of the contract that the shop delivers: the grade of a label is derived from its word."""
+    if table.name != LABELS.name:
+        return table
+    return replace(table, columns=tuple(column for column in table.columns if column.name != "grade"))
+
+
+def name_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return contract column -> the shop's name for it; raises ConfigError where an unknown column is mapped."""
+    known = [column.name for column in table.columns]
+    unknown = sorted(set(columns) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"[{SECTIONS[table.name]}.columns] {', '.join(unknown)}: {table.name} has only {', '.join(known)}"
+        )
+    return {name: columns.get(name, name) for name in known}
+
+
+def expected_columns(table: Table, columns: Mapping[str, str]) -> list[str]:
+    """Return the contract columns that an input must have: the required ones, and those the configuration names."""
+    return [column.name for column in table.columns if not column.nullable or column.name in columns]
+
+
+def match_columns(table: Table, columns: Mapping[str, str], found: Collection[str], *, shown: str) -> dict[str, str]:
+    """Return contract column -> the shop's name, for the columns found.
+
+    Raises ConfigError where an unknown column is mapped, ContractError where an expected one was not found.
+    """
+    names = name_columns(table, columns)
+    absent = [column for column in expected_columns(table, columns) if names[column] not in found]
+    refuse_absent(table, columns, absent, found, shown=shown)
+    return {column: name for column, name in names.items() if name in found}
+
+
+def refuse_absent(
+    table: Table, columns: Mapping[str, str], absent: Collection[str], found: Collection[str], *, shown: str
+) -> None:
+    """Raise ContractError that names the first of the absent columns, if there is one."""
+    for column in absent:
+        raise ContractError(
+            f"{shown}: {table.name} needs the column {columns.get(column, column)!r}, "
+            f"found {', '.join(found) or 'none'}; "
+            f'map it in the configuration: [{SECTIONS[table.name]}.columns] {column} = "your column"'
+        )

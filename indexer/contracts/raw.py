@@ -1,0 +1,243 @@
+"""The rows of an input file as they stand in it: Parquet, CSV, TSV or JSONL, plain or gzip.
+
+CSV follows RFC 4180 (quotes doubled inside quotes). TSV knows no quoting: a quote is a character like any other.
+Text formats give every value as text; a value that is no scalar (a JSON list) gives its JSON text.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexer.errors import ContractError
+
+BATCH_ROWS = 5_000
+BATCH_BYTES = 16 << 20
+RECORD_BYTES = 16 << 20
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+ASCII_SPACE = "".join(map(chr, range(33)))
+"""What a TSV line may consist of and still count as empty."""
+
+LONE_SURROGATE = r"(?i)(?<!\\)(?:\\\\)*\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2}\\u)d[c-f])"
+"""An escaped half of a character, which is valid JSON and no valid text; Python and Java read the pattern alike."""
+
+_LONE_SURROGATE = re.compile(LONE_SURROGATE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass
+class RawBatch:
+    """Values as they stand in a file, column by column; rows that could not be read have a reason."""
+
+    columns: dict[str, pa.Array]
+    reasons: list[str | None]
+    """None, `malformed` or `encoding` per row."""
+    samples: dict[int, str]
+    """Row -> text of a row that could not be read."""
+    place: str
+    keys: frozenset[str] = frozenset()
+    """Keys of the JSON records, read or not."""
+
+
+def read_header(path: Path, kind: str) -> list[str] | None:
+    """Return the file's column names, none for an empty file, or None for JSONL, where every record has its own."""
+    with _readable(path):
+        if kind == "parquet":
+            names: list[str] = pq.ParquetFile(path).schema_arrow.names
+            return _check_unique(names, str(path))
+        if kind == "jsonl":
+            return None
+        with _open_text(path) as file:
+            return parse_header(file, kind, str(path))
+
+
+def parse_header(lines: Iterable[str], kind: str, place: str) -> list[str]:
+    """Return the column names of CSV or TSV lines, stripped; raises ContractError for unusable ones."""
+    names = [name.strip() for name in next(_csv_rows(lines, kind, place), [])]
+    if any(_is_damaged(name) for name in names):
+        raise ContractError(f"{place}: the header is not UTF-8; convert the file")
+    return _check_unique(names, place)
+
+
+def read_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[RawBatch]:
+    """Yield the named columns in bounded batches; a JSON record without a name has a null there."""
+    with _readable(path):
+        if kind == "parquet":
+            yield from _parquet_batches(path, names)
+        elif kind == "jsonl":
+            yield from _text_batches(_json_records(path, names), names, path)
+        else:
+            yield from _text_batches(_csv_records(path, kind, names), names, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeError) as error:
+        raise ContractError(f"{path}: cannot be read: {error}; write it again") from error
+
+
+def _check_unique(names: list[str], place: str) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ContractError(f"{place}: column {twice[0]!r} appears twice; rename one of them")
+    return names
+
+
+def _parquet_batches(path: Path, names: Sequence[str]) -> Iterator[RawBatch]:
+    file = pq.ParquetFile(path)
+    for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+        columns: dict[str, pa.Array] = {}
+        bad: set[int] = set()
+        for name in names:
+            columns[name], wrong = _valid_text(batch.column(name))
+            bad |= wrong
+        reasons = ["encoding" if row in bad else None for row in range(batch.num_rows)]
+        yield RawBatch(columns, reasons, dict.fromkeys(bad, "invalid UTF-8"), str(path))
+
+
+def _valid_text(values: pa.Array) -> tuple[pa.Array, set[int]]:
+    """Null out values of a text column that are no valid UTF-8 and return their rows."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        values.validate(full=True)
+        return values, set()
+    try:
+        values.validate(full=True)
+        return values.cast(pa.string()), set()
+    except pa.ArrowInvalid:
+        raw = values.cast(pa.large_binary()).to_pylist()
+    decoded = [None if item is None else _decode(item) for item in raw]
+    bad = {row for row, (item, text) in enumerate(zip(raw, decoded, strict=True)) if item is not None and text is None}
+    return pa.array(decoded, pa.string()), bad
+
+
+def _decode(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+@dataclass
+class _Record:
+    values: list[str | None]
+    reason: str | None = None
+    sample: str = ""
+    keys: tuple[str, ...] = ()
+    """Keys of a JSON object."""
+
+
+def _text_batches(records: Iterator[_Record], names: Sequence[str], path: Path) -> Iterator[RawBatch]:
+    held: list[_Record] = []
+    size = 0
+    for record in records:
+        held.append(record)
+        size += sum(len(value) for value in record.values if value)
+        if len(held) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield _raw_batch(held, names, path)
+            held, size = [], 0
+    if held:
+        yield _raw_batch(held, names, path)
+
+
+def _raw_batch(records: list[_Record], names: Sequence[str], path: Path) -> RawBatch:
+    for record in records:
+        if record.reason is None and any(_is_damaged(value) for value in record.values):
+            record.reason, record.sample = "encoding", "invalid UTF-8"
+            record.values = [None if _is_damaged(value) else value for value in record.values]
+    columns = {name: pa.array([record.values[at] for record in records], pa.string()) for at, name in enumerate(names)}
+    samples = {row: record.sample for row, record in enumerate(records) if record.reason}
+    keys = frozenset(key for record in records for key in record.keys)
+    return RawBatch(columns, [record.reason for record in records], samples, str(path), keys)
+
+
+def _is_damaged(value: str | None) -> bool:
+    """Tell whether text holds undecodable bytes (kept as surrogates) or a lone surrogate."""
+    return value is not None and _SURROGATE.search(value) is not None
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _open_text(path: Path) -> IO[str]:
+    with _open_bytes(path) as file:
+        start = file.read(4)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ContractError(f"{path}: is UTF-16; expected UTF-8, convert it")
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+
+def _csv_rows(lines: Iterable[str], kind: str, place: str) -> Iterator[list[str]]:
+    """Yield the fields of every line that is not empty."""
+    if kind == "tsv":
+        yield from (line.rstrip("\r\n").split("\t") for line in lines if line.strip(ASCII_SPACE))
+        return
+    csv.field_size_limit(RECORD_BYTES)
+    reader = csv.reader(lines, delimiter=DELIMITERS[kind], strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            if row := next(reader):
+                yield row
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ContractError(f"{place}: line {start}: {error}; is a quote unbalanced?") from None
+
+
+def _csv_records(path: Path, kind: str, names: Sequence[str]) -> Iterator[_Record]:
+    with _open_text(path) as file:
+        rows = _csv_rows(file, kind, str(path))
+        header = [name.strip() for name in next(rows, [])]
+        places = [header.index(name) if name in header else None for name in names]
+        for row in rows:
+            if len(row) != len(header):
+                yield _Record([None] * len(names), "malformed", DELIMITERS[kind].join(row)[:200])
+            else:
+                yield _Record([None if at is None else row[at] for at in places])
+
+
+def _json_records(path: Path, names: Sequence[str]) -> Iterator[_Record]:
+    with _open_bytes(path) as file:
+        for line in file:
+            text = line.decode("utf-8-sig", errors="surrogateescape").strip()
+            if text:
+                yield _parse_record(text, names)
+
+
+def _parse_record(text: str, names: Sequence[str]) -> _Record:
+    """Read one JSON object into the texts of its values."""
+    nothing: list[str | None] = [None] * len(names)
+    if _is_damaged(text) or ("\\u" in text and _LONE_SURROGATE.search(text)):
+        return _Record(nothing, "encoding", "invalid UTF-8")
+    try:
+        record = parse_json(text) if len(text) <= RECORD_BYTES else None
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        return _Record(nothing, "malformed", text[:200])
+    return _Record([json_text(record.get(name)) for name in names], keys=tuple(record))
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON with whole numbers as text, whatever their length; raises ValueError or RecursionError."""
+    return json.loads(text, parse_int=str)
+
+
+def json_text(value: Any) -> str | None:
+    """Return a text as it is, nothing for null, and any other value as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
