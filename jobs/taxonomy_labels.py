@@ -19,8 +19,9 @@ from indexer.runs import StepCommit
 from jobs.command import run_job
 from jobs.steps import Account, first_row, held, located, run_step
 from spark import taxonomy
+from spark.duplicates import count_versions, judge_versions
 from spark.inputs import Location
-from spark.tables import read_input, read_rows, read_table
+from spark.tables import Input, check_rejects, read_input, read_rows, read_table
 from spark.tree import MAX_NODES, Node, grow_tree, path_nodes
 
 STEP = "taxonomy_labels"
@@ -50,7 +51,9 @@ def build_tables(
     account, separator = Account(), config.catalogue.category_separator
     source = read_input(session, CATALOGUE, locations["catalogue"], config.catalogue, separator=separator)
     account.add_rows(CATALOGUE, source.counts, source.rejects)
-    products = taxonomy.category_text(taxonomy.newest_products(source.rows), separator=separator)
+    products = taxonomy.category_text(
+        _unique_products(source, config, locations["catalogue"], account), separator=separator
+    )
     if "taxonomy" not in locations:
         # Without a tree an id has no place; the path is the place.
         products = products.withColumn("node_ids", F.lit(None).cast("array<string>"))
@@ -63,7 +66,8 @@ def build_tables(
         frame = taxonomy.tree_frame(session, tree, separator=separator)
         account.balance(TAXONOMY.name, len(rows), [account.write(frame, folder, TAXONOMY), len(tree.orphans)])
         _write_product_nodes(products, frame, folder, account)
-    account.filters["merged_products"] = source.counts["valid"] - account.figures["products"]
+    unique = [account.figures["products"], account.filters["merged_products"]]
+    account.balance(CATALOGUE.name, account.inputs[CATALOGUE.name]["valid"], unique)
     nodes = read_rows(session, folder / PRODUCT_NODES.name, PRODUCT_NODES)
     purchases = read_table(session, config.shop.work, PURCHASES, run_date)
     derived = taxonomy.purchased_nodes(purchases, nodes, prior_purchases=config.nodes.prior_purchases)
@@ -71,6 +75,24 @@ def build_tables(
     account.figures |= first_row(taxonomy.count_placed(purchases, nodes))
     account.write(derived if classified is None else taxonomy.prefer_classes(derived, classified), folder, QUERY_NODES)
     return account
+
+
+def _unique_products(source: Input, config: Config, location: Location, account: Account) -> DataFrame:
+    """Return one row per product and enter the others; raises ContractError where too many contradict each other."""
+    judged = judge_versions(source.rows)
+    counted = {row["reason"]: row for row in count_versions(judged).collect()}
+    account.filters["merged_products"] = counted["repeated"]["count"] if "repeated" in counted else 0
+    if "duplicate_id" in counted:
+        row = counted["duplicate_id"]
+        account.reject(CATALOGUE, "duplicate_id", row["count"], key=row["key"], sample=None)
+        check_rejects(
+            account.inputs[CATALOGUE.name],
+            [reject for reject in account.rejects if reject["table"] == CATALOGUE.name],
+            shown=location.shown,
+            limit=config.catalogue.max_reject_share,
+            section=location.section,
+        )
+    return judged.where("reason IS NULL")
 
 
 def _shop_nodes(

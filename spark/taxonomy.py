@@ -23,14 +23,6 @@ def tree_frame(session: SparkSession, tree: Tree, *, separator: str) -> DataFram
     return session.createDataFrame(pa.table(columns, schema=TREE_SCHEMA))
 
 
-def newest_products(catalogue: DataFrame) -> DataFrame:
-    """Keep one row per product: the newest, and of equally new ones the first by its categories' text."""
-    categories = F.to_json(F.struct("node_ids", "category_path"))
-    newest = Window.partitionBy("product_id").orderBy(F.col("updated_at").desc_nulls_last(), categories)
-    ranked = catalogue.withColumn("rank", F.row_number().over(newest)).where(F.col("rank") == 1)
-    return ranked.select("product_id", "node_ids", "category_path")
-
-
 def category_text(catalogue: DataFrame, *, separator: str) -> DataFrame:
     """Replace `category_path` by `path`, written as `spark.tree.path_text` writes it; null without a category."""
     mark = separator.strip()

@@ -161,6 +161,22 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
     assert [path.name for path in newest.folder.glob("attempt=*")] == [f"attempt={commit.attempt}"]
 
 
+def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, config, tmp_path):
+    purchase_gram.run(session, config, DATE)
+    with (tmp_path / "catalogue.jsonl").open("a") as file:
+        for product_id, path, day in (("p3", "Camping", ""), ("p4", "Toys", "2026-01-01"), ("p5", "", "")):
+            record = {"id": product_id, "title": "Again", "category_path": path, "updated_at": day}
+            file.write(json.dumps(record) + "\n")
+    with pytest.raises(ContractError, match=r"3 of 8 rows rejected.*3 duplicate_id .* of 'p3'"):
+        taxonomy_labels.run(session, config, DATE)
+    lenient = replace(config, catalogue=replace(config.catalogue, max_reject_share=0.5))
+    commit = taxonomy_labels.run(session, lenient, DATE)
+    assert commit.counts["inputs"]["CATALOGUE"] == {"rows_in": 8, "valid": 5, "rejected": 3}
+    assert commit.counts["filters"]["merged_products"] == 1
+    nodes = {row["product_id"]: row["node_id"] for row in rows(lenient, schemas.PRODUCT_NODES)}
+    assert (nodes["p4"], "p3" in nodes) == ("Toys", False)
+
+
 def with_purchases(config, tmp_path, text, **options):
     path = tmp_path / "other.csv"
     path.write_text(text)

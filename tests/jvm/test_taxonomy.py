@@ -32,7 +32,7 @@ def test_products_are_placed_by_id_or_by_their_full_path(session, tree):
         ],
         CATALOGUE,
     )
-    products = taxonomy.category_text(taxonomy.newest_products(catalogue), separator=">")
+    products = taxonomy.category_text(catalogue, separator=">")
     references = taxonomy.product_references(products, tree)
     assert rows(taxonomy.product_nodes(references)) == [
         ("by id", "3", 0.5, 1.0),
@@ -44,13 +44,6 @@ def test_products_are_placed_by_id_or_by_their_full_path(session, tree):
     counted = taxonomy.count_references(references).collect()[0]
     assert (counted["all"], counted["unknown"], counted["merged"]) == (7, 2, 0)
     assert tuple(counted["example"]) == ("half known", "99")
-
-
-def test_the_newest_row_of_a_product_wins(session):
-    catalogue = session.createDataFrame(
-        [("a", ["1"], None, "2026-01-01"), ("a", ["2"], None, "2026-01-02"), ("a", ["3"], None, None)], CATALOGUE
-    )
-    assert [row.node_ids for row in taxonomy.newest_products(catalogue).collect()] == [["2"]]
 
 
 def test_query_nodes_are_shares_of_the_purchases_that_have_a_node(session, tree):
