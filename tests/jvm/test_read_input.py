@@ -2,16 +2,13 @@
 
 import gzip
 import json
-from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from indexer.contracts import schemas
-from indexer.contracts.inputs import open_input
 from indexer.errors import ConfigError, ContractError
-from indexer.input_config import CatalogueConfig, InputConfig, PurchasesConfig
+from indexer.input_config import InputConfig, PurchasesConfig
 from spark.inputs import locate_input
 from spark.tables import read_input, spark_schema, write_table
 
@@ -21,27 +18,6 @@ PRODUCTS = [
     {"product_id": "007", "title": "Sipper", "category_path": ["Home", "Baby"]},
     {"product_id": "8", "title": 'Pipe 3"', "category_path": None},
 ]
-
-
-@pytest.fixture
-def read(session, tmp_path):
-    """Read a file or folder that holds `content`, with lenient limits unless told otherwise."""
-
-    def go(name, content, table=schemas.RAW_PURCHASES, *, source=None, **options):
-        path = tmp_path / "in [1] {x}" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            content = content.encode()
-        if isinstance(content, bytes):
-            path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-        else:
-            pq.write_table(content, path)
-        kind = CatalogueConfig if table is schemas.CATALOGUE else InputConfig
-        source = source or kind(path=str(path), **({"max_reject_share": 1.0} | options))
-        location = locate_input(session, source, section="purchases", staging=tmp_path / "staging")
-        return read_input(session, table, location, source), source
-
-    return go
 
 
 def reasons(result):
@@ -63,30 +39,8 @@ def test_every_kind_of_file_gives_the_same_rows(read, name):
     assert result.rows.schema.names == [column.name for column in schemas.CATALOGUE.columns]
 
 
-BAD_TSV = (
-    b"query\tproduct_id\tpurchases\tevent_date\n"
-    b"good\tp1\t3\t2026-01-02\n"
-    b'"12 inch\tp2\t+4\t\n'
-    b"ragged\tp3\n"
-    b"one\ttoo\t1\t\tmany\n"
-    b"latin \xe9\tp4\t1\t\n"
-    b"\tp5\t1\t\n"
-    b" \xc2\xa0 \tp6\t1\t\n"
-    b"q\t\t1\t\n"
-    b"q\tp\x017\t1\t\n"
-    b"q\t" + b"x" * 257 + b"\t1\t\n"
-    b"negative\tp8\t-3\t\n"
-    b"zero\tp9\t0\t\n"
-    b"fraction\tp10\t3.5\t\n"
-    b"huge\tp11\t99999999999999999999\t\n"
-    b"word\tp12\tmany\t\n"
-    b"day\tp13\t1\t2026-02-30\n"
-    b"damaged \xef\xbf\xbd\tp14\t2\t\n"
-)
-
-
-def test_bad_rows_are_rejected_by_reason_and_counted(read):
-    result, _ = read("bad.tsv", BAD_TSV)
+def test_bad_rows_are_rejected_by_reason_and_counted(read, bad_tsv):
+    result, _ = read("bad.tsv", bad_tsv)
     assert reasons(result) == {
         "malformed": 2,
         "encoding": 1,
@@ -103,83 +57,6 @@ def test_bad_rows_are_rejected_by_reason_and_counted(read):
     samples = {reject["reason"]: (reject["key"], reject["sample"]) for reject in result.rejects}
     assert samples["purchases_range"] == ("negative / p8", "-3")
     assert samples["event_date_type"] == ("day / p13", "2026-02-30")
-
-
-@pytest.mark.parametrize("name", ["bad.tsv", "bad.csv", "bad.jsonl"])
-def test_the_reader_without_spark_agrees_row_by_row(read, name):
-    lines = [line.decode(errors="surrogateescape").split("\t") for line in BAD_TSV.splitlines()]
-    if name == "bad.tsv":
-        content = BAD_TSV
-    elif name == "bad.csv":
-        quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in line) for line in lines]
-        content = "\n".join(quoted).encode(errors="surrogateescape")
-    else:
-        # An undecodable byte becomes a lone surrogate; a ragged row becomes half a record.
-        records = [json.dumps(dict(zip(lines[0], line, strict=False))) for line in lines[1:]]
-        content = "\n".join([*records[:2], records[2][:-3], *records[3:]])
-    assert_twins_agree(schemas.RAW_PURCHASES, *read(name, content))
-
-
-def assert_twins_agree(table, result, source):
-    twin = open_input(table, source)
-    rows = Counter(json.dumps(row, sort_keys=True, default=str) for batch in twin for row in batch.to_pylist())
-    found = (row.asDict(recursive=True) for row in result.rows.collect())
-    assert Counter(json.dumps(row, sort_keys=True, default=str) for row in found) == rows
-    assert reasons(result) == {reason: reject.count for reason, reject in twin.counts.rejects.items()}
-    assert result.counts["rows_in"] == twin.counts.rows_in
-    return result
-
-
-LONG = "x\u00e9" * 80_000
-CATALOGUE_TEXTS = [
-    # product_id, title, description, node_ids, category_path, comment
-    ("1", "plain", "text", "[12, 34]", "Home > Baby"),
-    ("2", "nulls", "", '["a", null, " b ", ""]', '["Home", "Baby > Toys"]'),
-    ("3", "nothing left", "", "[null]", " > "),
-    ("4", "empty", "", "[]", ""),
-    ("5", "broken list", "", '["a"', ""),
-    ("6", "numbers", "", "[1.50, 1e3, true]", "007"),
-    ("7", LONG, "", "", ""),
-    ("8", "long description", LONG, "", ""),
-    ("9" * 256, "longest id", "", "", ""),
-    ("9" * 257, "long id", "", "", ""),
-    ("id\u001f", "control", "", "", ""),
-    ("\u00e9\u3000", "odd id", "", "\u00a0a\u2003", ""),
-    ("", "no id", "", "", ""),
-    (" 12 ", "\u00a0", "", "", ""),
-]
-CATALOGUE_NAMES = ("product_id", "title", "description", "node_ids", "category_path")
-
-
-@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl", "c.parquet"])
-def test_the_readers_agree_on_lists_long_texts_and_identifiers(read, name):
-    records = [dict(zip(CATALOGUE_NAMES, row, strict=True)) for row in CATALOGUE_TEXTS]
-    if name == "c.parquet":
-        lists = {"node_ids": [" a ", None, ""], "category_path": []}
-        content = pa.Table.from_pylist(
-            [
-                record | (lists if at % 2 else {"node_ids": None, "category_path": ["b"]})
-                for at, record in enumerate(records)
-            ]
-        )
-    elif name == "c.jsonl":
-        lines = [json.dumps(record) for record in records]
-        lines += [
-            '{"product_id": 1.50, "title": 1e3, "node_ids": [12, null, "a", 1.0], "category_path": ["x", 7]}',
-            '{"product_id": 123456789012345678901234567890, "title": true, "node_ids": []}',
-            '{"product_id": "bytes", "title": "t", "other": "\udcff"}',
-            '{"product_id": "half", "title": "t", "other": "\\ud83d"}',
-            '{"product_id": "late", "title": "t", "brand": "b"}',
-        ]
-        content = "\n".join(lines).encode(errors="surrogateescape")
-    else:
-        separator, quote = (",", '"') if name == "c.csv" else ("\t", "")
-        cells = [[quote + cell.replace('"', '""' if quote else '"') + quote for cell in row] for row in CATALOGUE_TEXTS]
-        header = separator.join(f" {column} " for column in CATALOGUE_NAMES)
-        content = "\n".join(["", header, "", *map(separator.join, cells), "", ""])
-    result = assert_twins_agree(schemas.CATALOGUE, *read(name, content, schemas.CATALOGUE))
-    assert {"title_too_long", "product_id_too_long", "product_id_chars", "product_id_missing"} <= reasons(result).keys()
-    assert any(row.node_ids == ["12", "34"] for row in result.rows.collect()) == (name != "c.parquet")
 
 
 def test_a_parquet_list_of_numbers_is_refused(read):
@@ -289,9 +166,9 @@ def test_missing_file_and_unknown_column_name_what_to_do(read, session, tmp_path
         read("a.csv", "query,product_id\na,b\n", columns={"querry": "q"})
 
 
-def test_too_many_rejects_stop_the_run_with_the_reasons(read):
+def test_too_many_rejects_stop_the_run_with_the_reasons(read, bad_tsv):
     with pytest.raises(ContractError, match=r"14 of 17 rows rejected.*3 purchases_type \(such as '3.5'"):
-        read("bad.tsv", BAD_TSV, max_reject_share=0.8)
+        read("bad.tsv", bad_tsv, max_reject_share=0.8)
 
 
 def test_a_folder_of_parts_is_one_table_and_an_unfinished_one_is_refused(read, tmp_path):
