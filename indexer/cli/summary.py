@@ -62,16 +62,14 @@ def format_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _figure_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+def _figure_lines(counts: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Yield one line per group of plain figures; tables and histories belong to the report."""
     plain = {name: value for name, value in counts.items() if not isinstance(value, Mapping | list)}
     if plain:
-        yield _join(plain)
+        yield f"{path}: {_join(plain)}" if path else _join(plain)
     for name, value in counts.items():
         if isinstance(value, Mapping):
-            figures = {key: item for key, item in value.items() if not isinstance(item, Mapping | list)}
-            if figures:
-                yield f"{name}: {_join(figures)}"
+            yield from _figure_lines(value, f"{path} {name}".strip())
 
 
 def _join(figures: Mapping[str, Any]) -> str:

@@ -127,7 +127,8 @@ class InputReader:
             reason = reasons[row].as_py()
             key = " / ".join(str(column[row].as_py()) for column in key_columns if column[row].is_valid)
             column = next((names[c.name] for c in self.table.columns if reason.startswith(f"{c.name}_")), None)
-            sample = raw.samples.get(row) or (str(raw.columns[column][row].as_py()) if column in raw.columns else None)
+            value = raw.columns[column][row].as_py() if column in raw.columns else None
+            sample = raw.samples.get(row) or (None if value is None else str(value))
             self.counts.reject(reason, key=key or None, sample=sample)
 
 

@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli.group import indexer
+from indexer.cli.summary import print_step
 from indexer.config import Config
 from indexer.log import read_head
 from indexer.reader import open_index
+from indexer.runs import StepCommit
 from indexer.store import open_store
 
 RUN_DATE = "2026-11-20"
@@ -129,3 +131,24 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     result = run("query", "live", "mug")
     assert result.exit_code == 2
     assert "needs the package faiss" in result.stderr
+
+
+def test_a_step_prints_rows_in_and_out_filters_and_rejects(capsys):
+    counts = {
+        "inputs": {"RAW_PURCHASES": {"rows_in": 1_010, "valid": 1_007, "rejected": 3}},
+        "tables": {"PURCHASES": 900},
+        "history": [{"epoch": 1}],
+        "recall": 0.5,
+    }
+    reject = {"table": "RAW_PURCHASES", "reason": "purchases_range", "key": "a\x1b / 1", "sample": "-1", "count": 3}
+    commit = StepCommit(
+        step="purchase_gram", run_date=RUN_DATE, attempt="a", fingerprint="f", counts=counts, rejects=[reject]
+    )
+    print_step(commit)
+    assert capsys.readouterr().out.splitlines() == [
+        "purchase_gram  2026-11-20  done  0.0 s",
+        "  recall 0.5000",
+        "  inputs RAW_PURCHASES: rows_in 1,010, valid 1,007, rejected 3",
+        "  tables: PURCHASES 900",
+        "  rejected from RAW_PURCHASES: 3 purchases_range, such as 'a\\x1b / 1'",
+    ]
