@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OPEN_AND_SEARCH = """
 import importlib.util, sys
 from indexer.reader import open_index
-absent = ("torch", "transformers", "sentence_transformers", "pyspark", "pyarrow", "pandas", "click", "jinja2")
+absent = ("torch", "transformers", "sentence_transformers", "pyspark", "pyarrow", "pandas", "jinja2", "sklearn")
 installed = [name for name in absent if importlib.util.find_spec(name)]
 assert not installed, installed
 index = open_index(sys.argv[1])
