@@ -144,10 +144,6 @@ def commit_entry(
     """
     if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
         raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
-    if entry.kind == "publish" and expected_head:
-        live = live_entry(store, expected_head)
-        if live is not None and live.run_id == entry.run_id:
-            return live
     data = write_document(asdict(entry))
     problem: StoreError | None = None
     for attempt in range(COMMIT_ATTEMPTS):

@@ -73,7 +73,7 @@ def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int) ->
 
 def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
     """Return the run's id: equal inputs, options, encoder and code have an equal one."""
-    with local_files(config.catalogue.path) as files:
+    with local_files(config.catalogue.path, section="catalogue") as files:
         inputs = [[file.name, hash_file(file)] for file in files]
     rules = {name: value for name, value in as_document(config.catalogue).items() if name != "path"}
     identity = fingerprint(

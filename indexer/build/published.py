@@ -1,39 +1,58 @@
-"""Runs that were published before: left alone, or live again where another run of their date replaced them."""
+"""What a new build finds in the log: itself, a run that replaced it, or a newer night that it must not replace."""
 
 from indexer.build.publish import find_damage
 from indexer.build.summary import ReleaseSummary, summarise_published
+from indexer.errors import IntegrityError, PublishConflictError
 from indexer.log import LogEntry, commit_entry, find_publication, live_entry, read_manifest
+from indexer.manifest import Manifest
 from indexer.runs import now_text
 from indexer.store import Store
 
 
-def find_published(store: Store, run_id: str, head: int) -> ReleaseSummary | None:
-    """Return the summary of the run if it was published before, live again where another run of its date is live.
+def find_published(store: Store, run_id: str, run_date: str, head: int) -> ReleaseSummary | None:
+    """Return the summary of a run that needs no build, or None.
 
-    A release of another date stays live: a late rerun of an old night must not take the place of a newer one.
-    Raises PublishConflictError where another run was first.
+    A run that is live and whole is left alone. One that another run of its date replaced goes live again, unless
+    an operator's rollback stands. One of an earlier night stays what it was: published before. A run whose objects
+    are lost is built anew. Raises PublishConflictError where a night that was never published would replace a
+    newer one, or where another run was first.
     """
-    if not any(store.list(f"v/{run_id}/manifest.")):
+    live = live_entry(store, head)
+    if live is None:
         return None
-    entry, live = find_publication(store, run_id, head), live_entry(store, head)
-    if entry is None or live is None:
-        return None
+    live_manifest = _read_whole(store, live)
     if live.run_id == run_id:
-        return summarise_published("already published", store.url, live, read_manifest(store, live))
-    manifest = read_manifest(store, entry)
-    if read_manifest(store, live).run_date != manifest.run_date:
-        return summarise_published("already published", store.url, entry, manifest)
-    if find_damage(store, manifest.objects):
-        # Built and published anew: what is lost cannot become live.
+        return summarise_published("already published", store.url, live, live_manifest) if live_manifest else None
+    earlier = find_publication(store, run_id, head)
+    manifest = _read_whole(store, earlier) if earlier else None
+    replaced_by = live_manifest.run_date if live_manifest else run_date
+    if earlier is None or manifest is None:
+        if replaced_by > run_date:
+            raise PublishConflictError(
+                f"{store.url}: run {live.run_id} of the newer night {replaced_by} is live, and a release of {run_date} "
+                "would replace it; run the newer night again instead"
+            )
         return None
-    return summarise_published("published again", store.url, _publish_again(store, entry, head), manifest)
+    if replaced_by != run_date or live.kind == "rollback":
+        return summarise_published("published before", store.url, earlier, manifest)
+    again = _publish_again(store, earlier, head)
+    return summarise_published("published again", store.url, again, manifest)
+
+
+def _read_whole(store: Store, entry: LogEntry) -> Manifest | None:
+    """Return the entry's manifest if it and every object it names are there."""
+    try:
+        manifest = read_manifest(store, entry)
+    except IntegrityError:
+        return None
+    return None if find_damage(store, manifest.objects) else manifest
 
 
 def _publish_again(store: Store, published: LogEntry, head: int) -> LogEntry:
-    """Make the stored release of an earlier entry live again, by a new entry of kind `rollback`."""
+    """Make the stored release of an earlier entry live again, by a new entry."""
     entry = LogEntry(
         sequence=head + 1,
-        kind="rollback",
+        kind="publish",
         run_id=published.run_id,
         manifest=published.manifest,
         parent=head,

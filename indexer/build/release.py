@@ -77,7 +77,7 @@ def build_release(
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     run_id = name_run(config, run_date, encoder.fingerprint)
-    if published := find_published(store, run_id, head):
+    if published := find_published(store, run_id, run_date, head):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from importlib import import_module
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Config, as_document
-from indexer.errors import ContractError, IndexerError
+from indexer.errors import ContractError, IndexerError, StoreError
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 
 SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
@@ -56,7 +57,9 @@ def run_nightly(
         raise
     finally:
         summary.seconds = round(time.monotonic() - started, 1)
-        _write_run(config, summary)
+        # A full disk must not hide the error that ended the night.
+        with suppress(StoreError) if summary.exit_code else nullcontext():
+            _write_run(config, summary)
     return summary
 
 
@@ -151,9 +154,12 @@ def _publish(config: Config, run_date: str, *, progress: bool) -> dict[str, Any]
 
 
 def _write_run(config: Config, summary: NightlySummary) -> None:
-    """Write `<work>/nightly/run_date=D/run.json`, whole or not at all."""
+    """Write `<work>/nightly/run_date=D/run.json`, whole or not at all; raises StoreError where it cannot."""
     folder = Path(config.shop.work) / "nightly" / f"run_date={summary.run_date}"
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".run.json"
-    draft.write_text(json.dumps({**summary.__dict__, "written_at": now_text()}, indent=1) + "\n")
-    draft.replace(folder / "run.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / ".run.json"
+        draft.write_text(json.dumps({**summary.__dict__, "written_at": now_text()}, indent=1) + "\n")
+        draft.replace(folder / "run.json")
+    except OSError as error:
+        raise StoreError(f"work folder {folder}: cannot be written: {error.strerror}; correct shop.work") from None

@@ -24,7 +24,7 @@ from indexer.errors import (
     PublishConflictError,
     StoreError,
 )
-from indexer.log import live_entry, read_head, read_manifest
+from indexer.log import commit_entry, find_publication, live_entry, read_head, read_manifest
 from indexer.manifest import Manifest
 from indexer.reader import open_index
 from indexer.store import LocalStore
@@ -104,23 +104,47 @@ def test_a_run_that_another_of_its_date_replaced_goes_live_again(make_shop: Shop
     assert (again.status, again.run_id, again.sequence) == ("published again", first.run_id, 3)
     entry = live_entry(LocalStore(Path(config.shop.release)))
     assert entry is not None
-    assert (entry.kind, entry.parent, entry.run_id) == ("rollback", 2, first.run_id)
+    assert (entry.kind, entry.parent, entry.run_id) == ("publish", 2, first.run_id)
     assert open_index(config.shop.release).release.run_id == first.run_id
     third = build(config)
     assert (third.status, third.sequence) == ("already published", 3)
     assert read_head(LocalStore(Path(config.shop.release))) == 3
 
 
-@pytest.mark.parametrize("dates", [("2026-11-20", "2026-11-21"), ("2026-11-20", "2026-11-19")])
-def test_a_rerun_never_replaces_a_release_of_another_date(
-    make_shop: Shop, build: Any, products: Any, dates: tuple[str, str]
+def test_a_rerun_of_an_old_night_never_replaces_a_newer_one(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    build(config, "2026-11-20")
+    newer = build(make_shop(products(101)), "2026-11-21")
+    with pytest.raises(PublishConflictError, match="of the newer night 2026-11-21 is live") as caught:
+        build(make_shop(products(101)), "2026-11-20")
+    assert caught.value.exit_code == 5
+    late = build(make_shop(products(100)), "2026-11-20")
+    assert (late.status, late.sequence) == ("published before", 1)
+    assert open_index(config.shop.release).release.run_id == newer.run_id
+
+
+def test_a_rerun_does_not_undo_an_operators_rollback(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    store = LocalStore(Path(config.shop.release))
+    first = build(config)
+    withdrawn = build(make_shop(products(101)))
+    target = find_publication(store, first.run_id, 2)
+    assert target is not None
+    commit_entry(store, 2, replace(target, sequence=3, kind="rollback", parent=2))
+    assert build(make_shop(products(101))).status == "published before"
+    assert open_index(config.shop.release).release.run_id == first.run_id != withdrawn.run_id
+
+
+@pytest.mark.parametrize("lost", ["*.faiss", "manifest.*.json"])
+def test_a_live_run_whose_objects_are_lost_is_mended_by_its_rerun(
+    make_shop: Shop, build: Any, products: Any, lost: str
 ):
     config = make_shop(products(100))
-    build(config, dates[0])
-    second = build(config, dates[1])
-    late = build(config, dates[0])
-    assert (late.status, late.sequence) == ("already published", 1)
-    assert open_index(config.shop.release).release.run_id == second.run_id
+    first = build(config)
+    next(Path(config.shop.release).glob(f"v/{first.run_id}/{lost}")).unlink()
+    again = build(config)
+    assert (again.status, again.run_id, again.sequence) == ("published", first.run_id, 2)
+    assert open_index(config.shop.release).search("red mug", k=1)
 
 
 def test_a_replaced_run_whose_objects_are_lost_is_built_anew(make_shop: Shop, build: Any, products: Any):

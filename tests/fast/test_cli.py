@@ -65,6 +65,7 @@ def test_config_show_says_where_a_value_comes_from(shop):
         (["nightly", "--run-date", "yesterday", "--config", "{shop}"], 2, "expected YYYY-MM-DD"),
         (["nightly", "--run-date", RUN_DATE, "--set", "npmi.tua=1"], 2, "did you mean 'tau'"),
         (["nightly", "--config", "{shop}"], 2, "--run-date"),
+        (["nightly", "--run-date", RUN_DATE, "--set", "shop.work=/dev/null/x"], 75, "correct shop.work"),
         (["build", "--run-date", RUN_DATE, "--config", "{shop}"], 3, "run `indexer distill` first"),
         (["build", "--run-date", RUN_DATE, "--config", "{shop}", "--encoder", "none"], 1, "encoder.json"),
         (["query", "{folder}/nothing", "mug"], 75, "no release is published here"),
@@ -108,7 +109,7 @@ def test_a_bad_catalogue_publishes_nothing(shop, tmp_path, encoder_directory, co
     assert open_index(str(tmp_path / "live")).release.sequence == 1
 
 
-def test_an_unreachable_bucket_is_a_storage_error(shop, monkeypatch, encoder_directory):
+def test_an_unreachable_bucket_is_a_storage_error(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-shop")
