@@ -13,7 +13,7 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl
 
 
 @contextmanager
-def local_files(path: str, *, section: str = "") -> Iterator[list[Path]]:
+def local_files(path: str, *, section: str) -> Iterator[list[Path]]:
     """Give the input's files on the local disk, in name order; `s3://` objects are downloaded for the while.
 
     `section` is the configuration's section that has the path, for messages.
@@ -29,18 +29,18 @@ def local_files(path: str, *, section: str = "") -> Iterator[list[Path]]:
 def check_path(path: str, section: str) -> None:
     """Raise ConfigError where the section has no path."""
     if not path:
-        raise ConfigError(f"{_setting(section)}: not set; give the file or folder of the table")
+        raise ConfigError(f"[{section}] path: not set; give the file or folder of the table")
 
 
-def find_files(path: Path, *, section: str = "") -> list[Path]:
-    """Return the files of a local input in name order, without hidden ones.
+def find_files(path: Path, *, section: str) -> list[Path]:
+    """Return the files of a local input in name order, without hidden ones and those of hidden folders.
 
     Raises ContractError where there are none, or where their writer has not finished.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ContractError(f"{path}: no such file or folder; correct {_setting(section)} or deliver the table")
+        raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
     found = sorted(path.rglob("*"))
     names = {item: item.relative_to(path).as_posix() for item in found}
     kept = set(_finished_names(names.values(), str(path)))
@@ -56,9 +56,11 @@ def download_files(url: str, folder: Path) -> list[Path]:
     if not bucket or not prefix:
         raise ConfigError(f"{url}: expected s3://bucket/key of a file or folder")
     store = open_store(f"s3://{bucket}")
-    keys = [item.key for item in store.list(prefix) if item.key == prefix or item.key.startswith(f"{prefix}/")]
+    found = [item.key for item in store.list(prefix)]
     # A key that ends in a slash is no file: consoles make such objects to show a folder.
-    keys = _finished_names([key for key in keys if not key.endswith("/")], url)
+    parts = [key[len(prefix) + 1 :] for key in found if key.startswith(f"{prefix}/") and not key.endswith("/")]
+    # A key named in full is wanted, whatever its name.
+    keys = [key for key in found if key == prefix] + [f"{prefix}/{name}" for name in _finished_names(parts, url)]
     if not keys:
         raise ContractError(f"{url}: no such object or folder; correct the address or deliver the table")
     files = []
@@ -78,13 +80,12 @@ def detect_format(path: Path, configured: str = "auto") -> str:
     raise ContractError(f"{path}: unknown kind of file; expected {', '.join(FORMATS)} or set `format`")
 
 
-def _setting(section: str) -> str:
-    return f"[{section}] path" if section else "the path"
-
-
 def _finished_names(names: Iterable[str], shown: str) -> list[str]:
-    """Return the names of part files; raises ContractError where their writer has not finished."""
+    """Return the names, relative to the input's folder, of part files.
+
+    Raises ContractError where their writer has not finished.
+    """
     names = list(names)
     if any("_temporary" in name.split("/") for name in names):
         raise ContractError(f"{shown}: still being written (_temporary is there); wait for its writer to finish")
-    return [name for name in names if not name.rpartition("/")[2].startswith(("_", "."))]
+    return [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]

@@ -80,7 +80,7 @@ def identify_step(config: Config, run_date: str) -> str:
 
 def identify_training(config: Config, run_date: str) -> str:
     """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
-    inputs = [_hash_files(config.labels.path), _hash_files(config.catalogue.path)]
+    inputs = [_hash_files(config.labels.path, "labels"), _hash_files(config.catalogue.path, "catalogue")]
     tables = (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES) if config.purchases.path else ()
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
@@ -163,8 +163,8 @@ def _measure(
     return table if len(data.test) else [replace(row, name=f"{row.name} (validation)") for row in table]
 
 
-def _hash_files(path: str) -> list[list[str]]:
-    with local_files(path) as files:
+def _hash_files(path: str, section: str) -> list[list[str]]:
+    with local_files(path, section=section) as files:
         return [[file.name, hash_file(file)] for file in files]
 
 

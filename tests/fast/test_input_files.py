@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from indexer.build.plan import name_run
+from indexer.config import Config
 from indexer.contracts import schemas
 from indexer.contracts.files import local_files
 from indexer.contracts.inputs import open_input
@@ -14,14 +16,36 @@ from indexer.input_config import CatalogueConfig
 def test_a_folder_is_read_in_name_order_and_hidden_files_are_left_out(tmp_path):
     for name in ("part-1.csv", "part-0.csv", "_SUCCESS", ".part-2.csv.crc"):
         (tmp_path / name).write_text("product_id,title\n1,x\n")
-    with local_files(str(tmp_path)) as files:
+    with local_files(str(tmp_path), section="catalogue") as files:
         assert [file.name for file in files] == ["part-0.csv", "part-1.csv"]
+
+
+def test_files_of_hidden_folders_are_left_out_unless_they_are_named(tmp_path):
+    hidden = (".ipynb_checkpoints/part-0.csv", "_old/day/part-0.csv", "_delta_log/0.json")
+    for name in ("part-0.csv", "day/1.csv", *hidden):
+        (tmp_path / "_in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "_in" / name).write_text("product_id,title\n1,x\n")
+
+    def names(path):
+        with local_files(str(path), section="catalogue") as files:
+            return [file.relative_to(tmp_path / "_in").as_posix() for file in files]
+
+    assert names(tmp_path / "_in") == ["day/1.csv", "part-0.csv"]
+    assert names(tmp_path / "_in" / "_old") == ["_old/day/part-0.csv"]
+    assert names(tmp_path / "_in" / "_delta_log" / "0.json") == ["_delta_log/0.json"]
 
 
 def test_a_folder_still_being_written_is_refused(tmp_path):
     (tmp_path / "day" / "_temporary").mkdir(parents=True)
-    with pytest.raises(ContractError, match="still being written"), local_files(str(tmp_path)):
+    with pytest.raises(ContractError, match="still being written"), local_files(str(tmp_path), section="labels"):
         pass
+
+
+@pytest.mark.parametrize(("path", "error"), [("", ConfigError), ("absent.csv", ContractError)])
+def test_an_index_without_its_catalogue_names_the_setting(path, error):
+    config = Config(catalogue=CatalogueConfig(path=path))
+    with pytest.raises(error, match=r"\[catalogue\] path"):
+        name_run(config, "2026-11-20", "encoder")
 
 
 def test_s3_input_is_downloaded(tmp_path, monkeypatch):
@@ -35,7 +59,12 @@ def test_s3_input_is_downloaded(tmp_path, monkeypatch):
                 "in/day/",
                 "in/day/a%3Ab c.csv",
                 "in/day/_SUCCESS",
+                "in/day/.ipynb_checkpoints/a.csv",
+                "in/day/_old/a.csv",
+                "in/day/_delta_log/0.json",
                 "in/new/_temporary/c.csv",
+                "in/_temporary/kept/c.csv",
+                "in/_export.csv",
             )
             yield from (StoredObject(key, 10) for key in keys if key.startswith(prefix))
 
@@ -48,6 +77,8 @@ def test_s3_input_is_downloaded(tmp_path, monkeypatch):
         return len(list(open_input(schemas.CATALOGUE, CatalogueConfig(path=url))))
 
     assert (rows("s3://bucket/in/c.csv"), rows("s3://bucket/in/day/")) == (1, 1)
+    assert (rows("s3://bucket/in/_export.csv"), rows("s3://bucket/in/_temporary/kept")) == (1, 1)
+    assert rows("s3://bucket/in/day/_old") == 1
     with pytest.raises(ContractError, match="still being written"):
         rows("s3://bucket/in/new")
     with pytest.raises(ContractError, match="s3://bucket/in/none: no such object or folder"):
