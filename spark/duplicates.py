@@ -3,11 +3,10 @@
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-TIME = (
-    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})"
-    r"(?:.([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?)(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
-)
-"""Date, time and zone of ISO 8601 in its extended form."""
+from indexer.contracts.duplicates import TIME
+
+WHOLE = f"^{TIME}\\z"
+"""Spark looks for a pattern anywhere in a text."""
 
 
 def judge_versions(catalogue: DataFrame) -> DataFrame:
@@ -35,13 +34,13 @@ def count_versions(judged: DataFrame) -> DataFrame:
 
 
 def read_time(text: Column) -> Column:
-    """Return an ISO 8601 time, taken as UTC where it names no zone; what is no time is null, older than any."""
-    clock, zone = F.regexp_extract(text, TIME, 2), F.regexp_extract(text, TIME, 3)
+    """Return a time written as TIME, taken as UTC where it names no zone; what is no time is null, older than any."""
+    clock, zone = F.regexp_extract(text, WHOLE, 2), F.regexp_extract(text, WHOLE, 3)
     digits = F.regexp_replace(zone, "[:Z]", "")
     offset = F.when(digits == "", F.lit("Z")).otherwise(
         F.concat(F.substring(digits, 1, 3), F.lit(":"), F.rpad(F.substring(digits, 4, 2), 2, "0"))
     )
     # Spark reads no minutes without seconds.
     clock = F.concat(F.replace(clock, F.lit(","), F.lit(".")), F.substring(F.lit("00:00:00"), F.length(clock) + 1, 8))
-    written = F.concat(F.regexp_extract(text, TIME, 1), F.lit("T"), clock, offset)
-    return F.when(text.rlike(TIME), written.try_cast("timestamp"))
+    written = F.concat(F.regexp_extract(text, WHOLE, 1), F.lit("T"), clock, offset)
+    return F.when(text.rlike(WHOLE), written.try_cast("timestamp"))

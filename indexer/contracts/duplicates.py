@@ -3,10 +3,17 @@
 The one rule: of different contents the newest stands; where the newest rows differ, no row can be believed.
 """
 
+import re
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+TIME = (
+    "([1-9][0-9]{3}-[0-9]{2}-[0-9]{2})"
+    "(?:[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?)"
+    "(Z|[+-](?:0[0-9]|1[0-7])(?::?[0-5][0-9])?)?)?"
+)
+"""Date, time and zone of ISO 8601 in its extended form, as a whole text; Python and Java read the pattern alike."""
 OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -27,9 +34,11 @@ def choose_version(versions: Sequence[Version]) -> int | None:
 
 
 def read_time(text: str | None) -> datetime:
-    """Return an ISO 8601 time, taken as UTC where it names no zone; what is no time is older than any."""
+    """Return a time written as TIME, taken as UTC where it names no zone; what is no time is older than any."""
+    if text is None or not re.fullmatch(TIME, text):
+        return OLDEST
     try:
-        time = datetime.fromisoformat(text) if text else OLDEST
+        time = datetime.fromisoformat(text)
     except ValueError:
         return OLDEST
     return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -12,6 +12,26 @@ from spark.duplicates import count_versions, judge_versions, read_time
 
 pytestmark = pytest.mark.jvm
 
+NO_TIMES = [
+    "20260107T101010Z",
+    "2026-01-07T10",
+    "2026-01-07T10Z",
+    "2026-W02-3",
+    "20260107",
+    "2026-01-07T101010",
+    "2026-01-02T25:00",
+    "2026-01-02T24:00",
+    "2026-01-02T03:04:60",
+    "2026-01-02T03:60",
+    "2026-01-02T03:04+18:30",
+    "2026-01-02T03:04+02:00:30",
+    "2026-01-02_03:04",
+    "2026-01-02\u202803:04",
+    "2026-01-02\n",
+    " 2026-01-02",
+    "0000-01-02",
+    "\u0662026-01-02",
+]
 TIMES = [
     None,
     "",
@@ -27,18 +47,22 @@ TIMES = [
     "2026-01-02T03:04:05+02:00",
     "2026-01-02T03:04:05-0530",
     "2026-01-02T03:04:05+02",
-    "2026-01-02T25:00",
+    "2026-01-02t03:04",
+    "2026-01-02T03:04:05.123456789Z",
+    "2026-01-02T03:04-17:59",
+    *NO_TIMES,
 ]
 
 
 def test_times_are_read_alike(session):
     frame = session.createDataFrame(list(enumerate(TIMES)), "n int, text string")
-    # As seconds: a time beyond Python's own would not come back.
+    # As microseconds: a time beyond Python's own would not come back.
     rows = frame.select("n", F.unix_micros(read_time(F.col("text"))).alias("time")).orderBy("n").collect()
     expected = [read_time_without_spark(text) for text in TIMES]
     epoch = OLDEST.replace(year=1970, tzinfo=UTC)
     micros = [None if time == OLDEST else round((time - epoch).total_seconds() * 1e6) for time in expected]
     assert [row.time for row in rows] == micros
+    assert {time for text, time in zip(TIMES, micros, strict=True) if text in NO_TIMES} == {None}
 
 
 ROWS = [
