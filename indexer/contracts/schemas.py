@@ -133,7 +133,13 @@ LABELS = Table(
         query_column(),
         product_id_column(),
         Column("label", pa.string(), "high, low or irrelevant"),
-        Column("grade", pa.int64(), "3 exact, 2 substitute, 1 complement, 0 irrelevant", minimum=0, maximum=3),
+        Column(
+            "grade",
+            pa.int64(),
+            "3 exact, 2 substitute, 1 complement, 0 irrelevant; derived from the label's word, not read from the shop",
+            minimum=0,
+            maximum=3,
+        ),
         text_column("source", "where the label comes from"),
         Column("weight", pa.float64(), "weight of the label; null is 1", nullable=True, minimum=0),
     ),
@@ -238,7 +244,7 @@ TEACHER_SCORES = Table(
         Column("vector", pa.list_(pa.float32()), "embedding of a text", nullable=True),
     ),
     key=("text_hash", "teacher"),
-    written_by="distill",
+    written_by="nobody yet: the teacher cache of distill",
 )
 
 REJECTS = Table(
