@@ -34,6 +34,11 @@ def normalise_query(text: str) -> str:
     return clean_text(text).lower()
 
 
+def escape(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters are shown, not sent."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def product_text(product: Mapping[str, object], *, fields: Sequence[str], separator: str) -> str:
     """Join the product's non-empty fields, in the given order, with the separator (Vo et al. 2024, section 3)."""
     values = (product.get(field) for field in fields)

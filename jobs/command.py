@@ -12,6 +12,7 @@ from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.errors import IndexerError
 from indexer.runs import StepCommit, StepFolder, check_run_date
+from indexer.text import escape
 
 Run = Callable[..., StepCommit]
 """`run(session, config, run_date, *, force)` of a job."""
@@ -37,7 +38,7 @@ def make_command(step: str, run: Run) -> click.Command:
             before = StepFolder(config.shop.work, step, check_run_date(run_date)).newest()
             commit = _run(run, config, step, run_date, force=force)
         except IndexerError as error:
-            click.echo(f"{step}: {error}", err=True)
+            click.echo(f"{step}: {escape(str(error))}", err=True)
             sys.exit(error.exit_code)
         document = describe_commit(commit, built=before is None or before.attempt != commit.attempt)
         click.echo(json.dumps(document, indent=1) if as_json else format_commit(document))

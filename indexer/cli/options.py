@@ -10,6 +10,7 @@ import click
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.errors import ConfigError, IndexerError
+from indexer.text import escape as escape
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,11 +52,6 @@ def print_json(document: Any) -> None:
 def show_progress(no_progress: bool) -> bool:
     """Tell whether bars make sense: wanted, and a terminal to draw them on."""
     return not no_progress and sys.stderr.isatty()
-
-
-def escape(text: str) -> str:
-    """Return text that cannot steer a terminal: control characters are shown, not sent."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ErrorGroup(click.Group):

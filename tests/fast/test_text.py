@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.text import clean_text, normalise_query, product_text
+from indexer.text import clean_text, escape, normalise_query, product_text
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,7 @@ def test_product_text_joins_what_is_there():
     product = {"title": " Steel  sipper ", "brand": "Acme", "product_type": None, "color": " "}
     fields = ("title", "product_type", "brand", "color")
     assert product_text(product, fields=fields, separator=" | ") == "Steel sipper | Acme"
+
+
+def test_escaped_text_shows_control_characters_and_keeps_the_others():
+    assert escape("caf\u00e9 \x1b]0;x\x07\u202e\r\n") == "caf\u00e9 \\x1b]0;x\\x07\\u202e\\r\\n"

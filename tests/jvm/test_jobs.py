@@ -139,8 +139,9 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
     (tmp_path / "classes.csv").write_text("query,node_id,score\nFire  Stick,5,0.8\nfire stick,99,0.1\n")
     own = replace(
         config,
-        taxonomy=replace(config.taxonomy, path=str(tmp_path / "tree.csv")),
-        query_classes=replace(config.query_classes, path=str(tmp_path / "classes.csv")),
+        catalogue=replace(config.catalogue, max_reject_share=0.25),
+        taxonomy=replace(config.taxonomy, path=str(tmp_path / "tree.csv"), max_reject_share=0.3),
+        query_classes=replace(config.query_classes, path=str(tmp_path / "classes.csv"), max_reject_share=0.5),
     )
     purchase_gram.run(session, own, DATE)
     commit = taxonomy_labels.run(session, own, DATE)
@@ -260,6 +261,14 @@ def test_errors_are_one_sentence_and_an_exit_code(command, arguments, code, mess
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_text_of_the_shop_cannot_steer_the_terminal(command, tmp_path):
+    (tmp_path / "purchases.tsv").write_text("query\t\x1b]0;title\x07\nsipper\tp1\n")
+    result = command(purchase_gram, "--run-date", DATE)
+    assert result.exit_code == 3
+    assert "\\x1b]0;title\\x07" in result.stderr
+    assert result.stderr.rstrip("\n").isprintable()
 
 
 def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path):
