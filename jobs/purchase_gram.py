@@ -15,7 +15,7 @@ from jobs.steps import Account, first_row, held, located, run_step
 from spark.gram import join_size, query_gram
 from spark.inputs import Location
 from spark.purchases import clean_purchases, count_purchases, fill_purchases, sum_purchases
-from spark.tables import check_rejects, count_rows, read_input, read_rows, reject_row
+from spark.tables import count_rows, read_input, read_rows, reject_row
 
 STEP = "purchase_gram"
 
@@ -45,13 +45,7 @@ def build_tables(session: SparkSession, config: PurchasesConfig, location: Locat
         empty = [reject_row(RAW_PURCHASES, "query_empty", counts["query_empty"])] if counts["query_empty"] else []
         rejects = [*source.rejects, *empty]
         account.add_rows(RAW_PURCHASES, count_rows(source.counts["rows_in"], rejects), rejects)
-        check_rejects(
-            account.inputs[RAW_PURCHASES.name],
-            rejects,
-            shown=location.shown,
-            limit=config.max_reject_share,
-            section=location.section,
-        )
+        account.check(RAW_PURCHASES, location, config.max_reject_share)
         if not counts["pairs"]:
             raise ContractError(
                 f"{location.shown}: no pair of query and product was bought {config.min_purchases} times, the most is "

@@ -19,7 +19,7 @@ from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
 from spark.inputs import Location, locate_input
 from spark.pairs import count_filters
 from spark.session import spark_failures
-from spark.tables import reject_row, write_rejects, write_table
+from spark.tables import check_rejects, count_rows, reject_row, write_rejects, write_table
 
 
 @dataclass
@@ -44,6 +44,15 @@ class Account:
             before = self.inputs[table.name]
             valid, rejected = before["valid"] - count, before["rejected"] + count
             self.inputs[table.name] = {**before, "valid": valid, "rejected": rejected}
+
+    def check(self, table: Table, location: Location, limit: float, *, rows: int | None = None) -> None:
+        """Raise ContractError where too large a share of the table's rows was rejected.
+
+        `location` is the input that has them; `rows` counts them where they are no input's own rows.
+        """
+        rejects = [reject for reject in self.rejects if reject["table"] == table.name]
+        counts = count_rows(self.inputs[table.name]["rows_in"] if rows is None else rows, rejects)
+        check_rejects(counts, rejects, shown=location.shown, limit=limit, section=location.section)
 
     def write(self, frame: DataFrame, folder: Path, table: Table) -> int:
         """Write a table and enter its rows."""

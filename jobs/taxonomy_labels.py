@@ -21,7 +21,7 @@ from jobs.steps import Account, first_row, held, located, run_step
 from spark import taxonomy
 from spark.duplicates import count_versions, judge_versions
 from spark.inputs import Location
-from spark.tables import Input, check_rejects, read_input, read_rows, read_table
+from spark.tables import Input, read_input, read_rows, read_table
 from spark.tree import MAX_NODES, Node, grow_tree, path_nodes
 
 STEP = "taxonomy_labels"
@@ -63,9 +63,10 @@ def build_tables(
         if tree.orphans:
             first = tree.orphans[0]
             account.reject(TAXONOMY, "parent_unknown", len(tree.orphans), key=first.node_id, sample=first.parent_id)
+            account.check(TAXONOMY, locations["taxonomy"], config.taxonomy.max_reject_share)
         frame = taxonomy.tree_frame(session, tree, separator=separator)
         account.balance(TAXONOMY.name, len(rows), [account.write(frame, folder, TAXONOMY), len(tree.orphans)])
-        _write_product_nodes(products, frame, folder, account)
+        _write_product_nodes(products, frame, folder, config, locations["catalogue"], account)
     unique = [account.figures["products"], account.filters["merged_products"]]
     account.balance(CATALOGUE.name, account.inputs[CATALOGUE.name]["valid"], unique)
     nodes = read_rows(session, folder / PRODUCT_NODES.name, PRODUCT_NODES)
@@ -85,13 +86,7 @@ def _unique_products(source: Input, config: Config, location: Location, account:
     if "duplicate_id" in counted:
         row = counted["duplicate_id"]
         account.reject(CATALOGUE, "duplicate_id", row["count"], key=row["key"], sample=None)
-        check_rejects(
-            account.inputs[CATALOGUE.name],
-            [reject for reject in account.rejects if reject["table"] == CATALOGUE.name],
-            shown=location.shown,
-            limit=config.catalogue.max_reject_share,
-            section=location.section,
-        )
+        account.check(CATALOGUE, location, config.catalogue.max_reject_share)
     return judged.where("reason IS NULL")
 
 
@@ -110,7 +105,9 @@ def _path_nodes(products: DataFrame, separator: str) -> list[Node]:
     return path_nodes(sorted(row["path"] for row in paths), separator)
 
 
-def _write_product_nodes(products: DataFrame, tree: DataFrame, folder: Path, account: Account) -> None:
+def _write_product_nodes(
+    products: DataFrame, tree: DataFrame, folder: Path, config: Config, location: Location, account: Account
+) -> None:
     references = taxonomy.product_references(products, tree)
     with held(references):
         counted = first_row(taxonomy.count_references(references))
@@ -122,6 +119,7 @@ def _write_product_nodes(products: DataFrame, tree: DataFrame, folder: Path, acc
                 key=counted["example"]["product_id"],
                 sample=counted["example"]["reference"],
             )
+            account.check(PRODUCT_NODES, location, config.catalogue.max_reject_share, rows=counted["all"])
         kept = account.write(taxonomy.product_nodes(references), folder, PRODUCT_NODES)
     without = products.where(F.col("node_ids").isNull() & F.col("path").isNull()).count()
     account.figures |= {"products": products.count(), "products_without_category": without}
@@ -138,6 +136,7 @@ def _classified(
     references = taxonomy.class_references(source.rows, tree)
     for row in taxonomy.count_classes(references).collect():
         account.reject(QUERY_CLASSES, row["reason"], row["count"], key=row["key"], sample=row["sample"])
+    account.check(QUERY_CLASSES, locations["query_classes"], config.query_classes.max_reject_share)
     classified = taxonomy.classified_nodes(references)
     account.figures["classified_queries"] = classified.select("query").distinct().count()
     return classified
