@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from indexer.cli.options import escape, show_progress
+from indexer.cli.options import show_progress
 from indexer.cli.steps import run_nightly
 from indexer.cli.summary import print_night, print_step
 from indexer.config_file import load_config
+from indexer.text import escape
 
 RUN_DATE = "2026-01-07"
 """The last day of the generated purchases."""

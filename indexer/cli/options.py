@@ -10,7 +10,7 @@ import click
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.errors import ConfigError, IndexerError
-from indexer.text import escape as escape
+from indexer.text import escape
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

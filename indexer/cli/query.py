@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from indexer.cli.options import escape, json_option, print_json
+from indexer.cli.options import json_option, print_json
+from indexer.text import escape
 
 
 @click.command()

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from indexer.cli.options import escape
 from indexer.cli.steps import NightlySummary
 from indexer.runs import StepCommit
+from indexer.text import escape
 
 LINE_CHARACTERS = 110
 

@@ -45,7 +45,7 @@ def test_query_prints_ids_titles_and_scores(release):
 
 
 def test_text_of_the_catalogue_cannot_steer_the_terminal():
-    from indexer.cli.options import escape
+    from indexer.text import escape
 
     assert escape("a\x1b[31mb\u202ec\n") == "a\\x1b[31mb\\u202ec\\n"
 
