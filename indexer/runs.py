@@ -8,6 +8,7 @@ fingerprint in the newest commit has nothing to do.
 
 import hashlib
 import json
+import shutil
 import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -63,6 +64,12 @@ class StepFolder:
         """Return the newest commit if it has this fingerprint: then there is nothing to do."""
         commit = self.newest()
         return commit if commit and commit.fingerprint == fingerprint else None
+
+    def remove_unfinished(self, attempt: str) -> None:
+        """Remove a failed attempt's files; a failure after its commit was created leaves a finished attempt."""
+        newest = self.newest()
+        if newest is None or newest.attempt != attempt:
+            shutil.rmtree(self.attempt_folder(attempt), ignore_errors=True)
 
     def commit(self, commit: StepCommit) -> None:
         """Create the next commit; raises PublishConflictError where another process was first."""

@@ -125,7 +125,7 @@ def run_step(
         )
         folder.commit(commit)
     except BaseException:
-        _remove_unfinished(folder, attempt)
+        folder.remove_unfinished(attempt)
         raise
     return commit
 
@@ -153,13 +153,6 @@ def located(session: SparkSession, config: Config, step: str, *sections: str) ->
         yield {name: locate_input(session, getattr(config, name), section=name, staging=staging) for name in sections}
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _remove_unfinished(folder: StepFolder, attempt: str) -> None:
-    """Remove a failed attempt's files; a failure after the commit was created leaves a finished attempt."""
-    newest = folder.newest()
-    if newest is None or newest.attempt != attempt:
-        shutil.rmtree(folder.attempt_folder(attempt), ignore_errors=True)
 
 
 def _settings(config: Config, section: str) -> dict[str, Any]:

@@ -55,20 +55,20 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     attempt = folder.new_attempt()
     try:
         figures = _write_models(config, data, models, folder.attempt_folder(attempt), run_date, progress)
+        commit = StepCommit(
+            step=STEP,
+            run_date=run_date,
+            attempt=attempt,
+            fingerprint=print_of_step,
+            counts={**data.counts, **figures},
+            rejects=data.rejects,
+            seconds=round(time.monotonic() - started, 1),
+            created_at=now_text(),
+        )
+        folder.commit(commit)
     except BaseException:
-        shutil.rmtree(folder.attempt_folder(attempt), ignore_errors=True)
+        folder.remove_unfinished(attempt)
         raise
-    commit = StepCommit(
-        step=STEP,
-        run_date=run_date,
-        attempt=attempt,
-        fingerprint=print_of_step,
-        counts={**data.counts, **figures},
-        rejects=data.rejects,
-        seconds=round(time.monotonic() - started, 1),
-        created_at=now_text(),
-    )
-    folder.commit(commit)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return commit
 

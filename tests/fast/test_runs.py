@@ -38,6 +38,17 @@ def test_of_two_writers_one_wins(tmp_path, monkeypatch):
         folder.commit(commit_of(folder, "b"))
 
 
+def test_only_an_unfinished_attempt_is_removed(tmp_path):
+    folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
+    finished, failed = commit_of(folder, "a"), folder.new_attempt()
+    folder.commit(finished)
+    for attempt in (finished.attempt, failed):
+        (folder.attempt_folder(attempt) / "QUERY_PAIRS").mkdir(parents=True)
+        folder.remove_unfinished(attempt)
+    assert folder.attempt_folder(finished.attempt).exists()
+    assert not folder.attempt_folder(failed).exists()
+
+
 def test_missing_table_names_the_step_to_run(tmp_path):
     with pytest.raises(ContractError, match="run the step purchase_gram"):
         StepFolder(tmp_path, "purchase_gram", "2026-11-20").table_folder("PURCHASES")
