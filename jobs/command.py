@@ -47,11 +47,11 @@ def make_command(step: str, run: Run) -> click.Command:
 
 
 def describe_commit(commit: StepCommit, *, built: bool) -> dict[str, Any]:
-    """Return what a job prints, JSON-ready; a step that was not built again has nothing to do."""
+    """Return what a job prints, JSON-ready; a step whose inputs have not changed is skipped."""
     return {
         "step": commit.step,
         "run_date": commit.run_date,
-        "status": "built" if built else "nothing to do",
+        "status": "done" if built else "skipped",
         "attempt": commit.attempt,
         "seconds": commit.seconds,
         **commit.counts,

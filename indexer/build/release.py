@@ -28,7 +28,7 @@ from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_
 from indexer.build.versions import read_versions
 from indexer.config import Config, as_document
 from indexer.encoder import Encoder, open_encoder
-from indexer.errors import ContractError
+from indexer.errors import ContractError, GateError
 from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.runs import check_run_date, now_text
@@ -110,9 +110,10 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
     for collection in finished:
         gates += _judge(run, collection)
-    report = _write_report(run, story, finished, gates)
-    _check_rejects(run, finished)
-    require_gates(gates)
+    refusal = _find_refusal(run, finished, gates)
+    report = _write_report(run, {**story, "refused": str(refusal or "")}, finished, gates)
+    if refusal:
+        raise refusal
     with run.stage("publish"):
         stored = run.folder.upload(report, "report.html")
         manifest = _describe(run, sealed, finished, gates, stored)
@@ -205,6 +206,18 @@ def _judge(run: _Run, collection: FinishedCollection) -> list[GateResult]:
         *judge_recall(collection.name, collection.shard_recall, collection.recall, gates),
     ]
     return collection.gates
+
+
+def _find_refusal(
+    run: _Run, finished: Sequence[FinishedCollection], gates: Sequence[GateResult]
+) -> ContractError | GateError | None:
+    """Return what keeps the release from going live, or None."""
+    try:
+        _check_rejects(run, finished)
+        require_gates(gates)
+    except (ContractError, GateError) as refusal:
+        return refusal
+    return None
 
 
 def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:

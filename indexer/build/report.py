@@ -20,12 +20,14 @@ _ENVIRONMENT = Environment(
 def render_report(story: Mapping[str, Any]) -> str:
     """Return the page; every part of the story is optional, and all text is escaped.
 
-    `steps`: list of {step, seconds, counts, rejects}. In `counts`, plain values form one table, a list of objects
-    is a table of its own, and a list named `history` or ending in `_history` is drawn as lines as well.
+    `refused` says why the release did not go live. `steps`: list of {step, seconds, counts, rejects}. In `counts`,
+    plain values form one table, a list of objects is a table of its own, and a list named `history` or ending in
+    `_history` is drawn as lines as well.
     """
     template = _ENVIRONMENT.get_template("report.html")
     return template.render(
         title=story.get("run_id", "release"),
+        refused=story.get("refused", ""),
         facts={name: story[name] for name in ("run_id", "run_date", "created_at", "url", "shop") if name in story},
         gates=list(story.get("gates", ())),
         collections=list(story.get("collections", ())),

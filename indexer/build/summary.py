@@ -12,6 +12,23 @@ from indexer.contracts.rejects import InputCounts
 from indexer.log import LogEntry
 from indexer.manifest import CollectionEntry, GateResult, Manifest
 
+FIGURES = (
+    "name",
+    "rows_in",
+    "rows",
+    "duplicates",
+    "rejected",
+    "truncated",
+    "shards",
+    "shards_wanted",
+    "built",
+    "reused",
+    "recall_10",
+    "recall_100",
+    "bytes",
+)
+"""A collection's figures in the order they are shown; a manifest keeps its keys sorted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseSummary:
@@ -121,7 +138,10 @@ def summarise_published(status: str, url: str, entry: LogEntry, manifest: Manife
     """Return the summary of a run that was published before."""
     shards = {item.name: len(item.shards) for item in manifest.collections}
     figures = manifest.counts.get("collections", [])
-    collections = [{**item, "built": 0, "reused": shards.get(item.get("name"), 0)} for item in figures]
+    collections = [
+        {name: item[name] for name in FIGURES if name in item} | {"built": 0, "reused": shards.get(item.get("name"), 0)}
+        for item in figures
+    ]
     return ReleaseSummary(
         status=status,
         run_id=manifest.run_id,

@@ -6,6 +6,7 @@ import click
 
 from indexer.cli.options import config_options, date_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_release
+from indexer.errors import ConfigError
 
 
 @click.command()
@@ -32,6 +33,8 @@ def build(
     from indexer.cli.steps import collect_story, find_encoder
 
     loaded = open_config(config_path, settings)
+    if encoder and not Path(encoder).is_dir():
+        raise ConfigError(f"--encoder {encoder}: no such folder; expected encoder.json, encoder.onnx, tokenizer.json")
     directory = Path(encoder) if encoder else find_encoder(loaded, run_date)
     summary = build_release(
         loaded,

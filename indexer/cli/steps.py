@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Config, as_document
+from indexer.contracts.files import local_files
 from indexer.errors import ContractError, IndexerError, StoreError
+from indexer.log import read_head
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
+from indexer.store import open_store
 
 SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
 TRAINING_STEP = "distill"
@@ -44,6 +47,7 @@ def run_nightly(
     started = time.monotonic()
     _write_run(config, summary)
     try:
+        _check_start(config)
         for commit, status in _run_steps(config, run_date, force=force, progress=progress):
             summary.steps.append(_step_row(commit) | {"status": status})
             if on_step:
@@ -93,6 +97,17 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
         "steps": [_step_row(commit) for commit in commits if commit],
         "config": as_document(config),
     }
+
+
+def _check_start(config: Config) -> None:
+    """Raise what would fail hours later: an input that is not there, a release that cannot be reached."""
+    for section in ("purchases", "catalogue", "taxonomy", "query_classes", "labels"):
+        path = getattr(config, section).path
+        needed = section in ("catalogue", "labels")
+        if (path or needed) and not path.startswith("s3://"):
+            with local_files(path, section=section):
+                pass
+    read_head(open_store(config.shop.release))
 
 
 def _run_steps(config: Config, run_date: str, *, force: bool, progress: bool) -> Iterator[tuple[StepCommit, str]]:

@@ -80,6 +80,7 @@ def test_the_same_run_again_is_already_published(make_shop: Shop, build: Any, pr
     before = sorted(Path(config.shop.release).rglob("*"))
     again = build(config)
     assert (again.status, again.run_id, again.sequence) == ("already published", first.run_id, 1)
+    assert [list(item) for item in again.collections] == [list(item) for item in first.collections]
     assert [item["reused"] for item in again.collections] == [1]
     assert sorted(Path(config.shop.release).rglob("*")) == before
     assert again.bytes == first.bytes

@@ -123,3 +123,9 @@ def test_a_flat_line_lies_in_the_middle():
 )
 def test_values_are_written_for_people(value: object, text: str):
     assert show_value(value) == text
+
+
+def test_a_refused_release_says_so_first():
+    page = render_report({"run_id": "r", "refused": "recall@10 <b>too low</b>"})
+    assert "Refused, not live: recall@10 &lt;b&gt;too low&lt;/b&gt;" in page
+    assert "Refused" not in render_report({"run_id": "r"})

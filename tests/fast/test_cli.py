@@ -67,7 +67,7 @@ def test_config_show_says_where_a_value_comes_from(shop):
         (["nightly", "--config", "{shop}"], 2, "--run-date"),
         (["nightly", "--run-date", RUN_DATE, "--set", "shop.work=/dev/null/x"], 75, "correct shop.work"),
         (["build", "--run-date", RUN_DATE, "--config", "{shop}"], 3, "run `indexer distill` first"),
-        (["build", "--run-date", RUN_DATE, "--config", "{shop}", "--encoder", "none"], 1, "encoder.json"),
+        (["build", "--run-date", RUN_DATE, "--config", "{shop}", "--encoder", "none"], 2, "encoder.json"),
         (["query", "{folder}/nothing", "mug"], 75, "no release is published here"),
         (["query", "ftp://shop/release", "mug"], 2, "expected a folder or s3://bucket/prefix"),
         (["query", "{folder}/live", "mug", "--collection", "brands"], 2, "expected one of products"),

@@ -1,5 +1,7 @@
 """The documentation says what the code does."""
 
+import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from indexer.config_file import section_types
 from indexer.contracts import schemas
-from indexer.input_config import GRADES
+from indexer.input_config import GRADES, InputConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,6 +17,32 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("table", schemas.TABLES.values(), ids=list(schemas.TABLES))
 def test_the_page_of_tables_equals_the_schemas(table):
     assert schemas.describe_table(table) in (ROOT / "docs" / "inputs.md").read_text()
+
+
+def settings_of(module):
+    """Section -> rows of a Markdown table, from a module's own fields and the docstrings beside them."""
+    tree = ast.parse((ROOT / "indexer" / f"{module}.py").read_text())
+    for kind in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+        rows = []
+        for field, after in itertools.zip_longest(kind.body, kind.body[1:]):
+            if isinstance(field, ast.AnnAssign):
+                beside = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                meaning = " ".join(after.value.value.split()) if beside else ""
+                default = "{}" if "dict" in ast.unparse(field.value) else ast.unparse(field.value)
+                rows.append(f"| {field.target.id} | `{default}` | {meaning} |".replace("' | '", "' \\| '"))
+        yield kind.name, ast.get_docstring(kind), rows
+
+
+def test_the_page_of_settings_equals_the_configuration():
+    """`python -m pytest tests/fast/test_docs.py` prints what the page should hold where it differs."""
+    known = {name: (text, rows) for module in ("input_config", "config") for name, text, rows in settings_of(module)}
+    inputs = known["InputConfig"][1]
+    page = ["# Settings", "", "Every key of `shop.toml`, its default, and what it means.", ""]
+    for section, kind in section_types().items():
+        text, rows = known[kind.__name__]
+        shared = inputs if issubclass(kind, InputConfig) else []
+        page += [f"## [{section}]", "", text, "", "| key | default | |", "| --- | --- | --- |", *shared, *rows, ""]
+    assert (ROOT / "docs" / "configuration.md").read_text() == "\n".join(page)
 
 
 def test_label_words_of_the_page_are_the_known_ones():

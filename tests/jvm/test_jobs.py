@@ -230,7 +230,7 @@ def test_the_command_prints_an_account(command):
     built = command(purchase_gram, "--run-date", DATE)
     assert built.exit_code == 0, built.output
     lines = [line.split() for line in built.stdout.splitlines()]
-    assert lines[0][:3] == ["purchase_gram", f"{DATE}:", "built"]
+    assert lines[0][:3] == ["purchase_gram", f"{DATE}:", "done"]
     for line in (
         "RAW_PURCHASES rows in 9",
         "RAW_PURCHASES rejected 1",
@@ -242,7 +242,7 @@ def test_the_command_prints_an_account(command):
         assert line.split() in lines
     again = command(purchase_gram, "--run-date", DATE, "--json")
     document = json.loads(again.stdout)
-    assert document["status"] == "nothing to do"
+    assert document["status"] == "skipped"
     assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1}
 
 

@@ -52,7 +52,7 @@ def test_every_job_in_order(shop):
         answer = submit(shop, name, "--json")
         assert answer.returncode == 0, answer.stderr
         document = json.loads(answer.stdout)
-        assert (document["step"], document["status"]) == (name, "built")
+        assert (document["step"], document["status"]) == (name, "done")
         tables |= document["tables"]
     assert tables == {
         "PURCHASES": 4,
