@@ -89,8 +89,10 @@ class Index:
         return self.search_batch([query], collection=collection, k=k)[0]
 
     def reformulate(self, query: str, k: int = 10) -> list[str]:
-        """Return curated queries that mean the same, best first (KD-Boost section 5.2)."""
-        return [hit.text or "" for hit in self.search(query, collection="queries", k=k)]
+        """Return at most k other curated queries that mean the same, best first (KD-Boost section 5.2)."""
+        same = normalise_query(query)
+        found = [hit.text or "" for hit in self.search(query, collection="queries", k=min(k + 1, MAX_HITS))]
+        return [text for text in found if text != same][:k]
 
     def search_batch(self, queries: Sequence[str], collection: str = "products", k: int = 10) -> list[list[Hit]]:
         """Search many queries in one release; raises ConfigError for an unknown collection or a wrong k.

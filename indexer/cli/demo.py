@@ -51,7 +51,7 @@ def demo(folder: str, no_progress: bool) -> None:
         click.echo(f"\nindexer query {config.shop.release} {text!r}  ({why})")
         for hit in index.search(text, k=3):
             click.echo(f"  {hit.score:.3f}  {hit.id}  {escape(hit.text or '')}")
-        others = ", ".join(query for query in index.reformulate(text, k=4) if query != text)
+        others = ", ".join(index.reformulate(text, k=3))
         click.echo(f"  reformulations: {escape(others)}")
     click.echo("")
     print_night(summary)

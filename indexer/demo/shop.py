@@ -89,11 +89,11 @@ def write_demo_shop(folder: Path, config: DemoConfig | None = None) -> DemoAnswe
 
 
 def make_products(generator: np.random.Generator, config: DemoConfig) -> list[DemoProduct]:
-    """Make the catalogue; one title in four uses the kind's second name."""
+    """Make the catalogue; one title in ten uses the kind's second name."""
     products: list[DemoProduct] = []
     for kind in KINDS:
         for _ in range(config.products_per_kind):
-            name = kind.names[1] if len(kind.names) > 1 and generator.random() < 0.25 else kind.names[0]
+            name = kind.names[1] if len(kind.names) > 1 and generator.random() < 0.1 else kind.names[0]
             brand, color, feature, size = (str(generator.choice(words)) for words in (BRANDS, COLORS, FEATURES, SIZES))
             title = f"{brand} {feature} {color} {name}, {size}"
             products.append(DemoProduct(f"P{len(products):06d}", title, brand, color, kind))
