@@ -12,7 +12,7 @@ from typing import Any
 
 from indexer.config import Config, as_document
 from indexer.contracts.files import local_files
-from indexer.errors import ContractError, IndexerError, StoreError
+from indexer.errors import ContractError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.log import read_head
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 from indexer.store import open_store
@@ -55,7 +55,7 @@ def run_nightly(
         summary.release = _publish(config, run_date, progress=progress)
         summary.status = "done"
     except BaseException as error:
-        summary.status = "unknown" if type(error).__name__ == "OutcomeUnknownError" else "failed"
+        summary.status = "unknown" if isinstance(error, OutcomeUnknownError) else "failed"
         summary.exit_code = error.exit_code if isinstance(error, IndexerError) else 1
         summary.reason = str(error) or type(error).__name__
         raise

@@ -44,7 +44,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
     training = identify_training(config, run_date)
-    print_of_step = _add_gates(training, config.gates)
+    print_of_step = identify_step(training, config.gates)
     finished = folder.finished(print_of_step)
     if finished and not force:
         return finished
@@ -73,11 +73,6 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     return commit
 
 
-def identify_step(config: Config, run_date: str) -> str:
-    """Return the fingerprint of the step: its training, and the gates its export passed."""
-    return _add_gates(identify_training(config, run_date), config.gates)
-
-
 def identify_training(config: Config, run_date: str) -> str:
     """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
     inputs = [_hash_files(config.labels.path, "labels"), _hash_files(config.catalogue.path, "catalogue")]
@@ -94,7 +89,8 @@ def identify_training(config: Config, run_date: str) -> str:
     return fingerprint(STEP, inputs, upstream, starts, settings, __version__)
 
 
-def _add_gates(training: str, gates: GatesConfig) -> str:
+def identify_step(training: str, gates: GatesConfig) -> str:
+    """Return the fingerprint of the step: its training, and the gates that its export must pass."""
     return fingerprint(training, gates.min_parity_fp32, gates.min_parity_int8)
 
 

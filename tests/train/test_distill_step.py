@@ -130,18 +130,22 @@ def test_an_interrupted_step_goes_on_where_it_stopped(shop, monkeypatch):
     assert resumed.fingerprint == whole.fingerprint
 
 
+def identify(config, run_date):
+    return step_module.identify_step(step_module.identify_training(config, run_date), config.gates)
+
+
 def test_a_change_of_settings_or_labels_is_another_step(shop, tmp_path):
-    prints = {step_module.identify_step(shop, DATE)}
-    prints.add(step_module.identify_step(replace(shop, distill=replace(shop.distill, gamma=0.5)), DATE))
+    prints = {identify(shop, DATE)}
+    prints.add(identify(replace(shop, distill=replace(shop.distill, gamma=0.5)), DATE))
     changed = tmp_path / "labels.tsv"
     with open(shop.labels.path) as labels:
         changed.write_text(labels.read() + "\nredcup\tp01\tE")
-    prints.add(step_module.identify_step(replace(shop, labels=LabelsConfig(path=str(changed))), DATE))
+    prints.add(identify(replace(shop, labels=LabelsConfig(path=str(changed))), DATE))
     assert len(prints) == 3
 
 
 def test_what_decides_no_weight_is_not_another_training(shop, shop_files, tmp_path):
-    step, training = step_module.identify_step(shop, DATE), step_module.identify_training(shop, DATE)
+    step, training = identify(shop, DATE), step_module.identify_training(shop, DATE)
     moved = tmp_path / "elsewhere"
     shutil.copytree(shop_files, moved)
     shutil.copytree(shop.distill.teacher, moved / "model")
@@ -152,10 +156,10 @@ def test_what_decides_no_weight_is_not_another_training(shop, shop_files, tmp_pa
         gates=replace(shop.gates, min_recall_10=0.5, min_recall_100=0.5, max_norm_error=0.1),
         distill=replace(shop.distill, teacher=str(moved / "model"), threads=2, checkpoint_steps=7, every_days=7),
     )
-    assert step_module.identify_step(same, DATE) == step
+    assert identify(same, DATE) == step
     # The gates of the export are checked anew, on weights that are there already.
     strict = replace(shop, gates=replace(shop.gates, min_parity_int8=0.95))
-    assert step_module.identify_step(strict, DATE) != step
+    assert identify(strict, DATE) != step
     assert step_module.identify_training(strict, DATE) == training
 
 
