@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from tqdm import tqdm
 
 from indexer.config import Config
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
+from indexer.contracts.tables import read_table
 from indexer.encoder import EncoderDescription
-from indexer.errors import ConfigError, ContractError
-from indexer.runs import StepFolder
+from indexer.errors import ConfigError
 from indexer.shard_file import as_one_line
 from indexer.text import clean_text, normalise_query, product_text
 
@@ -92,11 +91,10 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
 
 def spool_queries(config: Config, run_date: str, folder: Path, *, progress: bool) -> Spool:
     """Write the curated queries of the date to disk; raises ContractError where that step has not finished."""
-    table = StepFolder(config.shop.work, "curated_queries", run_date).table_folder("CURATED_QUERIES")
     spool = Spool("queries", folder / "queries.arrow")
 
     def rows() -> Iterator[Row]:
-        for batch in read_table(table, schemas.CURATED_QUERIES):
+        for batch in read_table(config.shop.work, run_date, schemas.CURATED_QUERIES):
             for entry in batch.to_pylist():
                 query = normalise_query(entry["query"])
                 yield Row(entry["query_id"], query, query)
@@ -104,17 +102,6 @@ def spool_queries(config: Config, run_date: str, folder: Path, *, progress: bool
     _write_rows(spool, rows(), progress=progress)
     spool.rows_in = spool.rows
     return spool
-
-
-def read_table(folder: Path, table: schemas.Table) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a table that a step wrote; raises ContractError where its columns are not the contract's."""
-    dataset = ds.dataset(str(folder), format="parquet", exclude_invalid_files=False)
-    names = [column.name for column in table.columns]
-    missing = sorted(set(names) - set(dataset.schema.names))
-    if missing:
-        raise ContractError(f"{table.name} in {folder}: no column {missing[0]!r}; run {table.written_by} again")
-    for batch in dataset.to_batches(columns=names, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
-        yield batch.cast(table.schema)
 
 
 def check_text_rule(config: Config, encoder: EncoderDescription) -> None:

@@ -6,25 +6,22 @@ queries that training asks for and of no others.
 
 import hashlib
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from indexer.config import NodesConfig
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, Table
-from indexer.errors import ContractError
-from indexer.runs import StepFolder
+from indexer.contracts.tables import read_table
 
 SHARE_DIGITS = 12
 """Shares that differ later than this are equal: their sums depend on the order of the addition."""
 SHARE_TOLERANCE = 1e-9
 """Ten shares of 0.1 add up to a little less than 1."""
-BATCH_ROWS = 20_000
 
 Pair = tuple[str, str]
 
@@ -45,7 +42,7 @@ def sample_queries(
     """
     sure = (
         query
-        for batch in _read_batches(work, run_date, QUERY_NODES, ("query", "share"))
+        for batch in read_table(work, run_date, QUERY_NODES, ("query", "share"))
         for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
         if query not in held_out
     )
@@ -58,7 +55,7 @@ def read_node_sets(
     """Return the label set of each wanted query whose nodes are sure enough, by query."""
     names = pa.array(sorted(wanted), pa.string())
     shares: dict[str, list[tuple[str, float]]] = {}
-    for batch in _read_batches(work, run_date, QUERY_NODES, ("query", "node_id", "share")):
+    for batch in read_table(work, run_date, QUERY_NODES, ("query", "node_id", "share")):
         chosen = batch.filter(pc.is_in(batch["query"], value_set=names))
         for query, node, share in zip(*(column.to_pylist() for column in chosen.columns), strict=True):
             shares.setdefault(query, []).append((node, share))
@@ -122,15 +119,7 @@ def _smallest_hashes(queries: Iterable[str], *, limit: int, seed: int) -> set[st
 def _read_pairs(work: str | Path, run_date: str, table: Table, names: dict[str, str]) -> list[Pair]:
     """Return each pair once, smaller query first; `names` keeps one string per query, which many pairs share."""
     pairs: set[Pair] = set()
-    for batch in _read_batches(work, run_date, table, ("query_a", "query_b")):
+    for batch in read_table(work, run_date, table, ("query_a", "query_b")):
         for a, b in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             pairs.add((names.setdefault(min(a, b), min(a, b)), names.setdefault(max(a, b), max(a, b))))
     return sorted(pairs)
-
-
-def _read_batches(work: str | Path, run_date: str, table: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    folder = StepFolder(work, table.written_by, run_date).table_folder(table.name)
-    if not folder.is_dir():
-        raise ContractError(f"table {table.name}: no folder {folder}; run the step {table.written_by} again")
-    dataset = ds.dataset(folder, schema=table.schema, format="parquet")
-    yield from dataset.to_batches(columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1)
