@@ -4,17 +4,23 @@ A step writes its tables below `<work>/<step>/run_date=D/attempt=A/` and then cr
 `<work>/<step>/run_date=D/commits/<20-digit n>.json`. Readers go through the newest commit, never through
 a folder listing. The same inputs and configuration give the same fingerprint, and a step that finds its
 fingerprint in the newest commit has nothing to do.
+
+Two processes may work on one step and date: each commit has the number after the newest one at its attempt's start,
+so the second to finish is told of the conflict. What a killed process left is removed by a later run.
 """
 
 import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from indexer.claims import claim_folder, remove_abandoned
 from indexer.errors import ConfigError, ContractError, ManifestError, ObjectExistsError, PublishConflictError
 from indexer.store import LocalStore, hash_file
 
@@ -38,6 +44,17 @@ class StepCommit:
     format: int = FORMAT
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """An unfinished attempt of a step."""
+
+    name: str
+    folder: Path
+    """Where its tables go; it need not exist yet."""
+    number: int
+    """What its commit may be numbered."""
+
+
 class StepFolder:
     """The attempts and commits of one step on one date."""
 
@@ -55,32 +72,44 @@ class StepFolder:
         """Return the folder of one attempt; it need not exist."""
         return self.folder / f"attempt={attempt}"
 
+    @contextmanager
+    def open_attempt(self) -> Iterator[Attempt]:
+        """Work on a fresh attempt; one that fails before its commit leaves no files."""
+        number = len(self._keys()) + 1
+        name = self.new_attempt()
+        with claim_folder(self.attempt_folder(name)) as folder:
+            try:
+                yield Attempt(name, folder, number)
+            except BaseException:
+                if folder.name not in self._committed():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    def remove_abandoned(self) -> list[str]:
+        """Remove the attempts of killed processes and return their folders' names; see `indexer.claims`."""
+        return remove_abandoned(self.folder, "attempt=*", self._committed)
+
     def newest(self) -> StepCommit | None:
         """Return the newest commit, or None where the step has not finished on this date."""
-        numbers = [item.key for item in self._store.list("commits/")]
-        return self._read(numbers[-1]) if numbers else None
+        keys = self._keys()
+        return self._read(keys[-1]) if keys else None
 
     def finished(self, fingerprint: str) -> StepCommit | None:
         """Return the newest commit if it has this fingerprint: then there is nothing to do."""
         commit = self.newest()
         return commit if commit and commit.fingerprint == fingerprint else None
 
-    def remove_unfinished(self, attempt: str) -> None:
-        """Remove a failed attempt's files; a failure after its commit was created leaves a finished attempt."""
-        newest = self.newest()
-        if newest is None or newest.attempt != attempt:
-            shutil.rmtree(self.attempt_folder(attempt), ignore_errors=True)
-
-    def commit(self, commit: StepCommit) -> None:
-        """Create the next commit; raises PublishConflictError where another process was first."""
-        number = sum(1 for _ in self._store.list("commits/")) + 1
+    def commit(self, commit: StepCommit, number: int | None = None) -> None:
+        """Create the commit of this number, or else the next; raises PublishConflictError where the number is taken."""
+        key = f"commits/{number or len(self._keys()) + 1:020d}.json"
         document = json.dumps(asdict(commit), indent=1, allow_nan=False)
         try:
-            self._store.put_new(f"commits/{number:020d}.json", document.encode())
+            self._store.put_new(key, document.encode())
         except ObjectExistsError:
-            winner = self._read(f"commits/{number:020d}.json")
+            winner = self._read(key)
             raise PublishConflictError(
-                f"{self.step} {self.run_date}: attempt {winner.attempt} finished first; its tables stand, run again"
+                f"{self.step} {self.run_date}: attempt {winner.attempt} finished while this one worked; its tables "
+                "stand and this attempt's are removed; run again to see whether anything is left to do"
             ) from None
 
     def require(self, table: str) -> StepCommit:
@@ -95,6 +124,12 @@ class StepFolder:
     def table_folder(self, table: str) -> Path:
         """Return the folder of a committed table; raises ContractError where the step has not finished."""
         return self.attempt_folder(self.require(table).attempt) / table
+
+    def _keys(self) -> list[str]:
+        return [item.key for item in self._store.list("commits/")]
+
+    def _committed(self) -> set[str]:
+        return {self.attempt_folder(self._read(key).attempt).name for key in self._keys()}
 
     def _read(self, key: str) -> StepCommit:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from indexer import __version__
+from indexer.claims import claim_folder, remove_abandoned
 from indexer.config import Config, as_document
 from indexer.contracts.schemas import Table
 from indexer.errors import IntegrityError
@@ -92,6 +93,7 @@ def run_step(
     `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
     """
     folder = StepFolder(config.shop.work, step, run_date)
+    folder.remove_abandoned()
     before = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in upstream
     ]
@@ -101,12 +103,11 @@ def run_step(
     done = folder.finished(print_of_step)
     if done and not force:
         return done
-    attempt, started = folder.new_attempt(), time.monotonic()
-    target = folder.attempt_folder(attempt)
-    try:
+    started = time.monotonic()
+    with folder.open_attempt() as attempt:
         with spark_failures(step):
-            account = build(target)
-        write_rejects(session, account.rejects, target)
+            account = build(attempt.folder)
+        write_rejects(session, account.rejects, attempt.folder)
         counts = {
             "inputs": account.inputs,
             "filters": account.filters,
@@ -116,17 +117,14 @@ def run_step(
         commit = StepCommit(
             step=step,
             run_date=run_date,
-            attempt=attempt,
+            attempt=attempt.name,
             fingerprint=print_of_step,
             counts=counts,
             rejects=account.rejects,
             seconds=round(time.monotonic() - started, 3),
             created_at=now_text(),
         )
-        folder.commit(commit)
-    except BaseException:
-        folder.remove_unfinished(attempt)
-        raise
+        folder.commit(commit, attempt.number)
     return commit
 
 
@@ -148,11 +146,15 @@ def first_row(frame: DataFrame) -> dict[str, Any]:
 @contextmanager
 def located(session: SparkSession, config: Config, step: str, *sections: str) -> Iterator[dict[str, Location]]:
     """Find the inputs of these sections; what was downloaded for them goes at the end of the block."""
-    staging = Path(config.shop.work) / "staging" / f"{step}-{uuid.uuid4().hex}"
-    try:
-        yield {name: locate_input(session, getattr(config, name), section=name, staging=staging) for name in sections}
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    staging = Path(config.shop.work) / "staging"
+    remove_abandoned(staging, f"{step}-*", frozenset)
+    with claim_folder(staging / f"{step}-{uuid.uuid4().hex}") as folder:
+        try:
+            yield {
+                name: locate_input(session, getattr(config, name), section=name, staging=folder) for name in sections
+            }
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _settings(config: Config, section: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     """
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
+    folder.remove_abandoned()
     training = identify_training(config, run_date)
     print_of_step = identify_step(training, config.gates)
     finished = folder.finished(print_of_step)
@@ -52,23 +53,19 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     data = read_training_data(config, run_date)
     checkpoints = folder.folder / "checkpoints"
     models = train_models(config.distill, data, checkpoints / training[:12], progress=progress)
-    attempt = folder.new_attempt()
-    try:
-        figures = _write_models(config, data, models, folder.attempt_folder(attempt), run_date, progress)
+    with folder.open_attempt() as attempt:
+        figures = _write_models(config, data, models, attempt.folder, run_date, progress)
         commit = StepCommit(
             step=STEP,
             run_date=run_date,
-            attempt=attempt,
+            attempt=attempt.name,
             fingerprint=print_of_step,
             counts={**data.counts, **figures},
             rejects=data.rejects,
             seconds=round(time.monotonic() - started, 1),
             created_at=now_text(),
         )
-        folder.commit(commit)
-    except BaseException:
-        folder.remove_unfinished(attempt)
-        raise
+        folder.commit(commit, attempt.number)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return commit
 

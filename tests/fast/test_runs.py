@@ -1,13 +1,28 @@
 """Step commits: numbered, create-only, found by fingerprint."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 
+from indexer import claims
 from indexer.errors import ConfigError, ContractError, ManifestError, PublishConflictError
-from indexer.runs import StepCommit, StepFolder, check_run_date, fingerprint, identify_input
+from indexer.runs import Attempt, StepCommit, StepFolder, check_run_date, fingerprint, identify_input
 
 
 def commit_of(folder: StepFolder, mark: str) -> StepCommit:
     return StepCommit(step=folder.step, run_date=folder.run_date, attempt=folder.new_attempt(), fingerprint=mark)
+
+
+@contextmanager
+def open_built(folder: StepFolder):
+    with folder.open_attempt() as attempt:
+        (attempt.folder / "QUERY_PAIRS").mkdir(parents=True)
+        yield attempt
+
+
+def commit_attempt(folder: StepFolder, attempt: Attempt, mark: str) -> None:
+    folder.commit(replace(commit_of(folder, mark), attempt=attempt.name), attempt.number)
 
 
 def test_the_newest_commit_counts(tmp_path):
@@ -29,24 +44,50 @@ def test_another_date_is_untouched(tmp_path):
     assert StepFolder(tmp_path, "npmi_pairs", "2026-11-21").newest() is None
 
 
-def test_of_two_writers_one_wins(tmp_path, monkeypatch):
-    folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
-    winner = commit_of(folder, "a")
-    folder.commit(winner)
-    monkeypatch.setattr(type(folder._store), "list", lambda self, prefix: iter(()))
-    with pytest.raises(PublishConflictError, match=winner.attempt):
-        folder.commit(commit_of(folder, "b"))
+def test_of_two_attempts_at_once_the_first_to_finish_wins(tmp_path):
+    folder, other = (StepFolder(tmp_path, "npmi_pairs", "2026-11-20") for _ in range(2))
+    folder.commit(commit_of(folder, "before"))
+
+    def finish_late():
+        with open_built(other) as late:
+            with open_built(folder) as first:
+                commit_attempt(folder, first, "a")
+            commit_attempt(other, late, "b")
+
+    with pytest.raises(PublishConflictError, match="finished while this one worked") as caught:
+        finish_late()
+    winner = folder.newest()
+    assert (winner.fingerprint, caught.value.exit_code) == ("a", 5)
+    assert winner.attempt in str(caught.value)
+    assert [path.name for path in folder.folder.glob("attempt=*")] == [f"attempt={winner.attempt}"]
 
 
-def test_only_an_unfinished_attempt_is_removed(tmp_path):
+@pytest.mark.parametrize("commits", [False, True])
+def test_only_an_unfinished_attempt_is_removed(tmp_path, commits):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
-    finished, failed = commit_of(folder, "a"), folder.new_attempt()
-    folder.commit(finished)
-    for attempt in (finished.attempt, failed):
-        (folder.attempt_folder(attempt) / "QUERY_PAIRS").mkdir(parents=True)
-        folder.remove_unfinished(attempt)
-    assert folder.attempt_folder(finished.attempt).exists()
-    assert not folder.attempt_folder(failed).exists()
+
+    def break_off():
+        with open_built(folder) as attempt:
+            if commits:
+                commit_attempt(folder, attempt, "a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    names = {path.name.partition("=")[0] for path in folder.folder.iterdir()}
+    assert names == ({"attempt", "commits"} if commits else set())
+
+
+def test_a_sweep_spares_what_any_commit_names(tmp_path, monkeypatch):
+    folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
+    for mark in ("a", "b"):
+        with open_built(folder) as attempt:
+            commit_attempt(folder, attempt, mark)
+    (folder.attempt_folder("lost") / "QUERY_PAIRS").mkdir(parents=True)
+    assert folder.remove_abandoned() == []
+    monkeypatch.setattr(claims, "IDLE_SECONDS", -1)
+    assert folder.remove_abandoned() == ["attempt=lost"]
+    assert len(list(folder.folder.glob("attempt=*/QUERY_PAIRS"))) == 2
 
 
 def test_missing_table_names_the_step_to_run(tmp_path):

@@ -1,0 +1,105 @@
+"""A folder that one process works in, told from the remains of a killed one.
+
+While a process works in `<folder>` it holds a lock on `<folder>.lock`, and the file says on which machine, since which
+start. The system frees the lock of a process however it ends, so on the same machine a lock that can be had proves the
+folder abandoned. Elsewhere a shared file system may not pass locks on: there, only a folder without any change for
+IDLE_SECONDS is abandoned.
+"""
+
+import fcntl
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from indexer.errors import StoreError
+
+IDLE_SECONDS = 7 * 24 * 3_600
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def claim_folder(folder: Path) -> Iterator[Path]:
+    """Hold a folder, which need not exist yet, for the time of the block; raises StoreError where that cannot be."""
+    lock = _lock_of(folder)
+    draft = folder.parent / f".new-{uuid.uuid4().hex}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = draft.open("x")
+    except OSError as error:
+        raise StoreError(f"{folder.parent}: cannot be written: {error.strerror}; correct shop.work") from None
+    with file:
+        # Locked before it has its name, so that nobody finds it free.
+        _try_lock(file.fileno())
+        file.write(_machine())
+        file.flush()
+        draft.rename(lock)
+        try:
+            yield folder
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def remove_abandoned(parent: Path, pattern: str, kept: Callable[[], Collection[str]]) -> list[str]:
+    """Remove the abandoned folders below `parent` whose names match, and return the names.
+
+    `kept` names folders that stay; it is asked after a folder has proved abandoned, since its process may have
+    finished its work just before it ended.
+    """
+    names = {path.name.removesuffix(".lock") for path in parent.glob(pattern)}
+    return [name for name in sorted(names) if _is_abandoned(parent / name) and _remove(parent / name, kept)]
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        with _lock_of(folder).open("r+") as file:
+            locked = _try_lock(file.fileno())
+            if locked and file.read() == _machine():
+                return True
+            return locked is not False and _is_idle(folder)
+    except FileNotFoundError:
+        return _is_idle(folder)
+    except OSError:
+        return False
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Return whether the lock could be had, or None where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_idle(folder: Path) -> bool:
+    paths = [folder, _lock_of(folder), *folder.rglob("*")]
+    try:
+        newest = max(path.lstat().st_mtime for path in paths if path.exists())
+    except (OSError, ValueError):
+        return False
+    return time.time() - newest > IDLE_SECONDS
+
+
+def _remove(folder: Path, kept: Callable[[], Collection[str]]) -> bool:
+    if folder.name in kept():
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        return False
+    _lock_of(folder).unlink(missing_ok=True)
+    return True
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.lock"
+
+
+def _machine() -> str:
+    """Return a name of this machine since its last start."""
+    return BOOT_ID.read_text() if BOOT_ID.exists() else platform.node()
