@@ -47,9 +47,14 @@ class NpmiConfig:
     top_k: int = 10
     """Partners kept per query."""
     force_literal: bool = False
+    calibration_tau: float = 0.2
+    """`calibrate_npmi` looks at the pairs above this NPMI; lower takes longer."""
+    target_agreement: float = 0.95
+    """Share of pairs with related taxonomy nodes that a calibrated tau must reach."""
 
     def __post_init__(self) -> None:
         require_one_of("variant", self.variant, ("walk", "offdiag", "gramnorm", "literal"))
+        require_ranges(self, calibration_tau=(-0.9, 0.99), target_agreement=(0, 1))
         require(-1 <= self.tau < 1, f"tau: expected -1 up to below 1, found {self.tau}")
         require_ranges(self, min_support=(0, 2**62), min_shared_products=(1, MANY), top_k=(1, MANY))
         require(

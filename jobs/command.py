@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -66,11 +66,32 @@ def format_commit(document: dict[str, Any]) -> str:
         rows += [(f"{table} {name.replace('_', ' ')}", count) for name, count in counts.items()]
     rows += [(f"rejected {item['table']} {item['reason']}", item["count"]) for item in document["rejects"]]
     rows += [(f"filtered {name.replace('_', ' ')}", count) for name, count in document["filters"].items()]
-    rows += [(name.replace("_", " "), figure) for name, figure in document["figures"].items()]
+    figures = document["figures"]
+    tables = {name: figure for name, figure in figures.items() if isinstance(figure, list) and figure}
+    rows += [(name.replace("_", " "), figure) for name, figure in figures.items() if name not in tables]
     rows += [(f"{table} rows out", count) for table, count in document["tables"].items()]
     width = max((len(name) for name, _ in rows), default=0)
     title = f"{document['step']} {document['run_date']}: {document['status']} ({document['seconds']:.1f} s)"
-    return "\n".join([title, *(f"  {name:<{width}}  {count:>12,}" for name, count in rows)])
+    lines = [title, *(f"  {name:<{width}}  {show_value(value):>12}" for name, value in rows)]
+    for name, records in tables.items():
+        lines += ["", name.replace("_", " "), *format_table(records)]
+    return "\n".join(map(escape, lines))
+
+
+def format_table(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return records of equal keys as aligned lines."""
+    cells = [list(records[0]), *([show_value(value) for value in record.values()] for record in records)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def show_value(value: Any) -> str:
+    """Return a value for people: thousands apart, a dash for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _run(run: Run, config: Config, step: str, run_date: str, *, force: bool) -> StepCommit:

@@ -71,11 +71,10 @@ def label_lineages(labels: DataFrame, tree: DataFrame) -> DataFrame:
     return labels.join(lineages, on="query", how="inner").select("query", "labels", "lineage")
 
 
-def judge_negatives(pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *, max_per_query: int) -> DataFrame:
-    """Add `reason`, the first filter a pair of look-alikes falls to, or null for a hard negative.
+def relate_pairs(pairs: DataFrame, lineages: DataFrame, *, how: str = "inner") -> DataFrame:
+    """Add `related`: whether the queries share a node, a node and one above it included.
 
-    Labels must be disjoint, a node and one above it included; a pair of QUERY_PAIRS is never a negative;
-    a pair must be among the `max_per_query` most similar of at least one of its queries.
+    By a left join the pairs of a query without labels stay, with null.
     """
     sides = [
         lineages.select(
@@ -85,14 +84,24 @@ def judge_negatives(pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *
         )
         for side in ("a", "b")
     ]
-    known = similar.select("query_a", "query_b", F.lit(True).alias("similar"))
     related = F.arrays_overlap("labels_a", "lineage_b") | F.arrays_overlap("labels_b", "lineage_a")
+    both = pairs.join(sides[0], on="query_a", how=how).join(sides[1], on="query_b", how=how)
+    return both.select(*(F.col(name) for name in pairs.columns), related.alias("related"))
+
+
+def judge_negatives(pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *, max_per_query: int) -> DataFrame:
+    """Add `reason`, the first filter a pair of look-alikes falls to, or null for a hard negative.
+
+    Labels must be disjoint, a node and one above it included; a pair of QUERY_PAIRS is never a negative;
+    a pair must be among the `max_per_query` most similar of at least one of its queries.
+    """
+    known = similar.select("query_a", "query_b", F.lit(True).alias("similar"))
     judged = (
-        pairs.join(sides[0], on="query_a", how="inner")
-        .join(sides[1], on="query_b", how="inner")
+        relate_pairs(pairs, lineages)
         .join(known, on=["query_a", "query_b"], how="left")
         .withColumn(
-            "reason", first_reason(("related_nodes", related), ("in_query_pairs", F.col("similar").isNotNull()))
+            "reason",
+            first_reason(("related_nodes", F.col("related")), ("in_query_pairs", F.col("similar").isNotNull())),
         )
         .select("query_a", "query_b", "similarity", F.lit("lexical").alias("source"), "reason")
     )

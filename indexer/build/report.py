@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
-from indexer.build.line_plot import Series, draw_lines
+from indexer.line_plot import Series, draw_lines
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("indexer.build", "."),
@@ -17,12 +18,16 @@ _ENVIRONMENT = Environment(
 )
 
 
+PLOTTED = {"deciles": ("npmi_above", ("agreement", "agreement_above"))}
+"""List of objects -> its column for the horizontal axis, and those drawn as lines of one plot."""
+
+
 def render_report(story: Mapping[str, Any]) -> str:
     """Return the page; every part of the story is optional, and all text is escaped.
 
     `refused` says why the release did not go live. `steps`: list of {step, seconds, counts, rejects}. In `counts`,
-    plain values form one table, a list of objects is a table of its own, and a list named `history` or ending in
-    `_history` is drawn as lines as well.
+    plain values form one table, a list of objects is a table of its own, and a list named `history`, ending in
+    `_history` or named in PLOTTED is drawn as lines as well.
     """
     template = _ENVIRONMENT.get_template("report.html")
     return template.render(
@@ -75,7 +80,7 @@ def _read_step(step: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": step.get("seconds", 0.0),
         "figures": {name: value for name, value in flat.items() if name not in tables},
         "tables": tables,
-        "plots": {name: _plot_history(rows) for name, rows in tables.items() if "history" in name.split(" ")[-1]},
+        "plots": {name: _plot_table(name.split(" ")[-1], rows) for name, rows in tables.items()},
         "rejects": list(step.get("rejects", ())),
     }
 
@@ -89,6 +94,24 @@ def _flatten(counts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return found
 
 
+def _plot_table(name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if "history" in name:
+        return _plot_history(rows)
+    if name not in PLOTTED:
+        return []
+    axis, columns = PLOTTED[name]
+    points = {
+        column: [(float(row[axis]), float(row[column])) for row in rows if _is_number(row.get(column))]
+        for column in columns
+    }
+    series = [Series(column, found) for column, found in points.items() if len(found) > 1]
+    return [_plot(", ".join(columns), series, axis)] if series else []
+
+
+def _plot(name: str, series: Sequence[Series], label: str) -> dict[str, Any]:
+    return {"name": name, "svg": Markup(draw_lines(series, label=label))}
+
+
 def _plot_history(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Draw one plot per figure of a history; rows are in order, `epoch` or `step` labels them."""
     key = next((name for name in ("epoch", "step") if name in rows[0]), None)
@@ -100,7 +123,7 @@ def _plot_history(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if name != key and _is_number(row.get(name))
         ]
         if len(points) > 1:
-            plots.append({"name": name, "svg": draw_lines([Series(name, points)], label=key or "row")})
+            plots.append(_plot(name, [Series(name, points)], key or "row"))
     return plots
 
 

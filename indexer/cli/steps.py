@@ -19,6 +19,8 @@ from indexer.store import open_store
 
 SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
 TRAINING_STEP = "distill"
+SIDE_STEP = "calibrate_npmi"
+"""Runs on its own; where it did, the report shows it."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ def find_training(config: Config, run_date: str) -> StepCommit | None:
 
 def collect_story(config: Config, run_date: str) -> dict[str, Any]:
     """Gather what the finished steps of the date did, for the release's report."""
-    commits = [StepFolder(config.shop.work, name, run_date).newest() for name in SPARK_STEPS]
+    commits = [StepFolder(config.shop.work, name, run_date).newest() for name in (*SPARK_STEPS, SIDE_STEP)]
     commits.append(find_training(config, run_date))
     return {
         "shop": config.shop.name,

@@ -185,6 +185,24 @@ QUERY_PAIRS = Table(
     written_by="npmi_pairs",
 )
 
+NPMI_CALIBRATION = Table(
+    "NPMI_CALIBRATION",
+    (
+        Column("decile", pa.int64(), "tenth of the pairs by NPMI; 1 holds the lowest", minimum=1, maximum=10),
+        Column("npmi_above", pa.float64(), "the decile holds NPMI above this"),
+        Column("npmi_up_to", pa.float64(), "up to this, included"),
+        count_column("pairs", "pairs in the decile"),
+        Column("mean_npmi", pa.float64(), "their mean NPMI"),
+        count_column("sampled", "pairs looked at, at most 500"),
+        Column("labelled", pa.int64(), "sampled pairs of two queries with confident nodes", minimum=0),
+        Column("agreeing", pa.int64(), "labelled pairs that share a node, or a node and one above it", minimum=0),
+        share_column("agreement", "agreeing / labelled; null without a labelled pair", nullable=True),
+        share_column("agreement_above", "estimate of the same for all pairs above npmi_above", nullable=True),
+    ),
+    key=("decile",),
+    written_by="calibrate_npmi",
+)
+
 PRODUCT_NODES = Table(
     "PRODUCT_NODES",
     (
@@ -270,6 +288,7 @@ TABLES: dict[str, Table] = {
         PURCHASES,
         QUERY_GRAM,
         QUERY_PAIRS,
+        NPMI_CALIBRATION,
         PRODUCT_NODES,
         QUERY_NODES,
         QUERY_NEGATIVES,

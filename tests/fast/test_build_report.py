@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from indexer.build.line_plot import Series, draw_lines
 from indexer.build.report import render_report, show_value
+from indexer.line_plot import Series, draw_lines
 
 NASTY = '<script>alert("1")</script>&\u202e'
 
@@ -93,19 +93,26 @@ def test_a_history_is_drawn_and_listed():
     assert [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"] == ["loss", "auc"]
 
 
+def test_deciles_of_a_calibration_are_drawn_over_tau():
+    deciles = [{"npmi_above": low, "agreement": low, "agreement_above": 0.9} for low in (0.2, 0.4)]
+    steps = [{"step": "calibrate_npmi", "seconds": 1, "counts": {"figures": {"deciles": deciles}}, "rejects": []}]
+    page = Page(render_report({"steps": steps}))
+    assert [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"] == ["agreement, agreement_above"]
+
+
 def test_an_empty_story_is_a_page():
     assert "Configuration" in Page(render_report({})).text
 
 
 def test_a_line_runs_from_corner_to_corner():
-    svg = ET.fromstring(str(draw_lines([Series("loss", [(1, 0.0), (2, 5.0), (3, 10.0)])], label="epoch")))
+    svg = ET.fromstring(draw_lines([Series("loss", [(1, 0.0), (2, 5.0), (3, 10.0)])], label="epoch"))
     points = svg.find("polyline").get("points").split()
     assert points == ["52.0,140.0", "201.0,75.0", "350.0,10.0"]
     assert [text.text for text in svg.findall("text")] == ["0", "5", "10", "1", "3", "epoch"]
 
 
 def test_a_flat_line_lies_in_the_middle():
-    svg = ET.fromstring(str(draw_lines([Series("a", [(0, 1.0), (1, 1.0)])], label="x")))
+    svg = ET.fromstring(draw_lines([Series("a", [(0, 1.0), (1, 1.0)])], label="x"))
     assert svg.find("polyline").get("points") == "52.0,75.0 350.0,75.0"
 
 

@@ -14,7 +14,8 @@ from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.runs import StepFolder
 from indexer.text import normalise_query
-from jobs import hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs import calibrate_npmi, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs.command import describe_commit, format_commit
 
 pytestmark = pytest.mark.jvm
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def commits(session, config):
-    steps = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives)
+    steps = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, calibrate_npmi)
     return {step.STEP: step.run(session, config, RUN_DATE) for step in steps}
 
 
@@ -99,3 +100,15 @@ def test_negatives_are_never_similar_pairs(commits, config):
     dissimilar = set(zip(negatives.query_a, negatives.query_b, strict=True))
     assert len(dissimilar) == len(negatives) > 0
     assert not similar & dissimilar
+
+
+def test_nodes_agree_more_often_than_by_chance_in_every_decile(commits, config):
+    figures, deciles = commits["calibrate_npmi"].counts["figures"], read(config, schemas.NPMI_CALIBRATION)
+    printed = format_commit(describe_commit(commits["calibrate_npmi"], built=True))
+    assert deciles["pairs"].sum() == 6_867
+    assert deciles["sampled"].tolist() == [500] * 10
+    assert (deciles["agreement"] > 0.95).all()
+    assert figures["chance_agreement"] < 0.2
+    assert figures["calibrated_tau"] == config.npmi.calibration_tau
+    assert len(figures["samples"]) == 20
+    assert all(pair["query_a"] in printed and pair["query_b"] in printed for pair in figures["samples"])

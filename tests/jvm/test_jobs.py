@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
@@ -13,7 +14,7 @@ from indexer.contracts import schemas
 from indexer.errors import ContractError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
-from jobs import curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs import calibrate_npmi, curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 from jobs.command import make_command
 
 pytestmark = pytest.mark.jvm
@@ -244,6 +245,28 @@ def test_the_command_prints_an_account(command):
     document = json.loads(again.stdout)
     assert document["status"] == "skipped"
     assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1}
+
+
+def test_a_calibration_prints_its_deciles_and_pairs_and_draws_a_page(command, session, config):
+    for job in (purchase_gram, taxonomy_labels):
+        job.run(session, config, DATE)
+    built = command(calibrate_npmi, "--run-date", DATE)
+    assert built.exit_code == 0, built.output
+    assert "tau 0.2: the pairs above it reach an agreement of 0.95; tau is 0.2 now" in built.stdout
+    lines = [line.split() for line in built.stdout.splitlines()]
+    (row,) = rows(config, schemas.NPMI_CALIBRATION)
+    assert (row["decile"], row["pairs"], row["sampled"], row["labelled"], row["agreeing"]) == (1, 1, 1, 1, 1)
+    assert (row["agreement"], row["agreement_above"], row["npmi_above"]) == (1.0, 1.0, 0.2)
+    assert row["mean_npmi"] == pytest.approx(row["npmi_up_to"], abs=1e-4)
+    assert ["baby", "sipper", "toddler", "cup", str(round(row["mean_npmi"], 4)), "1", "yes"] in lines
+    page = Path(json.loads(command(calibrate_npmi, "--run-date", DATE, "--json").stdout)["figures"]["page"]).read_text()
+    assert "<td>baby sipper</td><td>toddler cup</td>" in page
+    assert "<svg" in page
+    assert "<script" not in page
+    other = command(calibrate_npmi, "--run-date", DATE, "--set", "npmi.calibration_tau=0.9")
+    assert (other.exit_code, "lower npmi.calibration_tau" in other.stderr) == (3, True)
+    literal = ["--set", "npmi.variant=literal", "--set", "npmi.force_literal=true"]
+    assert command(calibrate_npmi, "--run-date", DATE, *literal).exit_code == 2
 
 
 @pytest.mark.parametrize(

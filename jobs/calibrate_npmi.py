@@ -1,0 +1,127 @@
+"""PURCHASES, QUERY_NODES and TAXONOMY -> NPMI_CALIBRATION: how often nodes agree per NPMI decile, and at which tau."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from indexer.config import Config, NpmiConfig
+from indexer.contracts.schemas import NPMI_CALIBRATION, PURCHASES, QUERY_GRAM, QUERY_NODES, TAXONOMY
+from indexer.errors import ConfigError, ContractError
+from indexer.runs import StepCommit
+from jobs.calibration_page import render_page
+from jobs.command import run_job
+from jobs.steps import Account, held, run_step
+from spark.calibration import (
+    DecileAgreement,
+    count_agreement,
+    count_cells,
+    find_tau,
+    measure_deciles,
+    place_pairs,
+    sample_pairs,
+    share_of,
+    shuffle_pairs,
+    split_deciles,
+)
+from spark.negatives import label_lineages, relate_pairs
+from spark.npmi import npmi_scores
+from spark.tables import read_table
+from spark.taxonomy import query_labels, tree_frame
+from spark.tree import Node, grow_tree
+
+STEP = "calibrate_npmi"
+SAMPLE = 500
+"""Pairs per decile whose nodes are compared."""
+SHOWN = 2
+"""Sampled pairs per decile that are kept for people to look at."""
+
+
+def run(session: SparkSession, config: Config, run_date: str, *, force: bool = False) -> StepCommit:
+    """Write NPMI_CALIBRATION of the date and its page, or return the commit that already has them."""
+    if config.npmi.variant == "literal":
+        raise ConfigError("npmi.variant: `literal` has no upper bound, so no tau can be found; calibrate another one")
+    return run_step(
+        session,
+        config,
+        run_date,
+        step=STEP,
+        sections=("npmi", "nodes"),
+        upstream=(PURCHASES, QUERY_GRAM, TAXONOMY, QUERY_NODES),
+        force=force,
+        build=lambda folder: build_table(session, config, run_date, folder),
+    )
+
+
+def build_table(session: SparkSession, config: Config, run_date: str, folder: Path) -> Account:
+    """Write the table and `calibration.html` below the folder; raises ContractError where there is no pair."""
+    account, limits = Account(), config.npmi
+    lineages = read_lineages(session, config, run_date)
+    with held(score_pairs(session, config, run_date)) as pairs:
+        cells = {row["cell"]: (row["pairs"], row["mean_npmi"]) for row in count_cells(pairs).collect()}
+        if not cells:
+            raise ContractError(
+                f"PURCHASES of {run_date}: no pair of queries has an NPMI above {limits.calibration_tau} and enough "
+                "support; lower npmi.calibration_tau or npmi.min_support"
+            )
+        deciles = split_deciles(cells, above=limits.calibration_tau)
+        sample = sample_pairs(place_pairs(pairs, deciles), size=SAMPLE)
+        with held(relate_pairs(sample, lineages, how="left")) as related:
+            counts = {row.pop("decile"): row for row in _rows(count_agreement(related, "decile"))}
+            shown = related.where(F.col("place") <= SHOWN).orderBy("decile", "place").drop("place")
+            samples = [row | {"npmi": round(row["npmi"], 4)} for row in _rows(shown)]
+        by_chance = relate_pairs(shuffle_pairs(sample), lineages, how="left")
+        (chance,) = _rows(count_agreement(by_chance))
+    rows = measure_deciles(deciles, counts)
+    account.figures |= describe(rows, limits) | {"chance_agreement": share_of(chance)}
+    account.figures |= {"deciles": [asdict(row) for row in rows], "samples": samples}
+    table = pa.Table.from_pylist(account.figures["deciles"], schema=NPMI_CALIBRATION.schema)
+    account.write(session.createDataFrame(table).coalesce(1), folder, NPMI_CALIBRATION)
+    page = folder / "calibration.html"
+    page.write_text(render_page(account.figures, run_date=run_date, shop=config.shop.name), encoding="utf-8")
+    account.figures["page"] = str(page)
+    return account
+
+
+def score_pairs(session: SparkSession, config: Config, run_date: str) -> DataFrame:
+    """Return (query_a, query_b, npmi) of the pairs above the calibration's tau that have enough support."""
+    gram = read_table(session, config.shop.work, QUERY_GRAM, run_date)
+    purchases = read_table(session, config.shop.work, PURCHASES, run_date)
+    limits = config.npmi
+    enough = (F.col("support") >= limits.min_support) & (F.col("shared_products") >= limits.min_shared_products)
+    scores = npmi_scores(gram, purchases, variant=limits.variant)
+    return scores.where(enough & (F.col("npmi") > limits.calibration_tau)).select("query_a", "query_b", "npmi")
+
+
+def read_lineages(session: SparkSession, config: Config, run_date: str) -> DataFrame:
+    """Return the confident nodes of each query of the date, and these with all nodes above them."""
+    nodes = read_table(session, config.shop.work, QUERY_NODES, run_date)
+    labels = query_labels(nodes, label_mass=config.nodes.label_mass, min_top_share=config.nodes.min_top_share)
+    rows = read_table(session, config.shop.work, TAXONOMY, run_date).collect()
+    tree = grow_tree((Node(*row) for row in rows), max_depth=config.taxonomy.max_depth, shown=TAXONOMY.name)
+    return label_lineages(labels, tree_frame(session, tree, separator=config.catalogue.category_separator))
+
+
+def describe(rows: Sequence[DecileAgreement], limits: NpmiConfig) -> dict[str, Any]:
+    """Return the figures that answer which tau reaches the target, in a sentence and as a number."""
+    tau, target = find_tau(rows, target=limits.target_agreement), limits.target_agreement
+    if tau is not None:
+        verdict = f"tau {tau}: the pairs above it reach an agreement of {target}; tau is {limits.tau} now"
+    elif any(row.labelled for row in rows):
+        best = max(row.agreement_above for row in rows if row.agreement_above is not None)
+        verdict = f"no tau reaches an agreement of {target}; the best is {best}"
+    else:
+        verdict = "no sampled pair has two queries with confident nodes, so agreement cannot be measured"
+    return {"verdict": verdict, "target_agreement": target, "calibrated_tau": tau}
+
+
+def _rows(frame: DataFrame) -> list[dict[str, Any]]:
+    return [row.asDict() for row in frame.collect()]
+
+
+if __name__ == "__main__":
+    run_job(STEP, run)
