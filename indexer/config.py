@@ -10,6 +10,7 @@ from typing import Any
 
 from indexer.input_config import (
     CatalogueConfig,
+    CrosswalkConfig,
     LabelsConfig,
     PurchasesConfig,
     QueryClassesConfig,
@@ -73,9 +74,19 @@ class NodesConfig:
     """A query whose first node holds less has no labels."""
     prior_purchases: float = 5.0
     """confidence = share * n / (n + prior): little evidence counts for less."""
+    smoothing_purchases: float = 5.0
+    """Weight of the whole shop's purchases at every branching of a query's part of the tree; 0 smooths nothing."""
+    leaf_names: bool = False
+    """Whether a category that is no id and no full path is matched by its last name, where one node alone has it."""
+    merge: str = "classifier"
+    """Queries with purchases and classes: classifier (its nodes replace), confident (the surer side) or mix."""
+    classifier_weight: float = 0.5
+    """Part of the classifier in a mix."""
 
     def __post_init__(self) -> None:
         require_ranges(self, label_mass=(0, 1), min_top_share=(0, 1), prior_purchases=(0, MANY))
+        require_ranges(self, smoothing_purchases=(0, MANY), classifier_weight=(0, 1))
+        require_one_of("merge", self.merge, ("classifier", "confident", "mix"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +254,7 @@ class Config:
     purchases: PurchasesConfig = PurchasesConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     taxonomy: TaxonomyConfig = TaxonomyConfig()
+    crosswalk: CrosswalkConfig = CrosswalkConfig()
     query_classes: QueryClassesConfig = QueryClassesConfig()
     labels: LabelsConfig = LabelsConfig()
     npmi: NpmiConfig = NpmiConfig()

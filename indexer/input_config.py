@@ -6,6 +6,9 @@ from types import MappingProxyType
 
 from indexer.errors import ConfigError
 
+FORMATS: tuple[str, ...] = ("auto", "parquet", "csv", "tsv", "jsonl")
+"""How a table may be written; `auto` goes by the file's name."""
+
 GRADES: Mapping[str, int] = MappingProxyType(
     {
         **{"e": 3, "s": 2, "c": 1, "i": 0},
@@ -52,8 +55,10 @@ class InputConfig:
     max_reject_share: float = 0.005
     """Share of rejected rows above which the run stops with exit code 3."""
 
+    known_formats = FORMATS
+
     def __post_init__(self) -> None:
-        require_one_of("format", self.format, ("auto", "parquet", "csv", "tsv", "jsonl"))
+        require_one_of("format", self.format, self.known_formats)
         require_range("max_reject_share", self.max_reject_share, 0, 1)
 
 
@@ -95,13 +100,33 @@ class CatalogueConfig(InputConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaxonomyConfig(InputConfig):
-    """The shop's tree; without a path it is made of the catalogue's category paths."""
+    """The shop's tree; without a path it is made of the catalogue's category paths.
+
+    A table of full paths is told by `columns = { category_path = "your column" }`; with `format = "lines"` every
+    line of the file is `id : Home > Kitchen` or `id - Home > Kitchen`, and `#` starts a comment.
+    """
 
     max_depth: int = 32
+    two_parents: str = "refuse"
+    """A node with several parents: refuse, or first (in code point order, of the parents that are there)."""
+
+    known_formats = (*FORMATS, "lines")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("max_depth", self.max_depth, 1, 64)
+        require_one_of("two_parents", self.two_parents, ("refuse", "first"))
+        require(self.format != "lines" or not self.columns, "columns: a file of `lines` has no column names")
+
+    @property
+    def full_paths(self) -> bool:
+        """Whether nodes come with their full path, and not with their parent's id."""
+        return self.format == "lines" or "category_path" in self.columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrosswalkConfig(InputConfig):
+    """What the nodes of another taxonomy are in the shop's tree, where products or classifier name those."""
 
 
 @dataclass(frozen=True, kw_only=True)

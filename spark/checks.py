@@ -111,6 +111,8 @@ def _column_faults(column: ContractColumn) -> list[Column]:
         wanted = ~raw.rlike(r"^\s*\[\s*\]\s*$") & ~is_blank(raw)
         broken_array = F.trim(raw).startswith("[") & F.from_json(raw, T.ArrayType(T.StringType())).isNull()
         faults.append(_fault(f"{column.name}_type", wanted & broken_array, raw))
+        if not column.nullable:
+            faults.append(_fault(f"{column.name}_missing", value.isNull(), raw))
     elif column.type != pa.string():
         faults.append(_fault(f"{column.name}_type", value.isNull() & ~is_blank(raw), raw))
     if column.max_bytes is not None and not _is_cut(column):

@@ -24,6 +24,9 @@ from indexer.input_config import InputConfig
 from indexer.runs import identify_input
 
 HAS = "_has_"
+LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
+"""A node on a line of its own, as Shopify (`id : path`) and Google (`id - path`) publish theirs."""
+COMMENT = r"^\x{FEFF}?\s*#"
 KEY_SAMPLE_ROWS = 1_000
 """Records whose keys a message names."""
 
@@ -76,6 +79,8 @@ def open_input(
     """
     if location.format == "parquet":
         return _open_parquet(session, table, location, columns)
+    if location.format == "lines":
+        return _open_lines(session, location)
     if location.format == "jsonl":
         return _open_json(session, table, location, columns, {*expected_columns(table, columns), *filled})
     return _open_delimited(session, table, location, columns)
@@ -159,6 +164,22 @@ def _open_json(
 
 def _read_lines(session: SparkSession, location: Location) -> DataFrame:
     return _reader(session).text(list(location.files)).where(F.trim("value") != "")
+
+
+def _open_lines(session: SparkSession, location: Location) -> DataFrame:
+    """Return the columns of TAXONOMY_PATHS."""
+    value = F.col("value")
+    fits, broken = value.rlike(LINE), ~F.is_valid_utf8(value)
+    return (
+        _read_lines(session, location)
+        .where(~value.rlike(COMMENT))
+        .select(
+            F.when(fits, F.regexp_extract(value, LINE, 1)).alias("node_id"),
+            F.when(fits, F.regexp_extract(value, LINE, 2)).alias("category_path"),
+            F.when(~fits & ~broken, value).alias("_line"),
+            broken.alias("_broken"),
+        )
+    )
 
 
 def _open_delimited(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:

@@ -48,6 +48,8 @@ def check_column(
         findings.append((f"{column.name}_type", unparsed))
     if pa.types.is_list(typed.type):
         typed = pa.array([_clean_list(items) for items in typed.to_pylist()], column.type)
+        if not column.nullable:
+            findings.append((f"{column.name}_missing", pc.is_null(typed)))
     typed, cut = _limit_text(typed, column, findings)
     if column.identifier:
         findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, CONTROL))))

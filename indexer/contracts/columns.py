@@ -3,13 +3,24 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from indexer.contracts.schemas import CATALOGUE, LABELS, QUERY_CLASSES, RAW_PURCHASES, TAXONOMY, Table
+from indexer.contracts.schemas import (
+    CATALOGUE,
+    CROSSWALK,
+    LABELS,
+    QUERY_CLASSES,
+    RAW_PURCHASES,
+    TAXONOMY,
+    TAXONOMY_PATHS,
+    Table,
+)
 from indexer.errors import ConfigError, ContractError
 
 SECTIONS = {
     RAW_PURCHASES.name: "purchases",
     CATALOGUE.name: "catalogue",
     TAXONOMY.name: "taxonomy",
+    TAXONOMY_PATHS.name: "taxonomy",
+    CROSSWALK.name: "crosswalk",
     QUERY_CLASSES.name: "query_classes",
     LABELS.name: "labels",
 }

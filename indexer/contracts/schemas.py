@@ -121,9 +121,31 @@ TAXONOMY = Table(
     written_by="taxonomy_labels",
 )
 
+TAXONOMY_PATHS = Table(
+    "TAXONOMY_PATHS",
+    (
+        node_column("node_id", "node id"),
+        Column("category_path", pa.list_(pa.string()), "names from the root to the node itself"),
+    ),
+    key=("node_id",),
+)
+
+CROSSWALK = Table(
+    "CROSSWALK",
+    (
+        node_column("from_node", "id or full path in the other taxonomy, as products and classifier name it"),
+        node_column("to_node", "id or full path in the shop's tree"),
+    ),
+    key=("from_node",),
+)
+
 QUERY_CLASSES = Table(
     "QUERY_CLASSES",
-    (query_column(), node_column("node_id", "node the classifier chose"), share_column("score", "its confidence")),
+    (
+        query_column(),
+        node_column("node_id", "node the classifier chose: its id, or a name as products have it"),
+        share_column("score", "its confidence; 1 where the table has no scores", nullable=True),
+    ),
     key=("query", "node_id"),
 )
 
@@ -283,6 +305,8 @@ TABLES: dict[str, Table] = {
         RAW_PURCHASES,
         CATALOGUE,
         TAXONOMY,
+        TAXONOMY_PATHS,
+        CROSSWALK,
         QUERY_CLASSES,
         LABELS,
         PURCHASES,

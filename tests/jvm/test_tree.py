@@ -3,6 +3,7 @@
 import pytest
 
 from indexer.errors import ContractError
+from spark import tree as trees
 from spark.tree import Node, grow_tree, path_nodes, path_text
 
 GOOD = [
@@ -13,8 +14,12 @@ GOOD = [
 ]
 
 
-def grow(rows, max_depth=32):
-    return grow_tree(rows, max_depth=max_depth, shown="tree.csv")
+def grow(rows, max_depth=32, **options):
+    return grow_tree(rows, max_depth=max_depth, shown="tree.csv", **options)
+
+
+def of_paths(*rows, max_depth=32):
+    return path_nodes(rows, separator=">", max_depth=max_depth, shown="tree.txt")
 
 
 def test_lineages_run_from_the_root_down():
@@ -61,8 +66,35 @@ def test_a_very_long_chain_is_refused_and_a_very_long_cycle_named():
         grow([*chain, Node("200000", "000000", "root")])
 
 
-def test_paths_make_a_tree():
-    nodes = path_nodes(["Home > Kitchen > Pans", "Home > Bath", "Toys"], ">")
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_two_parents_the_first_that_is_there_can_be_kept(turn):
+    extra = [Node("3", "4", "Pans"), Node("2", "missing", "Kitchen"), Node("4", "2", "Toys"), Node("5", "lost", "Five")]
+    rows = [*GOOD, *extra, Node("5", None, "Five")][::turn]
+    tree = grow(rows, two_parents="first")
+    # 4 is given a parent and no root any more; 5 is a root, because the parent of its other row is missing.
+    assert tree.lineages == {"1": ("1",), "2": ("1", "2"), "3": ("1", "2", "3"), "4": ("1", "2", "4"), "5": ("5",)}
+    assert [(node.node_id, node.parent_id) for node in tree.second_parents] == [
+        ("2", "missing"),
+        ("3", "4"),
+        ("4", None),
+        ("5", "lost"),
+    ]
+    assert len(rows) == len(tree.nodes) + len(tree.second_parents) + len(tree.orphans)
+    with pytest.raises(ContractError, match="node '2' appears twice"):
+        grow([*rows, Node("2", "1", "Again")], two_parents="first")
+
+
+def test_too_many_nodes_are_refused(monkeypatch):
+    monkeypatch.setattr(trees, "MAX_NODES", 4)
+    assert len(grow(GOOD).nodes) == 4
+    with pytest.raises(ContractError, match=r"tree.csv: more than 4 nodes"):
+        grow([*GOOD, Node("5", "1", "Five")])
+    with pytest.raises(ContractError, match=r"tree.txt: more than 4 nodes"):
+        of_paths(("1", "A > B > C > D > E > F"))
+
+
+def test_category_paths_make_a_tree():
+    nodes = of_paths(*[(path, path) for path in ("Home > Kitchen > Pans", "Home > Bath", "Toys")])
     assert {(node.node_id, node.parent_id, node.name) for node in nodes} == {
         ("Home", None, "Home"),
         ("Home > Kitchen", "Home", "Kitchen"),
@@ -71,6 +103,44 @@ def test_paths_make_a_tree():
         ("Toys", None, "Toys"),
     }
     assert len(grow(nodes).nodes) == 5
+
+
+def test_nodes_with_full_paths_find_their_parents():
+    rows = [
+        ("7", "Home > Kitchen > Pans"),
+        ("1", "Home"),
+        ("9", "Home > Bath"),
+        ("8", "Home > Bath"),
+        ("3", "Home > Bath > Taps"),
+    ]
+    nodes = of_paths(*rows)
+    assert nodes == of_paths(*reversed(rows))
+    assert {(node.node_id, node.parent_id, node.name) for node in nodes} == {
+        ("1", None, "Home"),
+        ("Home > Kitchen", "1", "Kitchen"),  # no row has this path
+        ("7", "Home > Kitchen", "Pans"),
+        ("8", "1", "Bath"),
+        ("9", "1", "Bath"),
+        ("3", "8", "Taps"),  # of two nodes with the path above, the first
+    }
+    assert grow(nodes).path("7", ">") == "Home > Kitchen > Pans"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("1", "A"), ("1", "A")], "node '1' appears twice"),
+        ([("1", "A"), ("2", "A > B"), ("2", "C")], "node '2' has two parents, '1' and None"),
+    ],
+)
+def test_paths_that_contradict_each_other_are_refused(rows, message):
+    with pytest.raises(ContractError, match=message):
+        grow(of_paths(*rows))
+
+
+def test_a_very_deep_path_is_refused_before_it_is_taken_apart():
+    with pytest.raises(ContractError, match="node 'x' lies 100000 levels deep, more than 32"):
+        of_paths(("x", " > ".join(["a"] * 100_000)))
 
 
 def test_path_text_is_cleaned_and_split_at_the_separator():
