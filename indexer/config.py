@@ -5,7 +5,7 @@ Field names equal the keys of the file; `config_file.load_config` fills them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from indexer.input_config import (
@@ -21,6 +21,8 @@ from indexer.input_config import (
 )
 
 MANY = 10**9
+CREDENTIALS = ("secret", "password", "token", "access.key")
+"""Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +128,17 @@ class SparkConfig:
     shuffle_partitions: int = 8
     java_options: str = ""
     """Options of the driver's Java. `-XX:TieredStopAtLevel=1 -XX:+UseSerialGC` halves the time of a small shop."""
+    conf: Mapping[str, str] = field(default_factory=dict)
+    """Any other setting of Spark, such as `"spark.executor.memory" = "4g"`; no credentials."""
 
     def __post_init__(self) -> None:
         require_ranges(self, shuffle_partitions=(1, 10**6))
+        for key in self.conf:
+            require(key.startswith("spark."), f"conf: expected settings that begin with `spark.`, found {key}")
+            require(
+                not any(word in key.lower() for word in CREDENTIALS),
+                f"conf: {key} is a credential; leave it to the standard AWS chain or to spark-submit",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

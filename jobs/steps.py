@@ -73,7 +73,10 @@ class Account:
         """Raise IntegrityError unless the parts add up to the rows."""
         found = sum(parts)
         if found != rows:
-            raise IntegrityError(f"{name}: {rows} rows must be accounted for, found {found}; please report this")
+            raise IntegrityError(
+                f"{name}: {rows} rows must be accounted for, found {found}; on a cluster see that shop.work is one "
+                "folder for all machines, else please report this"
+            )
 
 
 def run_step(

@@ -22,6 +22,7 @@ from indexer.contracts.schemas import Table
 from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
 from indexer.runs import identify_input
+from spark.session import local_address
 
 HAS = "_has_"
 LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
@@ -48,6 +49,11 @@ class Location:
     def remote(self) -> bool:
         """Whether the executors read the input from object storage."""
         return self.files[0].startswith("s3a://")
+
+    @property
+    def addresses(self) -> list[str]:
+        """What Spark is told to read."""
+        return list(self.files) if self.remote else [local_address(file) for file in self.files]
 
 
 def locate_input(session: SparkSession, source: InputConfig, *, section: str, staging: Path) -> Location:
@@ -126,7 +132,7 @@ def _one_format(names: Collection[str], source: InputConfig, section: str) -> st
 
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
-    frame = _reader(session).parquet(*location.files)
+    frame = _reader(session).parquet(*location.addresses)
     matched = match_columns(table, columns, frame.columns, shown=location.shown)
     chosen = [F.col(f"`{name}`").alias(column) for column, name in matched.items()]
     return frame.select(*chosen, F.lit(None).cast("string").alias("_line"), F.lit(False).alias("_broken"))
@@ -163,7 +169,7 @@ def _open_json(
 
 
 def _read_lines(session: SparkSession, location: Location) -> DataFrame:
-    return _reader(session).text(list(location.files)).where(F.trim("value") != "")
+    return _reader(session).text(location.addresses).where(F.trim("value") != "")
 
 
 def _open_lines(session: SparkSession, location: Location) -> DataFrame:
@@ -202,7 +208,7 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
         "multiLine": location.format == "csv",
         "maxCharsPerColumn": RECORD_BYTES,
     }
-    frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(list(location.files))
+    frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(location.addresses)
     chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
     return frame.select(*chosen, _decoded("_line").alias("_line"), F.lit(False).alias("_broken"))
 

@@ -63,6 +63,11 @@ def spark_failures(place: str) -> Iterator[None]:
         raise
 
 
+def local_address(path: str | Path) -> str:
+    """Return the address of a mounted file or folder, whatever file system Spark takes a bare path for."""
+    return f"file:{path}"
+
+
 def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:
     os.environ["JAVA_HOME"] = str(find_java())
     quiet = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
@@ -78,6 +83,6 @@ def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSessi
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         # A laptop's host name need not resolve, and nobody outside needs to reach the driver.
         settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
-    for key, value in settings.items():
+    for key, value in (settings | dict(config.conf)).items():
         builder = builder.config(key, str(value))
     return builder.master(config.master)

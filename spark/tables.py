@@ -17,7 +17,7 @@ from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
 from spark.inputs import HAS, Location, open_input, refuse_keys
-from spark.session import spark_failures
+from spark.session import local_address, spark_failures
 
 WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float", "tinyint", "smallint", "int", "bigint")}
 """Contract type -> the Parquet types that fit into it without loss."""
@@ -114,7 +114,7 @@ def read_rows(session: SparkSession, folder: Path, table: Table) -> DataFrame:
     """Read the rows of one of the project's own tables from its folder."""
     with spark_failures(str(folder)):
         reader = session.read.option("__globPaths__", "false").schema(spark_schema(table))
-        return reader.parquet(str(folder.resolve())).select(*spark_schema(table).names)
+        return reader.parquet(local_address(folder.resolve())).select(*spark_schema(table).names)
 
 
 def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
@@ -131,7 +131,7 @@ def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
                 f"found {found.simpleString() if found else 'no such column'}"
             )
     with spark_failures(table.name):
-        frame.select(*expected.names).write.parquet(str(folder.resolve() / table.name))
+        frame.select(*expected.names).write.parquet(local_address(folder.resolve() / table.name))
     return read_rows(frame.sparkSession, folder / table.name, table).count()
 
 
