@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from indexer.input_config import (
+    BlockedWordsConfig,
     CatalogueConfig,
     CrosswalkConfig,
     LabelsConfig,
@@ -23,6 +24,13 @@ from indexer.input_config import (
 MANY = 10**9
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
+
+SCRIPTS = (
+    *("Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Ethiopic", "Georgian", "Greek", "Gujarati"),
+    *("Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana", "Khmer", "Lao", "Latin"),
+    *("Malayalam", "Mongolian", "Myanmar", "Oriya", "Sinhala", "Tamil", "Telugu", "Thai", "Tibetan"),
+)
+"""Unicode scripts by which queries can be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +118,21 @@ class CuratedConfig:
     """Queries worth answering a reformulation with (KD-Boost section 5.2, pre-curated query cache)."""
 
     min_purchases: int = 20
+    """Least purchases after a query and its variants."""
     min_products: int = 1
     max_queries: int = 1_000_000
+    """Kept are, for each taxonomy node, the query with most purchases in it, then the most bought of the others."""
     max_characters: int = 200
+    merge_variants: bool = True
+    """Merge queries that differ in the order, number (English), spacing or hyphens of their words."""
+    scripts: tuple[str, ...] = ()
+    """Unicode scripts, such as Latin, that all letters of a query must belong to; empty accepts any."""
+    reject_personal_data: bool = True
+    """Reject queries with an e-mail address, a telephone number or a payment card's number."""
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.scripts) - set(SCRIPTS))
+        require(not unknown, f"scripts: expected names among {', '.join(SCRIPTS)}, found {', '.join(unknown)}")
         require_ranges(self, min_purchases=(0, 2**62), min_products=(1, MANY), max_queries=(1, MANY))
         require_ranges(self, max_characters=(1, 1_024))
 
@@ -266,6 +284,7 @@ class Config:
     taxonomy: TaxonomyConfig = TaxonomyConfig()
     crosswalk: CrosswalkConfig = CrosswalkConfig()
     query_classes: QueryClassesConfig = QueryClassesConfig()
+    blocked_words: BlockedWordsConfig = BlockedWordsConfig()
     labels: LabelsConfig = LabelsConfig()
     npmi: NpmiConfig = NpmiConfig()
     nodes: NodesConfig = NodesConfig()

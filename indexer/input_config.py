@@ -135,6 +135,11 @@ class QueryClassesConfig(InputConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockedWordsConfig(InputConfig):
+    """Words and phrases that no curated query may hold, if the shop has such a list: a table with a column `word`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsConfig(InputConfig):
     """Relevance labels of (query, product) pairs."""
 

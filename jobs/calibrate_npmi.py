@@ -15,6 +15,7 @@ from indexer.errors import ConfigError, ContractError
 from indexer.runs import StepCommit
 from jobs.calibration_page import render_page
 from jobs.command import run_job
+from jobs.lineages import read_lineages
 from jobs.steps import Account, held, run_step
 from spark.calibration import (
     DecileAgreement,
@@ -28,11 +29,9 @@ from spark.calibration import (
     shuffle_pairs,
     split_deciles,
 )
-from spark.negatives import label_lineages, relate_pairs
+from spark.negatives import relate_pairs
 from spark.npmi import npmi_scores
 from spark.tables import read_table
-from spark.taxonomy import query_labels, tree_frame
-from spark.tree import Node, grow_tree
 
 STEP = "calibrate_npmi"
 SAMPLE = 500
@@ -95,15 +94,6 @@ def score_pairs(session: SparkSession, config: Config, run_date: str) -> DataFra
     enough = (F.col("support") >= limits.min_support) & (F.col("shared_products") >= limits.min_shared_products)
     scores = npmi_scores(gram, purchases, variant=limits.variant)
     return scores.where(enough & (F.col("npmi") > limits.calibration_tau)).select("query_a", "query_b", "npmi")
-
-
-def read_lineages(session: SparkSession, config: Config, run_date: str) -> DataFrame:
-    """Return the confident nodes of each query of the date, and these with all nodes above them."""
-    nodes = read_table(session, config.shop.work, QUERY_NODES, run_date)
-    labels = query_labels(nodes, label_mass=config.nodes.label_mass, min_top_share=config.nodes.min_top_share)
-    rows = read_table(session, config.shop.work, TAXONOMY, run_date).collect()
-    tree = grow_tree((Node(*row) for row in rows), max_depth=config.taxonomy.max_depth, shown=TAXONOMY.name)
-    return label_lineages(labels, tree_frame(session, tree, separator=config.catalogue.category_separator))
 
 
 def describe(rows: Sequence[DecileAgreement], limits: NpmiConfig) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from indexer.config import Config
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY
 from indexer.runs import StepCommit
 from jobs.command import run_job
+from jobs.lineages import read_lineages
 from jobs.steps import Account, first_row, held, run_step
 from spark import negatives
 from spark.tables import read_table
-from spark.taxonomy import query_labels, tree_frame
-from spark.tree import Node, grow_tree
 
 STEP = "hard_negatives"
 
@@ -36,13 +35,8 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     """Write QUERY_NEGATIVES below the folder."""
     account, limits = Account(), config.negatives
     query_nodes = read_table(session, config.shop.work, QUERY_NODES, run_date)
-    labels = query_labels(query_nodes, label_mass=config.nodes.label_mass, min_top_share=config.nodes.min_top_share)
-    rows = read_table(session, config.shop.work, TAXONOMY, run_date).collect()
-    tree = grow_tree((Node(*row) for row in rows), max_depth=config.taxonomy.max_depth, shown=TAXONOMY.name)
-    lineages = negatives.label_lineages(
-        labels, tree_frame(session, tree, separator=config.catalogue.category_separator)
-    )
-    tokens = negatives.query_tokens(labels)
+    lineages = read_lineages(session, config, run_date)
+    tokens = negatives.query_tokens(lineages)
     with held(lineages), held(tokens):
         queries = query_nodes.select("query").distinct().count()
         account.filters["queries_without_label"] = queries - lineages.count()

@@ -14,7 +14,7 @@ def query_tokens(queries: DataFrame) -> DataFrame:
     starts = F.sequence(F.lit(1), F.greatest(F.lit(1), F.char_length(padded) - (TRIGRAM_CHARACTERS - 1)))
 
     def trigram(start: Column) -> Column:
-        return F.concat(F.lit("t:"), F.substring(padded, start, F.lit(TRIGRAM_CHARACTERS)))
+        return F.concat(F.lit("t:"), padded.substr(start, F.lit(TRIGRAM_CHARACTERS)))
 
     words = F.transform(F.split("query", " "), lambda word: F.concat(F.lit("w:"), word))
     tokens = F.concat(words, F.transform(starts, trigram))
@@ -71,6 +71,11 @@ def label_lineages(labels: DataFrame, tree: DataFrame) -> DataFrame:
     return labels.join(lineages, on="query", how="inner").select("query", "labels", "lineage")
 
 
+def related_nodes(labels_a: str, lineage_a: str, labels_b: str, lineage_b: str) -> Column:
+    """Tell whether a label of one query is a label of the other or stands above one; null where one has none."""
+    return F.arrays_overlap(labels_a, lineage_b) | F.arrays_overlap(labels_b, lineage_a)
+
+
 def relate_pairs(pairs: DataFrame, lineages: DataFrame, *, how: str = "inner") -> DataFrame:
     """Add `related`: whether the queries share a node, a node and one above it included.
 
@@ -84,7 +89,7 @@ def relate_pairs(pairs: DataFrame, lineages: DataFrame, *, how: str = "inner") -
         )
         for side in ("a", "b")
     ]
-    related = F.arrays_overlap("labels_a", "lineage_b") | F.arrays_overlap("labels_b", "lineage_a")
+    related = related_nodes("labels_a", "lineage_a", "labels_b", "lineage_b")
     both = pairs.join(sides[0], on="query_a", how=how).join(sides[1], on="query_b", how=how)
     return both.select(*(F.col(name) for name in pairs.columns), related.alias("related"))
 

@@ -65,7 +65,7 @@ def write_queries(work: Path, queries: Sequence[str]) -> None:
     from indexer.runs import StepCommit, StepFolder, fingerprint
 
     ids = [hashlib.sha256(query.encode()).hexdigest()[:16] for query in queries]
-    columns = [ids, list(queries), [20.0] * len(queries), [3] * len(queries)]
+    columns = [ids, list(queries), [20.0] * len(queries), [3] * len(queries), [False] * len(queries)]
     step = StepFolder(work, "curated_queries", RUN_DATE)
     attempt = step.new_attempt()
     folder = step.attempt_folder(attempt) / "CURATED_QUERIES"

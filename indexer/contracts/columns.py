@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from indexer.contracts.schemas import (
+    BLOCKED_WORDS,
     CATALOGUE,
     CROSSWALK,
     LABELS,
@@ -22,6 +23,7 @@ SECTIONS = {
     TAXONOMY_PATHS.name: "taxonomy",
     CROSSWALK.name: "crosswalk",
     QUERY_CLASSES.name: "query_classes",
+    BLOCKED_WORDS.name: "blocked_words",
     LABELS.name: "labels",
 }
 """Table that the shop delivers -> the configuration's section about it."""

@@ -149,6 +149,11 @@ QUERY_CLASSES = Table(
     key=("query", "node_id"),
 )
 
+BLOCKED_WORDS = Table(
+    "BLOCKED_WORDS",
+    (query_column("word", "a word or phrase that no curated query may hold"),),
+)
+
 LABELS = Table(
     "LABELS",
     (
@@ -268,10 +273,22 @@ CURATED_QUERIES = Table(
             "query_id", pa.string(), "first 16 hex digits of the query's SHA-256", max_bytes=ID_BYTES, identifier=True
         ),
         query_column(),
-        Column("weight", pa.float64(), "purchases after the query", minimum=0),
-        count_column("products", "distinct products bought after the query"),
+        Column("weight", pa.float64(), "purchases after the query and its variants", minimum=0),
+        count_column("products", "distinct products bought after the query and its variants"),
+        Column("is_product_id", pa.bool_(), "whether the query is the id of a product"),
     ),
     key=("query_id",),
+    written_by="curated_queries",
+)
+
+QUERY_VARIANTS = Table(
+    "QUERY_VARIANTS",
+    (
+        query_column(doc="a near-duplicate that was merged into a curated query"),
+        Column("query_id", pa.string(), "the curated query", max_bytes=ID_BYTES, identifier=True),
+        count_column("purchases", "purchases after the near-duplicate, a part of the curated query's weight"),
+    ),
+    key=("query",),
     written_by="curated_queries",
 )
 
@@ -308,6 +325,7 @@ TABLES: dict[str, Table] = {
         TAXONOMY_PATHS,
         CROSSWALK,
         QUERY_CLASSES,
+        BLOCKED_WORDS,
         LABELS,
         PURCHASES,
         QUERY_GRAM,
@@ -317,6 +335,7 @@ TABLES: dict[str, Table] = {
         QUERY_NODES,
         QUERY_NEGATIVES,
         CURATED_QUERIES,
+        QUERY_VARIANTS,
         TEACHER_SCORES,
         REJECTS,
     )

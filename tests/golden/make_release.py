@@ -42,7 +42,7 @@ def write_queries(work: Path) -> None:
     """Commit 60 curated queries as the step before the build does."""
     queries = [f"{colour} {thing}" for colour, thing in product(COLOURS, THINGS)] + list(THINGS)
     ids = [hashlib.sha256(query.encode()).hexdigest()[:16] for query in queries]
-    columns = [ids, queries, [20.0] * len(queries), [3] * len(queries)]
+    columns = [ids, queries, [20.0] * len(queries), [3] * len(queries), [False] * len(queries)]
     table = pa.table(columns, schema=schemas.CURATED_QUERIES.schema)
     step = StepFolder(work, "curated_queries", RUN_DATE)
     folder = step.attempt_folder("golden") / "CURATED_QUERIES"

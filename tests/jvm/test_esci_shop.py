@@ -14,7 +14,7 @@ from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.runs import StepFolder
 from indexer.text import normalise_query
-from jobs import calibrate_npmi, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs import calibrate_npmi, curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 from jobs.command import describe_commit, format_commit
 
 pytestmark = pytest.mark.jvm
@@ -36,7 +36,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def commits(session, config):
-    steps = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, calibrate_npmi)
+    steps = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, curated_queries, calibrate_npmi)
     return {step.STEP: step.run(session, config, RUN_DATE) for step in steps}
 
 
@@ -112,3 +112,13 @@ def test_nodes_agree_more_often_than_by_chance_in_every_decile(commits, config):
     assert figures["calibrated_tau"] == config.npmi.calibration_tau
     assert len(figures["samples"]) == 20
     assert all(pair["query_a"] in printed and pair["query_b"] in printed for pair in figures["samples"])
+
+
+def test_curated_queries_account_for_every_query(commits, config):
+    counts, queries = commits["curated_queries"].counts, read(config, schemas.CURATED_QUERIES)
+    variants = read(config, schemas.QUERY_VARIANTS)
+    bought = read(config, schemas.PURCHASES)
+    assert len(queries) + len(variants) == bought["query"].nunique()
+    assert set(variants["query_id"]) <= set(queries["query_id"])
+    assert queries["weight"].sum() == counts["figures"]["purchases"] == counts["figures"]["purchases_covered"]
+    assert counts["figures"]["nodes_covered"] == counts["figures"]["nodes"]

@@ -131,7 +131,7 @@ def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path)
     with (tmp_path / "purchases.tsv").open("a") as file:
         file.write("new\tp1\t99\n")
     assert purchase_gram.run(session, config, DATE).counts["inputs"]["RAW_PURCHASES"]["rows_in"] == 10
-    assert curated_queries.run(session, config, DATE).counts["tables"] == {"CURATED_QUERIES": 6}
+    assert curated_queries.run(session, config, DATE).counts["tables"]["CURATED_QUERIES"] == 6
 
 
 def test_a_shops_own_tree_and_classifier(session, config, tmp_path):

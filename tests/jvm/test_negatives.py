@@ -1,13 +1,10 @@
-"""Hard negatives: cosines against scikit-learn, disjoint labels up and down the tree, and curated queries."""
-
-import hashlib
+"""Hard negatives: cosines against scikit-learn and disjoint labels up and down the tree."""
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from spark import negatives
-from spark.curated import judge_queries
 from spark.taxonomy import tree_frame
 from spark.tree import Node, grow_tree
 
@@ -94,24 +91,3 @@ def test_the_most_similar_are_kept_per_query(session):
     judged = negatives.judge_negatives(pairs, negatives.label_lineages(labels, tree), none, max_per_query=1)
     kept = {(row.query_a, row.query_b, row.source) for row in judged.collect() if row.reason is None}
     assert kept == {("a", "b", "lexical"), ("b", "c", "lexical"), ("c", "d", "lexical")}
-
-
-def test_curated_queries_with_every_filter(session):
-    rows = [("head", "p1", 90), ("head", "p2", 10), ("tie a", "p1", 30), ("tie b", "p1", 30), ("few", "p1", 5)]
-    rows += [("x" * 201, "p1", 99), ("single", "p1", 99)]
-    purchases = session.createDataFrame(rows, "query string, product_id string, purchases bigint")
-    limits = {"min_purchases": 20, "min_products": 1, "max_queries": 3, "max_characters": 200}
-    found = {row.query: row for row in judge_queries(purchases, **limits).collect()}
-    assert {query[:6]: row.reason for query, row in found.items()} == {
-        "head": None,
-        "single": None,
-        "tie a": None,
-        "tie b": "beyond_max_queries",
-        "few": "below_min_purchases",
-        "xxxxxx": "above_max_characters",
-    }
-    head = found["head"]
-    assert (head.weight, head.products) == (100.0, 2)
-    assert head.query_id == hashlib.sha256(b"head").hexdigest()[:16]
-    strict = judge_queries(purchases, **(limits | {"min_products": 2})).collect()
-    assert [row.query for row in strict if row.reason is None] == ["head"]

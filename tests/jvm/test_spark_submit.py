@@ -62,6 +62,7 @@ def test_every_job_in_order(shop):
         "PRODUCT_NODES": 3,
         "QUERY_NODES": 4,
         "QUERY_NEGATIVES": 1,
+        "QUERY_VARIANTS": 0,
         "CURATED_QUERIES": 4,
     }
 

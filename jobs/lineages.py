@@ -1,0 +1,19 @@
+"""The confident nodes of the queries, as several jobs compare them."""
+
+from pyspark.sql import DataFrame, SparkSession
+
+from indexer.config import Config
+from indexer.contracts.schemas import QUERY_NODES, TAXONOMY
+from spark.negatives import label_lineages
+from spark.tables import read_table
+from spark.taxonomy import query_labels, tree_frame
+from spark.tree import Node, grow_tree
+
+
+def read_lineages(session: SparkSession, config: Config, run_date: str) -> DataFrame:
+    """Return the confident nodes of each query of the date, and these with all nodes above them."""
+    nodes = read_table(session, config.shop.work, QUERY_NODES, run_date)
+    labels = query_labels(nodes, label_mass=config.nodes.label_mass, min_top_share=config.nodes.min_top_share)
+    rows = read_table(session, config.shop.work, TAXONOMY, run_date).collect()
+    tree = grow_tree((Node(*row) for row in rows), max_depth=config.taxonomy.max_depth, shown=TAXONOMY.name)
+    return label_lineages(labels, tree_frame(session, tree, separator=config.catalogue.category_separator))
