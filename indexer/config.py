@@ -14,6 +14,7 @@ from indexer.input_config import (
     CrosswalkConfig,
     LabelsConfig,
     PurchasesConfig,
+    QueriesConfig,
     QueryClassesConfig,
     TaxonomyConfig,
     require,
@@ -280,6 +281,7 @@ class Config:
 
     shop: ShopConfig = ShopConfig()
     purchases: PurchasesConfig = PurchasesConfig()
+    queries: QueriesConfig = QueriesConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     taxonomy: TaxonomyConfig = TaxonomyConfig()
     crosswalk: CrosswalkConfig = CrosswalkConfig()

@@ -66,17 +66,63 @@ class InputConfig:
 class PurchasesConfig(InputConfig):
     """Purchases per query and product."""
 
+    kind: str = "columns"
+    """`columns`: a row counts purchases (RAW_PURCHASES). `events`: a row is a UBI 1.3 event (RAW_EVENTS)."""
     default_purchases: int = 1
     """Count of a row whose table has no `purchases` column."""
     min_purchases: int = 20
     """Pairs bought fewer times are dropped (KD-Boost section 4.1)."""
     max_purchases: int = 1_000_000_000
     """Rows above this count are rejected as outliers."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Action of an event -> purchases it counts for; `purchase` counts 1 and any other 0 unless named here."""
+    remove_repeats: bool = True
+    """Whether events without `event_id` count once where their whole records are equal."""
+    daily: bool = False
+    """Whether every file has its day in its path (`event_date=2026-11-19/`, `2026-11-19.csv`); others are not read."""
+    lookback_days: int = 0
+    """Days that count, the run's own the last of them; 0 counts all. Needs `event_date` or daily files."""
+    half_life_days: int = 0
+    """Days after which a purchase counts half; 0 counts old ones in full. Needs `event_date` or daily files."""
+    max_user_pair_day: int = 0
+    """Purchases of one user, query and product that count per day; 0 sets no limit. Needs `user_id` and days."""
+    max_user_day: int = 0
+    """Purchases of one user that count per day; 0 sets no limit. Needs `user_id` and days."""
+    min_users: int = 0
+    """Pairs bought by fewer different users are dropped; 0 asks for none. Needs `user_id`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        count = (1, 2**62)
+        count, limit, days = (1, 2**62), (0, 2**62), (0, 36_500)
+        require_one_of("kind", self.kind, ("columns", "events"))
         require_ranges(self, default_purchases=count, min_purchases=count, max_purchases=count)
+        require_ranges(self, lookback_days=days, half_life_days=(0, 3_650))
+        require_ranges(self, max_user_pair_day=limit, max_user_day=limit, min_users=limit)
+        for action, weight in self.all_weights().items():
+            require_range(f"weights.{action}", weight, 0, 1_000_000)
+        require(any(self.all_weights().values()), "weights: expected an action that counts, found only zeros")
+
+    def all_weights(self) -> dict[str, int]:
+        """Return every action that is named, with what it counts for."""
+        return {"purchase": 1, **self.weights}
+
+    @property
+    def needs_users(self) -> bool:
+        """Whether users are told apart."""
+        return bool(self.max_user_pair_day or self.max_user_day or self.min_users)
+
+    @property
+    def needs_days(self) -> bool:
+        """Whether every purchase must have its day."""
+        return bool(self.lookback_days or self.half_life_days or self.max_user_pair_day or self.max_user_day)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriesConfig(InputConfig):
+    """The searches of an events log (UBI 1.3), where its events name a query by its id alone."""
+
+    daily: bool = False
+    """Whether every file has its day in its path, as for purchases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from indexer import __version__
 from indexer.claims import claim_folder, remove_abandoned
 from indexer.config import Config, as_document
+from indexer.contracts.days import Days
 from indexer.contracts.schemas import Table
 from indexer.errors import IntegrityError
 from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
@@ -147,14 +148,20 @@ def first_row(frame: DataFrame) -> dict[str, Any]:
 
 
 @contextmanager
-def located(session: SparkSession, config: Config, step: str, *sections: str) -> Iterator[dict[str, Location]]:
-    """Find the inputs of these sections; what was downloaded for them goes at the end of the block."""
-    staging = Path(config.shop.work) / "staging"
+def located(
+    session: SparkSession, config: Config, step: str, *sections: str, days: Mapping[str, Days] | None = None
+) -> Iterator[dict[str, Location]]:
+    """Find the inputs of these sections; what was downloaded for them goes at the end of the block.
+
+    `days` names the sections whose files are daily, with the days to read.
+    """
+    staging, spans = Path(config.shop.work) / "staging", days or {}
     remove_abandoned(staging, f"{step}-*", frozenset)
     with claim_folder(staging / f"{step}-{uuid.uuid4().hex}") as folder:
         try:
             yield {
-                name: locate_input(session, getattr(config, name), section=name, staging=folder) for name in sections
+                name: locate_input(session, getattr(config, name), section=name, staging=folder, days=spans.get(name))
+                for name in sections
             }
         finally:
             shutil.rmtree(folder, ignore_errors=True)

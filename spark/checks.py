@@ -13,11 +13,15 @@ from pyspark.sql import types as T
 
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
+from spark.duplicates import read_time
 from spark.text import is_blank, strip_text
 
 SAMPLE_CHARACTERS = 200
 UNBALANCED = "quote_unbalanced"
 """Not a reason to reject a row: such a record has swallowed lines after it, so the table cannot be used."""
+
+SMALLEST_MILLISECONDS = 10**11
+"""As seconds this is the year 5138."""
 
 CONTROLS = r"[\x00-\x1f\x7f]"
 PATTERNS = {
@@ -49,9 +53,11 @@ def judge_rows(
     )
     line = F.col("_line")
     unbalanced = line.contains("\n") & (F.length(F.regexp_replace(line, '[^"]', "")) % 2 == 1)
+    withheld = F.concat(F.lit("a record of "), F.length(line), F.lit(" characters, withheld"))
+    shown = withheld if any(column.private for column in present) else line
     faults = [
-        _fault(UNBALANCED, unbalanced, line),
-        _fault("malformed", line.isNotNull(), line),
+        _fault(UNBALANCED, unbalanced, shown),
+        _fault("malformed", line.isNotNull(), shown),
         *_encoding_faults(present),
     ]
     for column in present:
@@ -77,10 +83,22 @@ def _typed(raw: DataFrame, column: ContractColumn, target: T.DataType, separator
         return F.when(F.size(trimmed) > 0, trimmed)
     if isinstance(target, T.StringType):
         return F.when(~is_blank(value), value)
+    if isinstance(target, T.TimestampType):
+        return _instant(value, kind)
     if not isinstance(kind, T.StringType):
         return value.cast(target)
     text = F.trim(value)
     return F.when(text.rlike(PATTERNS[target.typeName()]), text.try_cast(target))
+
+
+def _instant(value: Column, kind: T.DataType) -> Column:
+    """Read a point in time: ISO 8601, else seconds or, from 1973 on, milliseconds since 1970."""
+    if isinstance(kind, T.TimestampType | T.TimestampNTZType):
+        return value.cast("timestamp")
+    text = F.trim(value.cast("string"))
+    number = F.when(text.rlike("^[0-9]{1,14}$"), text).cast("bigint")
+    clock = F.timestamp_millis(F.when(number < SMALLEST_MILLISECONDS, number * 1_000).otherwise(number))
+    return F.coalesce(clock, read_time(text))
 
 
 def _split(text: Column, separator: str) -> Column:
@@ -97,9 +115,13 @@ def _as_text(raw: DataFrame, name: str) -> Column:
 
 
 def _encoding_faults(columns: list[ContractColumn]) -> list[Column]:
-    texts = [F.col(f"_raw_{column.name}") for column in columns]
-    broken = [_fault("encoding", ~F.is_valid_utf8(text), text) for text in texts]
-    return [*broken, _fault("encoding", F.col("_broken"), texts[0])]
+    texts = {column.name: F.col(f"_raw_{column.name}") for column in columns}
+    private = {column.name for column in columns if column.private}
+    nothing = F.lit(None).cast("string")
+    broken = [
+        _fault("encoding", ~F.is_valid_utf8(text), nothing if name in private else text) for name, text in texts.items()
+    ]
+    return [*broken, _fault("encoding", F.col("_broken"), next(iter(texts.values())))]
 
 
 def _column_faults(column: ContractColumn) -> list[Column]:

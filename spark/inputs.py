@@ -1,30 +1,36 @@
 """Open a shop's input as raw columns, before any value is judged.
 
-Text formats come as text, whatever the value looks like; Parquet keeps its types. Besides the contract's
-columns a raw frame has `_line`, a record that could not be parsed, and `_broken`, whether its bytes are no UTF-8.
-JSON has no header: there `_has_<column>` tells for each expected column whether the record has its key.
+Text formats come as text, whatever the value looks like; Parquet keeps its types. Besides the contract's columns a
+raw frame has `_line`, a record that could not be parsed, `_broken`, whether its bytes are no UTF-8, `_file`, the file
+it lies in, and `_record`, a hash of all it says; Spark works out only what is used. JSON has no header: there
+`_has_<column>` tells for each expected column whether the record has its key.
 """
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from indexer.contracts.columns import expected_columns, match_columns, name_columns, refuse_absent
+from indexer.contracts.days import Days, read_day
 from indexer.contracts.files import check_path, detect_format, download_files, find_files
 from indexer.contracts.raw import DELIMITERS, LONE_SURROGATE, RECORD_BYTES, parse_header, read_header
 from indexer.contracts.schemas import Table
 from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
 from indexer.runs import identify_input
+from indexer.store import hash_file
 from spark.session import local_address
 
 HAS = "_has_"
+FILE_PATH = "_metadata.file_path"
 LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
 """A node on a line of its own, as Shopify (`id : path`) and Google (`id - path`) publish theirs."""
 COMMENT = r"^\x{FEFF}?\s*#"
@@ -44,6 +50,8 @@ class Location:
     format: str
     identity: Any
     """JSON-ready; other bytes give another one: hashes of local files, sizes and times of remote ones."""
+    days: tuple[date, ...] = ()
+    """The days of daily files, in order; none where files have no days."""
 
     @property
     def remote(self) -> bool:
@@ -56,23 +64,39 @@ class Location:
         return list(self.files) if self.remote else [local_address(file) for file in self.files]
 
 
-def locate_input(session: SparkSession, source: InputConfig, *, section: str, staging: Path) -> Location:
+def locate_input(
+    session: SparkSession, source: InputConfig, *, section: str, staging: Path, days: Days | None = None
+) -> Location:
     """Find the input's files; `s3://` is downloaded below `staging` where Spark runs on this machine alone.
+
+    With `days` every file is one of a day, and only those of these days are looked at.
 
     Raises ConfigError where the section has no path, ContractError where nothing usable lies there.
     """
     check_path(source.path, section)
     if not source.path.startswith("s3://"):
-        files, root = find_files(Path(source.path), section=section), Path(source.path)
-        return _local_location(files, root, source, section)
+        files, root = find_files(Path(source.path), section=section, days=days), Path(source.path)
+        return _local_location(files, root, source, section, days)
     if (session.sparkContext.master or "").startswith("local"):
         root = _make_folder(staging / uuid.uuid4().hex)
-        return _local_location(download_files(source.path, root), root, source, section)
-    address = "s3a://" + source.path.removeprefix("s3://")
+        return _local_location(download_files(source.path, root, days=days), root, source, section, days)
+    return _remote_location(session, source, section, days)
+
+
+def _remote_location(session: SparkSession, source: InputConfig, section: str, days: Days | None) -> Location:
+    address = "s3a://" + source.path.removeprefix("s3://").rstrip("/")
     listing = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(address)
     found = [list(row) for row in listing.select("path", "length", F.col("modificationTime").cast("string")).collect()]
-    format = _one_format([name for name, *_ in found], source, section)
-    return Location(section=section, shown=source.path, files=(address,), format=format, identity=sorted(found))
+    names = {name.removeprefix(address).lstrip("/") or name.rpartition("/")[2]: name for name, *_ in found}
+    chosen = {names[name] for name in days.choose_names(names, source.path)} if days else set(names.values())
+    return Location(
+        section=section,
+        shown=source.path,
+        files=tuple(sorted(chosen)) if days else (address,),
+        format=_one_format(chosen, source, section),
+        identity=sorted(row for row in found if row[0] in chosen),
+        days=_sort_days(chosen) if days else (),
+    )
 
 
 def open_input(
@@ -112,13 +136,28 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _local_location(files: list[Path], root: Path, source: InputConfig, section: str) -> Location:
+def _local_location(files: list[Path], root: Path, source: InputConfig, section: str, days: Days | None) -> Location:
     full = [file for file in files if file.stat().st_size]
     if not full:
         raise ContractError(f"{source.path}: 0 rows; an empty input stops the run")
     names = tuple(str(file.resolve()) for file in full)
-    format = _one_format(names, source, section)
-    return Location(section=section, shown=source.path, files=names, format=format, identity=identify_input(root))
+    return Location(
+        section=section,
+        shown=source.path,
+        files=names,
+        format=_one_format(names, source, section),
+        # Files of other days have no part in the result.
+        identity=_identify_files(files, root) if days else identify_input(root),
+        days=_sort_days(str(file) for file in files) if days else (),
+    )
+
+
+def _identify_files(files: Iterable[Path], root: Path) -> list[list[str]]:
+    return [[file.relative_to(root).as_posix(), hash_file(file)] for file in files]
+
+
+def _sort_days(names: Iterable[str]) -> tuple[date, ...]:
+    return tuple(sorted({day for name in names if (day := read_day(name))}))
 
 
 def _one_format(names: Collection[str], source: InputConfig, section: str) -> str:
@@ -133,16 +172,44 @@ def _one_format(names: Collection[str], source: InputConfig, section: str) -> st
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
     frame = _reader(session).parquet(*location.addresses)
-    matched = match_columns(table, columns, frame.columns, shown=location.shown)
-    chosen = [F.col(f"`{name}`").alias(column) for column, name in matched.items()]
-    return frame.select(*chosen, F.lit(None).cast("string").alias("_line"), F.lit(False).alias("_broken"))
+    known = {name: f"`{name}`" for name in frame.columns}
+    if table.nested:
+        known = _nested_columns(frame.schema) | known
+    matched = match_columns(table, columns, known, shown=location.shown)
+    chosen = [_text_of_number(frame, table, known[name], column) for column, name in matched.items()]
+    return frame.select(
+        *chosen,
+        F.lit(None).cast("string").alias("_line"),
+        F.lit(False).alias("_broken"),
+        F.sha2(F.to_json(F.struct("*")), 256).alias("_record"),
+        F.col(FILE_PATH).alias("_file"),
+    )
+
+
+def _nested_columns(schema: T.StructType, before: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the dotted name of every field below a struct, and how Spark addresses it."""
+    found = {}
+    for field in schema:
+        path = (*before, field.name)
+        found[".".join(path)] = ".".join(f"`{name}`" for name in path)
+        if isinstance(field.dataType, T.StructType):
+            found |= _nested_columns(field.dataType, path)
+    return found
+
+
+def _text_of_number(frame: DataFrame, table: Table, name: str, column: str) -> Column:
+    """Return a column; logs may write ids as numbers."""
+    value = F.col(name)
+    whole = table.nested and isinstance(frame.select(name).schema[0].dataType, T.IntegralType)
+    return (value.cast("string") if whole and table.column(column).type == pa.string() else value).alias(column)
 
 
 def _open_json(
     session: SparkSession, table: Table, location: Location, columns: Mapping[str, str], watched: Collection[str]
 ) -> DataFrame:
     names = name_columns(table, columns)
-    fields = [T.StructField(name, T.StringType()) for name in dict.fromkeys(names.values())]
+    heads = [name.split(".")[0] for name in names.values() if table.nested]
+    fields = [T.StructField(name, T.StringType()) for name in dict.fromkeys([*names.values(), *heads])]
     value = F.col("value")
     # A record that is broken half way still yields its first fields, so the line is counted as an array of one.
     items = F.json_array_length(F.concat(F.lit("["), value, F.lit("]")))
@@ -150,22 +217,35 @@ def _open_json(
     broken = ~F.is_valid_utf8(value) | value.rlike(LONE_SURROGATE)
     lines = _read_lines(session, location).select(
         "value",
+        F.col(FILE_PATH).alias("_file"),
         F.from_json(value, T.StructType(fields), {"mode": "PERMISSIVE"}).alias("record"),
         (parsed & ~broken).alias("usable"),
         broken.alias("_broken"),
     )
     record, usable = F.col("record"), F.col("usable")
     # Only a null leaves open whether the key is there, and asks for a second look at the line.
+    values = {column: _json_value(record, name, nested=table.nested) for column, name in names.items()}
     has = {
-        name: record.getField(names[name]).isNotNull() | F.array_contains(F.json_object_keys(value), names[name])
+        name: values[name].isNotNull() | F.array_contains(F.json_object_keys(value), names[name])
         for name in sorted(watched)
     }
     return lines.select(
-        *[record.getField(name).alias(column) for column, name in names.items()],
+        *[found.alias(column) for column, found in values.items()],
         F.when(~usable & ~F.col("_broken"), value).alias("_line"),
         "_broken",
+        "_file",
+        F.sha2(value, 256).alias("_record"),
         *[F.when(usable, there).alias(HAS + name) for name, there in has.items()],
     )
+
+
+def _json_value(record: Column, name: str, *, nested: bool) -> Column:
+    """Return the text of a record's value; a dotted name that is no key leads into the records inside."""
+    head, *rest = name.split(".")
+    if not nested or not rest:
+        return record.getField(name)
+    inside = "$" + "".join(f"['{part}']" for part in rest)
+    return F.coalesce(record.getField(name), F.get_json_object(record.getField(head), inside))
 
 
 def _read_lines(session: SparkSession, location: Location) -> DataFrame:
@@ -210,7 +290,13 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
     }
     frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(location.addresses)
     chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
-    return frame.select(*chosen, _decoded("_line").alias("_line"), F.lit(False).alias("_broken"))
+    return frame.select(
+        *chosen,
+        _decoded("_line").alias("_line"),
+        F.lit(False).alias("_broken"),
+        F.sha2(F.to_json(F.struct(*names.values())), 256).alias("_record"),
+        F.col(FILE_PATH).alias("_file"),
+    )
 
 
 def _decoded(name: str) -> Column:

@@ -1,12 +1,13 @@
 """The tables as Spark frames: the shop's, judged row by row, and the project's own, by their commits."""
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -17,9 +18,14 @@ from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
 from spark.inputs import HAS, Location, open_input, refuse_keys
+from spark.pairs import first_reason
 from spark.session import local_address, spark_failures
 
-WIDENED = {"bigint": ("tinyint", "smallint", "int"), "double": ("float", "tinyint", "smallint", "int", "bigint")}
+WIDENED = {
+    "bigint": ("tinyint", "smallint", "int"),
+    "double": ("float", "tinyint", "smallint", "int", "bigint"),
+    "timestamp": ("timestamp_ntz", "bigint", "string"),
+}
 """Contract type -> the Parquet types that fit into it without loss."""
 
 
@@ -32,6 +38,8 @@ class Input:
     """`rows_in` = `valid` + `rejected`."""
     rejects: list[dict[str, Any]]
     """Rows of REJECTS."""
+    unwanted: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Rows left out before they were judged, by reason; no part of `rows_in`."""
 
 
 def spark_schema(table: Table) -> T.StructType:
@@ -47,10 +55,14 @@ def read_input(
     *,
     separator: str = ">",
     filled: Collection[str] = (),
+    kept: Sequence[str] = (),
+    unwanted: Mapping[str, Column] | None = None,
 ) -> Input:
     """Read a shop's table; one pass counts and explains the rejected rows.
 
-    `filled` names nullable columns that a table may lack as a whole, but where it has them no row may.
+    `filled` names nullable columns that a table may lack as a whole, but where it has them no row may. `kept` names
+    what of `_file` and `_record` goes with the valid rows. `unwanted` holds conditions on the table's columns: rows
+    that meet one are left out whatever their faults, unless they cannot be read at all.
 
     Raises ContractError for a missing or mistyped column, 0 rows, an unreadable file, or more than
     `source.max_reject_share` rejected rows.
@@ -59,22 +71,26 @@ def read_input(
         raw = open_input(session, table, location, source.columns, filled=filled)
         if location.format == "parquet":
             _check_types(raw, table, location.shown)
-        judged, reasons = _judge(raw, table, filled, separator)
+        judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
         absent = [name for name in _watched(raw) if _is_absent(name, reasons)]
         refuse_keys(session, table, location, source.columns, absent)
         if absent:
             raw = raw.drop(*absent, *(HAS + name for name in absent))
-            judged, reasons = _judge(raw, table, filled, separator)
+            judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
     _refuse_unbalanced(reasons, location)
+    left_out = {row["_reason"]: row["count"] for row in reasons if row["_reason"] in (unwanted or {})}
     rejects = [
         reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
         for row in reasons
-        if row["_reason"] is not None
+        if row["_reason"] is not None and row["_reason"] not in left_out
     ]
-    counts = count_rows(sum(row["count"] for row in reasons), rejects)
+    rows_in = sum(row["count"] for row in reasons) - sum(left_out.values())
+    if left_out and not rows_in:
+        _refuse_unwanted(table, reasons, location)
+    counts = count_rows(rows_in, rejects)
     check_rejects(counts, rejects, shown=location.shown, limit=source.max_reject_share, section=location.section)
-    valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names)
-    return Input(rows=valid, counts=counts, rejects=rejects)
+    valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names, *kept)
+    return Input(rows=valid, counts=counts, rejects=rejects, unwanted=left_out)
 
 
 def reject_row(
@@ -141,10 +157,22 @@ def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: 
     write_table(session.createDataFrame(rows).coalesce(1), folder, REJECTS)
 
 
-def _judge(raw: DataFrame, table: Table, filled: Collection[str], separator: str) -> tuple[DataFrame, list[Any]]:
+def _judge(
+    raw: DataFrame,
+    table: Table,
+    filled: Collection[str],
+    separator: str,
+    kept: Sequence[str],
+    unwanted: Mapping[str, Column],
+) -> tuple[DataFrame, list[Any]]:
     """Judge the rows and count them by reason, and with them the records that have each watched key."""
     required = _require_filled(table, set(filled) & set(raw.columns))
-    judged = judge_rows(raw, required, spark_schema(required), separator=separator, kept=_watched_flags(raw))
+    passed = [*_watched_flags(raw), *kept]
+    judged = judge_rows(raw, required, spark_schema(required), separator=separator, kept=passed)
+    reason = F.col("_reason")
+    if unwanted:
+        readable = ~F.coalesce(reason.isin(UNBALANCED, "malformed", "encoding"), F.lit(False))
+        judged = judged.withColumn("_reason", F.coalesce(F.when(readable, first_reason(*unwanted.items())), reason))
     return judged, _count_reasons(judged)
 
 
@@ -182,6 +210,13 @@ def _check_types(raw: DataFrame, table: Table, shown: str) -> None:
         raise ContractError(
             f"{shown}: {table.name} columns of another type: {'; '.join(wrong)}; write them as expected"
         )
+
+
+def _refuse_unwanted(table: Table, reasons: list[Any], location: Location) -> None:
+    kinds = "; ".join(f"{row['count']} {row['_reason']}, such as {row['example']['key']!r}" for row in reasons)
+    raise ContractError(
+        f"{location.shown}: no row of {table.name} counts: {kinds}; expected some, correct [{location.section}]"
+    )
 
 
 def _refuse_unbalanced(reasons: list[Any], location: Location) -> None:

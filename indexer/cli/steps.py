@@ -103,7 +103,7 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
 
 def _check_start(config: Config) -> None:
     """Raise what would fail hours later: an input that is not there, a release that cannot be reached."""
-    for section in ("purchases", "catalogue", "taxonomy", "query_classes", "blocked_words", "labels"):
+    for section in ("purchases", "queries", "catalogue", "taxonomy", "query_classes", "blocked_words", "labels"):
         path = getattr(config, section).path
         needed = section in ("catalogue", "labels")
         if (path or needed) and not path.startswith("s3://"):

@@ -9,7 +9,9 @@ from indexer.contracts.schemas import (
     CROSSWALK,
     LABELS,
     QUERY_CLASSES,
+    RAW_EVENTS,
     RAW_PURCHASES,
+    RAW_QUERIES,
     TAXONOMY,
     TAXONOMY_PATHS,
     Table,
@@ -18,6 +20,8 @@ from indexer.errors import ConfigError, ContractError
 
 SECTIONS = {
     RAW_PURCHASES.name: "purchases",
+    RAW_EVENTS.name: "purchases",
+    RAW_QUERIES.name: "queries",
     CATALOGUE.name: "catalogue",
     TAXONOMY.name: "taxonomy",
     TAXONOMY_PATHS.name: "taxonomy",
@@ -44,7 +48,7 @@ def name_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(
             f"[{SECTIONS[table.name]}.columns] {', '.join(unknown)}: {table.name} has only {', '.join(known)}"
         )
-    return {name: columns.get(name, name) for name in known}
+    return {column.name: columns.get(column.name, column.path or column.name) for column in table.columns}
 
 
 def expected_columns(table: Table, columns: Mapping[str, str]) -> list[str]:
@@ -69,7 +73,7 @@ def refuse_absent(
     """Raise ContractError that names the first of the absent columns, if there is one."""
     for column in absent:
         raise ContractError(
-            f"{shown}: {table.name} needs the column {columns.get(column, column)!r}, "
+            f"{shown}: {table.name} needs the column {name_columns(table, columns)[column]!r}, "
             f"found {', '.join(found) or 'none'}; "
             f'map it in the configuration: [{SECTIONS[table.name]}.columns] {column} = "your column"'
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from indexer.contracts.days import Days, read_day
 from indexer.errors import ConfigError, ContractError
 from indexer.store import open_store
 
@@ -32,25 +33,27 @@ def check_path(path: str, section: str) -> None:
         raise ConfigError(f"[{section}] path: not set; give the file or folder of the table")
 
 
-def find_files(path: Path, *, section: str) -> list[Path]:
+def find_files(path: Path, *, section: str, days: Days | None = None) -> list[Path]:
     """Return the files of a local input in name order, without hidden ones and those of hidden folders.
 
-    Raises ContractError where there are none, or where their writer has not finished.
+    Of daily files those of the given days. Raises ContractError where there are none, or where their writer has not
+    finished.
     """
     if path.is_file():
-        return [path]
+        return [path.parent / name for name in _choose_names([path.name], days, path)]
     if not path.is_dir():
         raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
     found = sorted(path.rglob("*"))
     names = {item: item.relative_to(path).as_posix() for item in found}
-    kept = set(_finished_names(names.values(), str(path)))
-    files = [item for item, name in names.items() if name in kept and item.is_file()]
+    finished = set(_finished_names(names.values(), path))
+    parts = [name for item, name in names.items() if name in finished and item.is_file()]
+    files = [path / name for name in _choose_names(parts, days, path)]
     if not files:
         raise ContractError(f"{path}: an empty folder; expected part files")
     return files
 
 
-def download_files(url: str, folder: Path) -> list[Path]:
+def download_files(url: str, folder: Path, *, days: Days | None = None) -> list[Path]:
     """Download the object, or the objects below the prefix, into a folder; raises as `find_files` does."""
     bucket, _, prefix = url.removeprefix("s3://").rstrip("/").partition("/")
     if not bucket or not prefix:
@@ -59,14 +62,18 @@ def download_files(url: str, folder: Path) -> list[Path]:
     found = [item.key for item in store.list(prefix)]
     # A key that ends in a slash is no file: consoles make such objects to show a folder.
     parts = [key[len(prefix) + 1 :] for key in found if key.startswith(f"{prefix}/") and not key.endswith("/")]
-    # A key named in full is wanted, whatever its name.
-    keys = [key for key in found if key == prefix] + [f"{prefix}/{name}" for name in _finished_names(parts, url)]
+    # A key named in full is wanted, hidden or not.
+    keys = {prefix.rpartition("/")[2]: key for key in found if key == prefix}
+    keys |= {name: f"{prefix}/{name}" for name in _finished_names(parts, url)}
+    names = _choose_names(list(keys), days, url)
     if not keys:
         raise ContractError(f"{url}: no such object or folder; correct the address or deliver the table")
     files = []
-    for number, key in enumerate(keys):
-        files.append(folder / f"{number:06d}-{re.sub('[^A-Za-z0-9._-]', '_', key.rpartition('/')[2])}")
-        store.get_file(key, files[-1])
+    for number, name in enumerate(names):
+        # The day may stand in a folder's name alone.
+        day = f"{read_day(name)}-" if days else ""
+        files.append(folder / f"{number:06d}-{day}{re.sub('[^A-Za-z0-9._-]', '_', name.rpartition('/')[2])}")
+        store.get_file(keys[name], files[-1])
     return files
 
 
@@ -80,7 +87,11 @@ def detect_format(path: Path, configured: str = "auto") -> str:
     raise ContractError(f"{path}: unknown kind of file; expected {', '.join(FORMATS)} or set `format`")
 
 
-def _finished_names(names: Iterable[str], shown: str) -> list[str]:
+def _choose_names(names: list[str], days: Days | None, shown: str | Path) -> list[str]:
+    return days.choose_names(names, str(shown)) if days else names
+
+
+def _finished_names(names: Iterable[str], shown: str | Path) -> list[str]:
     """Return the names, relative to the input's folder, of part files.
 
     Raises ContractError where their writer has not finished.

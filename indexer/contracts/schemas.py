@@ -27,6 +27,10 @@ class Column:
     max_bytes: int | None = None
     identifier: bool = False
     """Control characters are refused: ids are written one per line."""
+    path: str = ""
+    """The shop's usual name of the column where it is another one: a path into nested records."""
+    private: bool = False
+    """Names a person: never published, and never in the sample of a rejected row."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
     written_by: str = "the shop"
+    nested: bool = False
+    """A dot in a shop's name leads into a record, unless a column has the whole name."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -74,6 +80,11 @@ def text_column(name: str, doc: str, nullable: bool = True) -> Column:
     return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES)
 
 
+def user_column(name: str, doc: str) -> Column:
+    """Describe a column that tells one shopper from another."""
+    return Column(name, pa.string(), doc, nullable=True, private=True)
+
+
 def share_column(name: str, doc: str, nullable: bool = False) -> Column:
     """Describe a column that holds a number from 0 to 1."""
     return Column(name, pa.float64(), doc, nullable=nullable, minimum=0, maximum=1)
@@ -91,7 +102,48 @@ RAW_PURCHASES = Table(
         product_id_column(),
         Column("purchases", pa.int64(), "purchases of the product after the query", nullable=True, minimum=1),
         Column("event_date", pa.date32(), "day of the purchases (UTC)", nullable=True),
+        user_column("user_id", "who bought; only counted, never published"),
     ),
+)
+
+RAW_EVENTS = Table(
+    "RAW_EVENTS",
+    (
+        Column("action_name", pa.string(), "what the shopper did, such as purchase, add_to_cart or click"),
+        Column("timestamp", pa.timestamp("us", "UTC"), "ISO 8601 time, or seconds or milliseconds since 1970; UTC"),
+        Column(
+            "object_id",
+            pa.string(),
+            "the product's id; usually `event_attributes.object.object_id`",
+            max_bytes=ID_BYTES,
+            identifier=True,
+            path="event_attributes.object.object_id",
+        ),
+        Column("query_id", pa.string(), "the search that led to the event", nullable=True),
+        Column("user_query", pa.string(), "text of that search; wins over `query_id`", nullable=True),
+        Column(
+            "quantity",
+            pa.int64(),
+            "pieces of the product, 1 where there are none; usually `event_attributes.quantity`",
+            nullable=True,
+            minimum=1,
+            path="event_attributes.quantity",
+        ),
+        Column("event_id", pa.string(), "the same in every copy of the event", nullable=True),
+        user_column("user_id", "who acted; only counted, never published"),
+        user_column("client_id", "the browser or app that acted, where `user_id` is empty"),
+    ),
+    nested=True,
+)
+
+RAW_QUERIES = Table(
+    "RAW_QUERIES",
+    (
+        Column("query_id", pa.string(), "the search's id, as the events have it"),
+        Column("user_query", pa.string(), "query text as the shopper typed it", nullable=True),
+    ),
+    key=("query_id",),
+    nested=True,
 )
 
 CATALOGUE = Table(
@@ -320,6 +372,8 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         RAW_PURCHASES,
+        RAW_EVENTS,
+        RAW_QUERIES,
         CATALOGUE,
         TAXONOMY,
         TAXONOMY_PATHS,
