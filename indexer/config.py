@@ -139,6 +139,17 @@ class CuratedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """Neighbours in the graph of queries and products (BERM, arXiv 2210.01701)."""
+
+    neighbours: int = 10
+    """Neighbours kept per node and order, and followed at each step of a walk."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, neighbours=(1, 1_000))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparkConfig:
     """The Spark session a job starts when it is not given one by spark-submit."""
 
@@ -292,6 +303,7 @@ class Config:
     nodes: NodesConfig = NodesConfig()
     negatives: NegativesConfig = NegativesConfig()
     curated: CuratedConfig = CuratedConfig()
+    graph: GraphConfig = GraphConfig()
     spark: SparkConfig = SparkConfig()
     distill: DistillConfig = DistillConfig()
     index: IndexConfig = IndexConfig()

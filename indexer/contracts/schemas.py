@@ -344,6 +344,19 @@ QUERY_VARIANTS = Table(
     written_by="curated_queries",
 )
 
+GRAPH_NEIGHBOURS = Table(
+    "GRAPH_NEIGHBOURS",
+    (
+        Column("kind", pa.string(), "query or product: what the node is"),
+        Column("node", pa.string(), "query text or product id", max_bytes=QUERY_BYTES),
+        Column("neighbour", pa.string(), "of the other kind at order 1, of the same at order 2", max_bytes=QUERY_BYTES),
+        Column("order", pa.int64(), "1: bought together; 2: reached by two such steps", minimum=1, maximum=2),
+        share_column("weight", "probability that a random walk of `order` steps from the node ends at the neighbour"),
+    ),
+    key=("kind", "node", "order", "neighbour"),
+    written_by="graph_neighbours",
+)
+
 TEACHER_SCORES = Table(
     "TEACHER_SCORES",
     (
@@ -390,6 +403,7 @@ TABLES: dict[str, Table] = {
         QUERY_NEGATIVES,
         CURATED_QUERIES,
         QUERY_VARIANTS,
+        GRAPH_NEIGHBOURS,
         TEACHER_SCORES,
         REJECTS,
     )
