@@ -156,7 +156,8 @@ def _write_tree(night: _Night, products: DataFrame) -> DataFrame:
             night.check(table, "taxonomy")
     frame = tree_frame(night.session, tree, separator=night.separator)
     account.figures["implied_nodes"] = len(nodes) - rows
-    account.figures["nodes_with_the_path_of_another"] = len(tree.nodes) - frame.select("path").distinct().count()
+    paths = {tree.path(node_id, night.separator) for node_id in tree.nodes}
+    account.figures["nodes_with_the_path_of_another"] = len(tree.nodes) - len(paths)
     written = account.write(frame, night.folder, TAXONOMY)
     account.balance(TAXONOMY.name, len(nodes), [written, len(tree.orphans), len(tree.second_parents)])
     return frame

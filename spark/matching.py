@@ -76,7 +76,10 @@ def match_references(
         found = found.join(lookup, on=key, how="left")
     tried = [method for method in METHODS if method in lookups]
     node = F.coalesce(*[F.col(f"by_{method}") for method in tried])
-    how = F.coalesce(*[F.when(F.col(f"by_{method}").isNotNull(), F.lit(method)) for method in tried])
+    # Where the ids are paths, a path is found as one; that is no match by id.
+    finds = {method: F.col(f"by_{method}").isNotNull() for method in tried}
+    finds["id"] &= ~F.col("by_id").eqNullSafe(F.col("by_path"))
+    how = F.coalesce(*[F.when(found_by, F.lit(method)) for method, found_by in finds.items()])
     return found.select("reference", node.alias("node_id"), how.alias("method")).where(F.col("node_id").isNotNull())
 
 

@@ -2,6 +2,9 @@
 
 import pytest
 
+from indexer.contracts import schemas
+from indexer.errors import ConfigError
+from indexer.input_config import TaxonomyConfig
 from spark import taxonomy
 from spark.tree import path_text
 
@@ -18,6 +21,41 @@ def test_paths_are_written_alike_by_spark_and_by_the_tree(session):
     assert rows(taxonomy.category_text(frame, separator=">")) == [
         (n, path_text(names or (), ">") or None) for n, names in enumerate(lists)
     ]
+
+
+def test_a_file_of_lines_has_a_node_on_each(read, tmp_path):
+    lines = (
+        "\ufeff# Product taxonomy\r\n\n"
+        "gid://shop/ap-1        : Animals > Live  Animals\r\n"
+        "  # a comment\n"
+        "3237 - Animals - and : Pets > Food\n"
+        "8 : \n"
+        "no separator\n"
+        "9 :  > > \n"
+    )
+    path = tmp_path / "in [1] {x}" / "tree.txt"
+    settings = TaxonomyConfig(path=str(path), format="lines", max_reject_share=1.0)
+    content = lines.encode() + b"10 - Caf\xe9\n"
+    found, _ = read("tree.txt", content, schemas.TAXONOMY_PATHS, source=settings)
+    assert rows(taxonomy.category_text(found.rows, separator=">")) == [
+        ("3237", "Animals - and : Pets > Food"),
+        ("gid://shop/ap-1", "Animals > Live Animals"),
+    ]
+    assert {row["reason"]: (row["count"], row["sample"]) for row in found.rejects} == {
+        "malformed": (2, "8 : "),
+        "category_path_missing": (1, "> >"),
+        "encoding": (1, "10"),
+    }
+    assert found.counts == {"rows_in": 6, "valid": 2, "rejected": 4}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"format": "lines", "columns": {"name": "n"}}, {"format": "text"}, {"two_parents": "any"}, {"max_depth": 65}],
+)
+def test_settings_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        TaxonomyConfig(path="tree", **wrong)
 
 
 def test_labels_are_the_smallest_set_that_holds_the_mass(session):
