@@ -90,13 +90,15 @@ class PurchasesConfig(InputConfig):
     """Purchases of one user that count per day; 0 sets no limit. Needs `user_id` and days."""
     min_users: int = 0
     """Pairs bought by fewer different users are dropped; 0 asks for none. Needs `user_id`."""
+    max_unknown_share: float = 1.0
+    """Share of purchases of products that the catalogue lacks above which the run stops; always where it lacks all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         count, limit, days = (1, 2**62), (0, 2**62), (0, 36_500)
         require_one_of("kind", self.kind, ("columns", "events"))
         require_ranges(self, default_purchases=count, min_purchases=count, max_purchases=count)
-        require_ranges(self, lookback_days=days, half_life_days=(0, 3_650))
+        require_ranges(self, lookback_days=days, half_life_days=(0, 3_650), max_unknown_share=(0, 1))
         require_ranges(self, max_user_pair_day=limit, max_user_day=limit, min_users=limit)
         for action, weight in self.all_weights().items():
             require_range(f"weights.{action}", weight, 0, 1_000_000)

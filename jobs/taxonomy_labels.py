@@ -20,12 +20,14 @@ from indexer.contracts.schemas import (
     TAXONOMY_PATHS,
     Table,
 )
+from indexer.errors import ContractError
 from indexer.runs import StepCommit
 from jobs.command import run_job
 from jobs.steps import Account, first_row, held, located, run_step
 from spark import matching, query_nodes
 from spark.duplicates import count_versions, judge_versions
 from spark.inputs import Location
+from spark.purchases import count_unknown
 from spark.tables import read_input, read_rows, read_table
 from spark.taxonomy import category_text, tree_frame
 from spark.tree import MAX_NODES, Node, grow_tree, path_nodes
@@ -95,7 +97,9 @@ class _Night:
 def build_tables(night: _Night, run_date: str) -> Account:
     """Write TAXONOMY, PRODUCT_NODES and QUERY_NODES below the night's folder."""
     account, nodes = night.account, night.config.nodes
+    purchases = read_table(night.session, night.config.shop.work, PURCHASES, run_date)
     with held(_read_products(night)) as products:
+        _check_purchases(night, purchases, products)
         tree = _write_tree(night, products)
         crosswalk = _read_crosswalk(night, tree)
         match = partial(
@@ -108,7 +112,6 @@ def build_tables(night: _Night, run_date: str) -> Account:
         references = matching.product_references(products)
         _write_product_nodes(night, matching.place_products(references, match(references)), products.count())
     placed = read_rows(night.session, night.folder / PRODUCT_NODES.name, PRODUCT_NODES)
-    purchases = read_table(night.session, night.config.shop.work, PURCHASES, run_date)
     account.figures |= first_row(query_nodes.count_placed(purchases, placed))
     with held(query_nodes.node_purchases(purchases, placed)) as parts:
         derived = query_nodes.purchased_nodes(
@@ -184,6 +187,19 @@ def _catalogue_nodes(night: _Night, products: DataFrame) -> tuple[list[Node], in
     paths = [(row["path"], row["path"]) for row in found]
     depth = night.config.taxonomy.max_depth
     return path_nodes(paths, separator=night.separator, max_depth=depth, shown=TAXONOMY.name), len(paths)
+
+
+def _check_purchases(night: _Night, purchases: DataFrame, products: DataFrame) -> None:
+    """Enter the purchases of products that the catalogue lacks; raises ContractError where they are too many."""
+    found = first_row(count_unknown(purchases, products))
+    total, example = found.pop("purchases"), found.pop("example")
+    night.account.figures |= found
+    unknown, limit = found["purchases_of_unknown_products"], night.config.purchases.max_unknown_share
+    if unknown > limit * total or unknown == total:
+        raise ContractError(
+            f"{night.config.catalogue.path}: {unknown} of {total} purchases are of products that the catalogue lacks, "
+            f"such as {example!r}; deliver the same ids in both, or raise purchases.max_unknown_share ({limit})"
+        )
 
 
 def _read_crosswalk(night: _Night, tree: DataFrame) -> DataFrame | None:

@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from indexer.contracts.rejects import WITHHELD
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
 from spark.duplicates import read_time
@@ -53,8 +54,7 @@ def judge_rows(
     )
     line = F.col("_line")
     unbalanced = line.contains("\n") & (F.length(F.regexp_replace(line, '[^"]', "")) % 2 == 1)
-    withheld = F.concat(F.lit("a record of "), F.length(line), F.lit(" characters, withheld"))
-    shown = withheld if any(column.private for column in present) else line
+    shown = F.lit(WITHHELD) if any(column.private for column in present) else line
     faults = [
         _fault(UNBALANCED, unbalanced, shown),
         _fault("malformed", line.isNotNull(), shown),

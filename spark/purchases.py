@@ -173,6 +173,20 @@ def count_purchases(judged: DataFrame) -> DataFrame:
     )
 
 
+def count_unknown(purchases: DataFrame, products: DataFrame) -> DataFrame:
+    """Return one row: all purchases, those of products that the catalogue lacks, so many products, and one of them."""
+    known = products.select("product_id", F.lit(True).alias("known"))
+    of_product = purchases.groupBy("product_id").agg(F.sum("purchases").alias("purchases"))
+    found = of_product.join(known, on="product_id", how="left")
+    unknown = F.col("known").isNull()
+    return found.agg(
+        F.sum("purchases").alias("purchases"),
+        F.coalesce(F.sum(F.when(unknown, F.col("purchases"))), F.lit(0)).alias("purchases_of_unknown_products"),
+        F.count_if(unknown).alias("bought_products_unknown"),
+        F.min(F.when(unknown, F.col("product_id"))).alias("example"),
+    )
+
+
 def query_totals(purchases: DataFrame) -> DataFrame:
     """Return n_i, the purchases after each query, as `query_purchases`."""
     return purchases.groupBy("query").agg(F.sum("purchases").alias("query_purchases"))

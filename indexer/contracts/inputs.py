@@ -17,7 +17,7 @@ from indexer.contracts.columns import (
 )
 from indexer.contracts.files import detect_format, local_files
 from indexer.contracts.raw import RawBatch, read_batches, read_header
-from indexer.contracts.rejects import InputCounts
+from indexer.contracts.rejects import WITHHELD, InputCounts
 from indexer.contracts.schemas import LABELS, Table
 from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig
 
@@ -122,13 +122,15 @@ class InputReader:
     def _count(self, raw: RawBatch, reasons: pa.StringArray, names: dict[str, str]) -> None:
         self.counts.rows_in += len(reasons)
         rejected = pc.indices_nonzero(pc.is_valid(reasons)).to_pylist()
+        private = any(column.private and names.get(column.name) in raw.columns for column in self.table.columns)
         key_columns = [raw.columns[names[name]] for name in self.table.key if name in names]
         for row in rejected:
             reason = reasons[row].as_py()
             key = " / ".join(str(column[row].as_py()) for column in key_columns if column[row].is_valid)
             column = next((names[c.name] for c in self.table.columns if reason.startswith(f"{c.name}_")), None)
             value = raw.columns[column][row].as_py() if column in raw.columns else None
-            sample = raw.samples.get(row) or (None if value is None else str(value))
+            unread = WITHHELD if raw.samples.get(row) and private else raw.samples.get(row)
+            sample = unread or (None if value is None else str(value))
             self.counts.reject(reason, key=key or None, sample=sample)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from indexer.errors import ContractError
 
 SAMPLE_CHARACTERS = 200
+WITHHELD = "withheld, since the record may name a person"
 
 
 @dataclass

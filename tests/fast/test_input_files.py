@@ -1,5 +1,6 @@
 """Finding an input's files: folders of parts, and objects below a prefix."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from indexer.build.plan import name_run
 from indexer.config import Config
 from indexer.contracts import schemas
-from indexer.contracts.files import local_files
+from indexer.contracts.days import read_day, span_days
+from indexer.contracts.files import download_files, find_files, local_files
 from indexer.contracts.inputs import open_input
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig
@@ -85,3 +87,50 @@ def test_s3_input_is_downloaded(tmp_path, monkeypatch):
         rows("s3://bucket/in/none")
     with pytest.raises(ConfigError, match="expected s3://bucket/key"):
         rows("s3://bucket")
+
+
+def test_of_daily_files_those_of_the_days_are_taken(tmp_path, monkeypatch):
+    days = span_days(date(2026, 11, 20), lookback_days=2)
+    names = ["event_date=2026-11-19/part-0.csv", "2026-11-01 to 2026-11-20.csv", "event_date=2026-11-18/a.csv"]
+    for name in names:
+        path = tmp_path / "2026-01-01" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    root = tmp_path / "2026-01-01"
+    assert [file.relative_to(root).as_posix() for file in find_files(root, section="x", days=days)] == names[1::-1]
+
+    class Bucket:
+        def list(self, prefix):
+            from indexer.store import StoredObject
+
+            yield from (StoredObject(f"{prefix}/{name}", 10) for name in names)
+
+        def get_file(self, key, path):
+            Path(path).write_text(key)
+
+    monkeypatch.setattr("indexer.contracts.files.open_store", lambda url: Bucket())
+    (tmp_path / "in").mkdir()
+    files = download_files("s3://bucket/2026-01-01", tmp_path / "in", days=days)
+    assert [file.name for file in files] == [
+        "000000-2026-11-19-part-0.csv",
+        "000001-2026-11-20-2026-11-01_to_2026-11-20.csv",
+    ]
+    assert [read_day(str(file)) for file in files] == [date(2026, 11, 19), date(2026, 11, 20)]
+    (root / "notes.csv").write_text("x")
+    with pytest.raises(ContractError, match=r"notes\.csv names no day"):
+        find_files(root, section="x", days=days)
+
+
+@pytest.mark.parametrize(
+    ("name", "day"),
+    [
+        ("2010-12-01.csv", date(2010, 12, 1)),
+        ("a/event_date=2010-12-01/2010-12-02_b.csv.gz", date(2010, 12, 2)),
+        ("12010-12-01.csv", None),
+        ("2010-12-011.csv", None),
+        ("2010-13-01.csv", None),
+        ("201012.csv", None),
+    ],
+)
+def test_the_day_of_a_path_is_the_last_one_in_it(name, day):
+    assert read_day(name) == day

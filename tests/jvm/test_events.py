@@ -170,6 +170,27 @@ def test_flat_and_nested_columns_give_the_same_purchases(session, shop, tmp_path
     assert commit.counts["filters"]["repeated"] == 1
 
 
+def test_the_search_of_a_purchase_may_lie_in_the_file_of_the_day_before(session, tmp_path):
+    for kind, days in (("events", ("2026-11-20", "2026-11-19")), ("queries", ("2026-11-19", "2026-11-18"))):
+        (tmp_path / kind).mkdir()
+        for number, day in enumerate(days):
+            record = event(query_id="q0") if kind == "events" else {"query_id": f"q{number}", "user_query": "late"}
+            write_lines(tmp_path / kind / f"{day}.jsonl", [record])
+    config = Config(
+        shop=ShopConfig(work=str(tmp_path / "work")),
+        purchases=PurchasesConfig(
+            path=str(tmp_path / "events"), kind="events", min_purchases=1, daily=True, lookback_days=1
+        ),
+        queries=QueriesConfig(path=str(tmp_path / "queries"), daily=True),
+    )
+    commit = purchase_gram.run(session, config, DATE)
+    assert read_pairs(config) == {("late", "p1"): 1}
+    assert {name: counts["rows_in"] for name, counts in commit.counts["inputs"].items()} == {
+        "RAW_EVENTS": 1,
+        "RAW_QUERIES": 1,
+    }
+
+
 def test_logs_that_cannot_be_used(session, shop, tmp_path):
     path = tmp_path / "log.jsonl"
     write_lines(path, [event("checkout", user_query="a"), event("click", user_query="a")])

@@ -163,6 +163,19 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
     assert [path.name for path in newest.folder.glob("attempt=*")] == [f"attempt={commit.attempt}"]
 
 
+def test_purchases_of_products_that_the_catalogue_lacks(session, config, tmp_path):
+    purchase_gram.run(session, config, DATE)
+    lines = (tmp_path / "catalogue.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "catalogue.jsonl").write_text("".join(lines[:-1]))
+    figures = taxonomy_labels.run(session, config, DATE).counts["figures"]
+    assert (figures["bought_products_unknown"], figures["purchases_of_unknown_products"]) == (1, 90)
+    strict = replace(config, purchases=replace(config.purchases, max_unknown_share=0.2))
+    (tmp_path / "catalogue.jsonl").write_text("".join(lines[1:-1]))
+    purchase_gram.run(session, strict, DATE)
+    with pytest.raises(ContractError, match=r"160 of 325 purchases are of products that the catalogue lacks.* 'p1'"):
+        taxonomy_labels.run(session, strict, DATE)
+
+
 def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, config, tmp_path):
     purchase_gram.run(session, config, DATE)
     with (tmp_path / "catalogue.jsonl").open("a") as file:
