@@ -32,7 +32,7 @@ def write_path(text: Column, *, separator: str) -> Column:
 
 def split_path(path: Column, *, mark: str) -> Column:
     """Return the parts between the marks."""
-    return F.split(path, F.lit(f"\\Q{mark}\\E"))
+    return F.split(path, f"\\Q{mark}\\E")
 
 
 def category_text(rows: DataFrame, *, separator: str) -> DataFrame:

@@ -298,8 +298,10 @@ QUERY_NODES = Table(
     "QUERY_NODES",
     (
         query_column(),
-        node_column("node_id", "node the query's purchases lie in"),
-        share_column("share", "share of the query's purchases"),
+        node_column("node_id", "node the query's purchases lie in, or its class"),
+        share_column(
+            "share", "share of the query's purchases, smoothed by the levels of the tree; or the classifier's"
+        ),
         share_column("confidence", "share, less where there are few purchases"),
     ),
     key=("query", "node_id"),

@@ -1,6 +1,8 @@
 """The taxonomy as a tree: what is refused, what is left out, and trees made of category paths."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from indexer.errors import ContractError
 from spark import tree as trees
@@ -82,6 +84,22 @@ def test_of_two_parents_the_first_that_is_there_can_be_kept(turn):
     assert len(rows) == len(tree.nodes) + len(tree.second_parents) + len(tree.orphans)
     with pytest.raises(ContractError, match="node '2' appears twice"):
         grow([*rows, Node("2", "1", "Again")], two_parents="first")
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.one_of(st.none(), st.integers(0, 9)))), st.randoms())
+def test_every_row_is_kept_or_left_out_whatever_the_order(edges, random):
+    # A parent has a smaller number, so there is no cycle; 9 has no row.
+    upward = dict.fromkeys((node, parent if parent is None or parent < node else 9) for node, parent in edges)
+    rows = [Node(str(node), None if parent is None else str(parent), f"name {node}") for node, parent in upward]
+    tree = grow(rows, two_parents="first")
+    assert len(rows) == len(tree.nodes) + len(tree.orphans) + len(tree.second_parents)
+    assert {*tree.nodes.values(), *tree.orphans, *tree.second_parents} == set(rows)
+    for node_id, lineage in tree.lineages.items():
+        assert lineage[-1] == node_id
+        assert [tree.nodes[step].parent_id for step in lineage] == [None, *lineage[:-1]]
+    random.shuffle(rows)
+    assert grow(rows, two_parents="first") == tree
 
 
 def test_too_many_nodes_are_refused(monkeypatch):
