@@ -31,7 +31,7 @@ from spark.calibration import (
 )
 from spark.negatives import relate_pairs
 from spark.npmi import npmi_scores
-from spark.tables import read_table
+from spark.tables import frame_of, read_table
 
 STEP = "calibrate_npmi"
 SAMPLE = 500
@@ -79,7 +79,7 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     account.figures |= describe(rows, limits) | {"chance_agreement": share_of(chance)}
     account.figures |= {"deciles": [asdict(row) for row in rows], "samples": samples}
     table = pa.Table.from_pylist(account.figures["deciles"], schema=NPMI_CALIBRATION.schema)
-    account.write(session.createDataFrame(table).coalesce(1), folder, NPMI_CALIBRATION)
+    account.write(frame_of(session, table).coalesce(1), folder, NPMI_CALIBRATION)
     page = folder / "calibration.html"
     page.write_text(render_page(account.figures, run_date=run_date, shop=config.shop.name), encoding="utf-8")
     account.figures["page"] = str(page)

@@ -15,7 +15,7 @@ from indexer.contracts.rejects import WITHHELD
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
 from spark.duplicates import read_time
-from spark.text import is_blank, strip_text
+from spark.text import is_blank, is_valid_text, repair_text, strip_text
 
 SAMPLE_CHARACTERS = 200
 UNBALANCED = "quote_unbalanced"
@@ -88,7 +88,12 @@ def _typed(raw: DataFrame, column: ContractColumn, target: T.DataType, separator
     if not isinstance(kind, T.StringType):
         return value.cast(target)
     text = F.trim(value)
-    return F.when(text.rlike(PATTERNS[target.typeName()]), text.try_cast(target))
+    return F.when(text.rlike(PATTERNS[target.typeName()]), _try_cast(column.name, target))
+
+
+def _try_cast(name: str, target: T.DataType) -> Column:
+    """Cast the trimmed text of a column, null where it cannot be; Spark 3.5 knows the cast in SQL alone."""
+    return F.expr(f"try_cast(trim(`{name}`) AS {target.simpleString()})")
 
 
 def _instant(value: Column, kind: T.DataType) -> Column:
@@ -104,7 +109,7 @@ def _instant(value: Column, kind: T.DataType) -> Column:
 def _split(text: Column, separator: str) -> Column:
     """Read a list written as a JSON array or as one string; a broken array is null."""
     array = F.from_json(text, T.ArrayType(T.StringType()), {"mode": "PERMISSIVE"})
-    parts = F.split(text, F.lit("\\Q" + separator.strip() + "\\E"))
+    parts = F.split(text, "\\Q" + separator.strip() + "\\E")
     return F.when(F.trim(text).startswith("["), array).otherwise(parts)
 
 
@@ -119,7 +124,7 @@ def _encoding_faults(columns: list[ContractColumn]) -> list[Column]:
     private = {column.name for column in columns if column.private}
     nothing = F.lit(None).cast("string")
     broken = [
-        _fault("encoding", ~F.is_valid_utf8(text), nothing if name in private else text) for name, text in texts.items()
+        _fault("encoding", ~is_valid_text(text), nothing if name in private else text) for name, text in texts.items()
     ]
     return [*broken, _fault("encoding", F.col("_broken"), next(iter(texts.values())))]
 
@@ -175,7 +180,7 @@ def _cut(column: ContractColumn) -> Column:
 
 
 def _shorten(text: Column) -> Column:
-    return F.make_valid_utf8(F.substring(F.make_valid_utf8(text), 1, SAMPLE_CHARACTERS))
+    return repair_text(F.substring(repair_text(text), 1, SAMPLE_CHARACTERS))
 
 
 def _required(table: Table) -> list[str]:

@@ -41,6 +41,6 @@ def read_time(text: Column) -> Column:
         F.concat(F.substring(digits, 1, 3), F.lit(":"), F.rpad(F.substring(digits, 4, 2), 2, "0"))
     )
     # Spark reads no minutes without seconds.
-    clock = F.concat(F.replace(clock, F.lit(","), F.lit(".")), F.substring(F.lit("00:00:00"), F.length(clock) + 1, 8))
+    clock = F.concat(F.replace(clock, F.lit(","), F.lit(".")), F.lit("00:00:00").substr(F.length(clock) + 1, F.lit(8)))
     written = F.concat(F.regexp_extract(text, WHOLE, 1), F.lit("T"), clock, offset)
-    return F.when(text.rlike(WHOLE), written.try_cast("timestamp"))
+    return F.when(text.rlike(WHOLE), F.try_to_timestamp(written))

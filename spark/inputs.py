@@ -28,6 +28,7 @@ from indexer.input_config import InputConfig
 from indexer.runs import identify_input
 from indexer.store import hash_file
 from spark.session import local_address
+from spark.text import is_valid_text
 
 HAS = "_has_"
 FILE_PATH = "_metadata.file_path"
@@ -123,7 +124,7 @@ def refuse_keys(
     wrong = [name for name in expected_columns(table, columns) if name in absent]
     if not wrong:
         return
-    lines = _read_lines(session, location).where(F.is_valid_utf8("value")).limit(KEY_SAMPLE_ROWS)
+    lines = _read_lines(session, location).where(is_valid_text(F.col("value"))).limit(KEY_SAMPLE_ROWS)
     keys = lines.select(F.explode(F.json_object_keys("value")).alias("key")).distinct()
     refuse_absent(table, columns, wrong, sorted(row.key for row in keys.collect()), shown=location.shown)
 
@@ -214,7 +215,7 @@ def _open_json(
     # A record that is broken half way still yields its first fields, so the line is counted as an array of one.
     items = F.json_array_length(F.concat(F.lit("["), value, F.lit("]")))
     parsed = F.coalesce(items == 1, F.lit(False)) & F.trim(value).startswith("{")
-    broken = ~F.is_valid_utf8(value) | value.rlike(LONE_SURROGATE)
+    broken = ~is_valid_text(value) | value.rlike(LONE_SURROGATE)
     lines = _read_lines(session, location).select(
         "value",
         F.col(FILE_PATH).alias("_file"),
@@ -255,7 +256,7 @@ def _read_lines(session: SparkSession, location: Location) -> DataFrame:
 def _open_lines(session: SparkSession, location: Location) -> DataFrame:
     """Return the columns of TAXONOMY_PATHS."""
     value = F.col("value")
-    fits, broken = value.rlike(LINE), ~F.is_valid_utf8(value)
+    fits, broken = value.rlike(LINE), ~is_valid_text(value)
     return (
         _read_lines(session, location)
         .where(~value.rlike(COMMENT))

@@ -40,7 +40,7 @@ def fill_purchases(raw: DataFrame, *, default_purchases: int) -> DataFrame:
 
 def file_day(path: str) -> Column:
     """Return the last day written in a file's path, as `file_day`."""
-    return F.regexp_extract(F.url_decode(path), DAY_IN_PATH, 1).try_cast("date").alias("file_day")
+    return F.try_to_timestamp(F.regexp_extract(F.url_decode(path), DAY_IN_PATH, 1)).cast("date").alias("file_day")
 
 
 def judge_purchases(purchases: DataFrame, days: Days, *, daily: bool) -> DataFrame:

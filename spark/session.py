@@ -9,10 +9,15 @@ from pathlib import Path
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from indexer.config import SparkConfig
-from indexer.errors import ContractError
+from indexer.errors import ConfigError, ContractError
 from spark.java import find_java
+from spark.text import SPARK_3, compose_text
+
+ICU = "com.ibm.icu:icu4j:78.3"
+"""The Maven name of the library that Spark 4 ships."""
 
 UNREADABLE = (
     "FAILED_READ_FILE",
@@ -43,6 +48,8 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
     session.conf.set("spark.sql.session.timeZone", "UTC")
     session.conf.set("spark.sql.ansi.enabled", "true")
     session.sparkContext.setLogLevel("ERROR")
+    if SPARK_3:
+        _check_normalizer(session)
     return session
 
 
@@ -66,6 +73,16 @@ def spark_failures(place: str) -> Iterator[None]:
 def local_address(path: str | Path) -> str:
     """Return the address of a mounted file or folder, whatever file system Spark takes a bare path for."""
     return f"file:{path}"
+
+
+def _check_normalizer(session: SparkSession) -> None:
+    try:
+        session.range(1).select(compose_text(F.lit("\u00e9"))).collect()
+    except (PySparkException, Py4JJavaError):
+        raise ConfigError(
+            f"Spark {session.version} comes without ICU, which normalises texts; add its jar, by "
+            f'`--packages {ICU}` of spark-submit or by [spark] conf: "spark.jars.packages" = "{ICU}"'
+        ) from None
 
 
 def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:

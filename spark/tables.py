@@ -47,6 +47,12 @@ def spark_schema(table: Table) -> T.StructType:
     return from_arrow_schema(table.schema)
 
 
+def frame_of(session: SparkSession, rows: pa.Table) -> DataFrame:
+    """Return Arrow rows as a frame; Spark 3.5 does not take them as they are."""
+    values = list(zip(*[column.to_pylist() for column in rows.columns], strict=True))
+    return session.createDataFrame(values, from_arrow_schema(rows.schema), verifySchema=False)
+
+
 def read_input(
     session: SparkSession,
     table: Table,
@@ -154,7 +160,7 @@ def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
 def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: Path) -> None:
     """Write the REJECTS table of a step."""
     rows = pa.Table.from_pylist(rejects, schema=REJECTS.schema)
-    write_table(session.createDataFrame(rows).coalesce(1), folder, REJECTS)
+    write_table(frame_of(session, rows).coalesce(1), folder, REJECTS)
 
 
 def _judge(

@@ -5,6 +5,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from indexer.contracts.schemas import TAXONOMY
+from spark.tables import frame_of
 from spark.text import clean_text
 from spark.tree import Tree
 
@@ -20,7 +21,7 @@ def tree_frame(session: SparkSession, tree: Tree, *, separator: str) -> DataFram
         "path": [tree.path(node_id, separator) for node_id in tree.nodes],
         "lineage": [list(tree.lineages[node_id]) for node_id in tree.nodes],
     }
-    return session.createDataFrame(pa.table(columns, schema=TREE_SCHEMA))
+    return frame_of(session, pa.table(columns, schema=TREE_SCHEMA))
 
 
 def write_path(text: Column, *, separator: str) -> Column:

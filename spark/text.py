@@ -1,9 +1,12 @@
 """The rules of `indexer.text` as native Spark expressions; a test sends the same strings through both."""
 
+import pyspark
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from indexer.text import INVISIBLES, SPACES
+
+SPARK_3 = pyspark.__version__.startswith("3.")
 
 
 def clean_text(text: Column) -> Column:
@@ -27,7 +30,20 @@ def strip_text(text: Column) -> Column:
     return F.regexp_replace(text, f"^{SPACES}|{SPACES}$", "")
 
 
+def is_valid_text(text: Column) -> Column:
+    """Tell whether the bytes of a text are UTF-8."""
+    if SPARK_3:
+        return F.encode(repair_text(text), "UTF-8") == text.cast("binary")
+    return F.is_valid_utf8(text)
+
+
+def repair_text(text: Column) -> Column:
+    """Replace bytes that are no UTF-8 by the replacement character."""
+    # Spark 3 decodes so; Spark 4 raises, and has a function instead.
+    return F.decode(text.cast("binary"), "UTF-8") if SPARK_3 else F.make_valid_utf8(text)
+
+
 def compose_text(text: Column) -> Column:
-    """Apply NFKC through ICU, which Spark ships; plain ASCII, unchanged by NFKC, is spared the call."""
+    """Apply NFKC through ICU, which Spark 4 ships and Spark 3 is given; plain ASCII is spared the call."""
     composed = F.reflect(F.lit("com.ibm.icu.text.Normalizer"), F.lit("compose"), text, F.lit(True))
     return F.when(text.rlike(r"[^\x00-\x7f]"), composed).otherwise(text)
