@@ -10,7 +10,7 @@ WORKDIR /app
 COPY constraints.txt ./
 
 FROM base AS spark
-RUN pip install --constraint constraints.txt pyspark pyarrow pandas boto3 click
+RUN pip install --constraint constraints.txt pyspark pyarrow pandas scipy boto3 click
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY indexer indexer
 COPY spark spark

@@ -1,10 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast-test format clean
+.PHONY: help demo test check fast-test test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python $(INSTALL)
+SPARK35 := .venv35
+# What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
+JOB_NEEDS := pyarrow pandas scipy boto3 click
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -24,12 +28,18 @@ check: $(VENV)/test ## Lint, types, layers
 fast-test: check ## Run the tests that need no Java, no training and no minutes
 	$(BIN)/python -m pytest tests/fast
 
+test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
+	PYSPARK_SUBMIT_ARGS="--jars $$(ls $(VENV)/lib/python*/site-packages/pyspark/jars/icu4j-*.jar) pyspark-shell" \
+		$(SPARK35)/bin/python -m pytest tests/jvm -m 'not e2e'
+
+spark-env: dist/spark-env.tar.gz ## Pack the Python environment of a cluster's executors
+
 format: $(VENV)/test ## Put the code into its one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what make has built
-	rm -rf $(VENV) demo-shop build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SPARK35) demo-shop build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one by: make PYTHON=python3.11 ...")'
@@ -42,3 +52,20 @@ $(VENV)/demo: $(BIN)/python setup.cfg constraints.txt
 $(VENV)/test: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/demo
+
+# The constraints name Spark 4 and the py4j that belongs to it.
+$(SPARK35)/test: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(SPARK35)
+	grep -vE '^(pyspark|py4j)==' constraints.txt > $(SPARK35)/constraints.txt
+	$(SPARK35)/bin/python -m pip install --quiet --constraint $(SPARK35)/constraints.txt \
+		pyspark==3.5.9 $(JOB_NEEDS) pytest hypothesis scikit-learn 'moto[server]'
+	$(SPARK35)/bin/python $(INSTALL) --no-deps --editable .
+	@touch $@
+
+dist/spark-env.tar.gz: setup.cfg constraints.txt $(shell find indexer spark jobs -name '*.py')
+	rm -rf build dist/spark-env
+	$(PYTHON) -m venv dist/spark-env
+	dist/spark-env/bin/python $(INSTALL) $(JOB_NEEDS) venv-pack
+	dist/spark-env/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	dist/spark-env/bin/python $(INSTALL) --no-deps --force-reinstall dist/nightly_semantic_index-*.whl
+	dist/spark-env/bin/venv-pack --quiet --prefix dist/spark-env --force --output $@

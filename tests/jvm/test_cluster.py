@@ -15,7 +15,6 @@ import pyspark
 import pytest
 
 from indexer.config_file import load_config
-from indexer.contracts import schemas
 from indexer.runs import StepFolder
 from jobs import curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 from spark.java import find_java
@@ -27,6 +26,8 @@ SPARK_HOME = Path(pyspark.__file__).parent
 DATE = "2026-11-20"
 JOBS = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, curated_queries)
 START_SECONDS = 120
+ARCHIVE = ROOT / "dist" / "spark-env.tar.gz"
+ENVIRONMENT = "environment"
 
 NIGHT = """
 import importlib, json, os, signal, sys
@@ -53,8 +54,16 @@ def write_halting(frame, folder, table):
 steps.write_table = write_halting
 config = load_config(config_path)
 session = open_session(config.spark, "night")
-commits = [importlib.import_module("jobs." + name).run(session, config, date) for name in names]
-print(json.dumps([session.sparkContext.master, [commit.counts for commit in commits]]))
+
+def say_where(batches):
+    import pyarrow as pa, scipy.sparse, spark.text
+    for _ in batches:
+        yield pa.RecordBatch.from_pydict({"place": [sys.executable + " " + spark.text.__file__]})
+
+for name in names:
+    importlib.import_module("jobs." + name).run(session, config, date)
+places = session.range(2, numPartitions=2).mapInArrow(say_where, "place string").distinct().collect()
+print(json.dumps([session.sparkContext.master, sorted(row.place for row in places)]))
 session.stop()
 """
 """A driver that runs jobs one after another. The first task to write `table_name` says where it is and never ends."""
@@ -96,13 +105,8 @@ class Daemon:
 
 
 def environment():
-    return os.environ | {
-        "JAVA_HOME": str(find_java()),
-        "SPARK_HOME": str(SPARK_HOME),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-    }
+    given = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYSPARK_PYTHON")}
+    return given | {"JAVA_HOME": str(find_java()), "SPARK_HOME": str(SPARK_HOME), "SPARK_LOCAL_IP": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +160,13 @@ def config_path(shop, tmp_path):
     return path
 
 
-def start_night(address, config_path, *, halt="", jobs=JOBS):
+def start_night(address, config_path, *, halt="", jobs=JOBS, archive=None):
     settings = {
+        "spark.pyspark.python": f"./{ENVIRONMENT}/bin/python" if archive else sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
         "spark.executor.memory": "512m",
         "spark.driver.memory": "512m",
-        "spark.executorEnv.PYTHONPATH": ROOT,
+        **({"spark.archives": f"{archive}#{ENVIRONMENT}"} if archive else {"spark.executorEnv.PYTHONPATH": ROOT}),
         "spark.ui.enabled": "false",
         # So little data would else end in one partition.
         "spark.sql.adaptive.coalescePartitions.enabled": "false",
@@ -176,7 +182,7 @@ def start_night(address, config_path, *, halt="", jobs=JOBS):
     command = [SPARK_HOME / "bin" / "spark-submit", "--master", address, *options, config_path.parent / "night.py"]
     return subprocess.Popen(
         list(map(str, [*command, *arguments])),
-        env=environment(),
+        env=environment() | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -190,12 +196,13 @@ def finish_night(night):
 
 
 def read_tables(config_path, jobs=JOBS):
-    """Return every table of the jobs, sorted by the columns that identify a row."""
+    """Return every table that the jobs have written, sorted by the columns that identify a row."""
     work = load_config(str(config_path), environment={}).shop.work
     found = {}
-    for table in [table for table in schemas.TABLES.values() if table.written_by in {job.STEP for job in jobs}]:
-        rows = ds.dataset(StepFolder(work, table.written_by, DATE).table_folder(table.name)).to_table().to_pylist()
-        found[table.name] = sorted(rows, key=lambda row: [str(row[name]) for name in row if not is_double(row[name])])
+    for folder in [StepFolder(work, job.STEP, DATE) for job in jobs]:
+        for table in folder.newest().counts["tables"]:
+            rows = ds.dataset(folder.table_folder(table)).to_table().to_pylist()
+            found[table] = sorted(rows, key=lambda row: [str(value) for value in row.values() if not is_double(value)])
     return found
 
 
@@ -224,9 +231,16 @@ def local_tables(session, shop, tmp_path_factory):
 
 def test_a_cluster_writes_the_tables_of_local_mode(cluster, config_path, local_tables):
     address, _ = cluster
-    master, _ = finish_night(start_night(address, config_path))
-    assert master == address
+    assert finish_night(start_night(address, config_path)) == [address, [f"{sys.executable} {ROOT}/spark/text.py"]]
     assert_same(read_tables(config_path), local_tables)
+
+
+@pytest.mark.skipif(not ARCHIVE.exists(), reason="the packed environment is not here; run make spark-env")
+def test_a_packed_environment_is_all_that_executors_need(cluster, config_path):
+    _, places = finish_night(start_night(cluster[0], config_path, jobs=JOBS[:2], archive=ARCHIVE))
+    assert places
+    for place in places:
+        assert re.fullmatch(rf".*/{ENVIRONMENT}/bin/python .*/{ENVIRONMENT}/lib/.*/spark/text.py", place)
 
 
 def test_a_worker_killed_at_work_changes_nothing(cluster, config_path, local_tables):
