@@ -109,9 +109,13 @@ class NegativesConfig:
     max_per_query: int = 10
     max_token_queries: int = 1_000
     """Words and trigrams found in more queries than this form no pair; they are counted."""
+    encoder: str = ""
+    """Folder of an exported encoder: a query's nearest by it look alike, too, from the same cosine; empty: none."""
+    encoder_neighbours: int = 50
 
     def __post_init__(self) -> None:
         require_ranges(self, min_similarity=(0, 1), max_per_query=(1, MANY), max_token_queries=(2, MANY))
+        require_ranges(self, encoder_neighbours=(1, 10_000))
 
 
 @dataclass(frozen=True, kw_only=True)

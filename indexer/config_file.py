@@ -17,7 +17,7 @@ from indexer.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
-PATH_KEYS = ("path", "work", "release", "teacher", "student")
+PATH_KEYS = ("path", "work", "release", "encoder", "teacher", "student")
 
 
 class Setting(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 from pyspark.sql import DataFrame, SparkSession
 
 from indexer import __version__
@@ -132,6 +133,13 @@ def run_step(
     return commit
 
 
+def announce(text: str) -> None:
+    """Tell people what is about to happen; says nothing where one JSON document is all that may be printed."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.params.get("as_json"):
+        click.echo(text, err=True)
+
+
 @contextmanager
 def held(frame: DataFrame) -> Iterator[DataFrame]:
     """Keep a frame that is used twice, in memory or on disk, for the time of the block."""
@@ -168,6 +176,6 @@ def located(
 
 
 def _settings(config: Config, section: str) -> dict[str, Any]:
-    """Return a section without its path: what lies there is known by its bytes."""
+    """Return a section without its paths: what lies there is known by its bytes."""
     document: dict[str, Any] = as_document(getattr(config, section))
-    return {key: value for key, value in document.items() if key != "path"}
+    return {key: value for key, value in document.items() if key not in ("path", "encoder")}

@@ -94,7 +94,9 @@ def relate_pairs(pairs: DataFrame, lineages: DataFrame, *, how: str = "inner") -
     return both.select(*(F.col(name) for name in pairs.columns), related.alias("related"))
 
 
-def judge_negatives(pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *, max_per_query: int) -> DataFrame:
+def judge_negatives(
+    pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *, source: str, max_per_query: int
+) -> DataFrame:
     """Add `reason`, the first filter a pair of look-alikes falls to, or null for a hard negative.
 
     Labels must be disjoint, a node and one above it included; a pair of QUERY_PAIRS is never a negative;
@@ -108,7 +110,7 @@ def judge_negatives(pairs: DataFrame, lineages: DataFrame, similar: DataFrame, *
             "reason",
             first_reason(("related_nodes", F.col("related")), ("in_query_pairs", F.col("similar").isNotNull())),
         )
-        .select("query_a", "query_b", "similarity", F.lit("lexical").alias("source"), "reason")
+        .select("query_a", "query_b", "similarity", F.lit(source).alias("source"), "reason")
     )
     ranked = rank_partners(judged.where(F.col("reason").isNull()), score="similarity")
     beyond = first_reason(("beyond_max_per_query", F.col("rank") > max_per_query))

@@ -314,7 +314,7 @@ QUERY_NEGATIVES = Table(
         query_column("query_a", "the smaller of the two queries in code point order"),
         query_column("query_b", "the larger"),
         share_column("similarity", "how alike the two look"),
-        Column("source", pa.string(), "lexical, or the model that mined the pair"),
+        Column("source", pa.string(), "lexical (words and trigrams) or encoder"),
     ),
     key=("query_a", "query_b"),
     written_by="hard_negatives",

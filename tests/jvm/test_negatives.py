@@ -1,9 +1,19 @@
 """Hard negatives: cosines against scikit-learn and disjoint labels up and down the tree."""
 
+import json
+
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from indexer.config_file import load_config
+from indexer.contracts import schemas
+from indexer.encoder import open_encoder
+from indexer.errors import EncoderError
+from indexer.runs import StepFolder
+from jobs import hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
+from jobs.look_alikes import nearest_pairs, search_blocks, write_vectors
 from spark import negatives
 from spark.taxonomy import tree_frame
 from spark.tree import Node, grow_tree
@@ -66,7 +76,7 @@ def test_labels_must_be_disjoint_up_and_down_the_tree(session):
         "query_a string, query_b string, similarity double",
     )
     similar = session.createDataFrame([("lid", "toy"), ("all", "pan")], "query_a string, query_b string")
-    judged = negatives.judge_negatives(pairs, lineages, similar, max_per_query=10)
+    judged = negatives.judge_negatives(pairs, lineages, similar, source="lexical", max_per_query=10)
     found = {(row.query_a, row.query_b): row.reason for row in judged.collect()}
     assert found == {
         ("all", "lid"): "related_nodes",  # a node and one above it
@@ -88,6 +98,89 @@ def test_the_most_similar_are_kept_per_query(session):
     rows = [("a", "b", 0.9), ("a", "c", 0.8), ("b", "c", 0.85), ("c", "d", 0.4), ("b", "d", 0.3)]
     pairs = session.createDataFrame(rows, "query_a string, query_b string, similarity double")
     none = session.createDataFrame([], "query_a string, query_b string")
-    judged = negatives.judge_negatives(pairs, negatives.label_lineages(labels, tree), none, max_per_query=1)
+    judged = negatives.judge_negatives(
+        pairs, negatives.label_lineages(labels, tree), none, source="lexical", max_per_query=1
+    )
     kept = {(row.query_a, row.query_b, row.source) for row in judged.collect() if row.reason is None}
     assert kept == {("a", "b", "lexical"), ("b", "c", "lexical"), ("c", "d", "lexical")}
+
+
+@pytest.mark.parametrize(("rows", "blocks", "count"), [(7, 3, 4), (60, 4, 5), (2_300, 3, 11), (3, 2, 50)])
+def test_the_nearest_of_all_blocks_are_those_of_one_product(rows, blocks, count):
+    draw = np.random.default_rng(rows)
+    vectors = draw.normal(size=(rows, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = np.array([f"q{at}" for at in range(rows)], dtype=object)
+    parts = np.array_split(np.arange(rows), blocks)
+    found, cosines = search_blocks(vectors, ((names[part], vectors[part]) for part in parts), count=count)
+    expected = np.argsort(-(vectors @ vectors.T), axis=1)[:, :count]
+    assert (found == names[expected]).all()
+    assert np.allclose(cosines, np.take_along_axis(vectors @ vectors.T, expected, 1), atol=1e-6)
+    assert (found[:, 0] == names).all()
+
+
+def test_look_alikes_of_an_encoder_are_its_exact_neighbours(session, encoder_directory, tmp_path):
+    texts = [
+        "steel bottle",
+        "steel sipper",
+        "desk lamp",
+        "desk",
+        "red shirt",
+        "red dress",
+        "school bag",
+        "hose",
+        "中国",
+    ]
+    queries = session.createDataFrame([(text,) for text in texts], "query string")
+    encoded = open_encoder(encoder_directory).encode(texts, kind="query")
+    known = [text for text, empty in zip(texts, encoded.empty, strict=True) if not empty]
+    vectors = encoded.vectors[~encoded.empty]
+    cosines = vectors @ vectors.T - 3 * np.eye(len(known))
+    expected = {
+        tuple(sorted((known[at], known[to]))): cosines[at, to]
+        for at, row in enumerate(cosines)
+        for to in np.argsort(-row)[:2]
+    }
+    for blocks in (1, 3):
+        write_vectors(queries, encoder_directory.resolve(), tmp_path / f"v{blocks}", blocks=blocks)
+        found = nearest_pairs(session, tmp_path / f"v{blocks}", blocks=blocks, neighbours=2).collect()
+        assert {(row.query_a, row.query_b): row.similarity for row in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_encoder_adds_look_alikes_that_share_no_word(session, encoder_directory, tmp_path):
+    queries = ["steel bottle", "desk lamp", "red shirt", "school bag", "hose"]
+    (tmp_path / "purchases.csv").write_text(
+        "query,product_id,purchases\n" + "".join(f"{query},p{at},30\n" for at, query in enumerate(queries))
+    )
+    (tmp_path / "catalogue.csv").write_text(
+        "product_id,title,category_path\n" + "".join(f"p{at},{query},{query}\n" for at, query in enumerate(queries))
+    )
+    (tmp_path / "shop.toml").write_text(
+        '[shop]\nwork = "work"\n[purchases]\npath = "purchases.csv"\n[catalogue]\npath = "catalogue.csv"\n'
+        "[negatives]\nmin_similarity = 0.0\n"
+    )
+
+    def load(*options):
+        return load_config(str(tmp_path / "shop.toml"), options=options, environment={})
+
+    for job in (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives):
+        before = job.run(session, load(), "2026-11-20")
+    config = load(f"negatives.encoder={encoder_directory}", "negatives.encoder_neighbours=4")
+    commit = hard_negatives.run(session, config, "2026-11-20")
+    assert commit.fingerprint != before.fingerprint
+    assert hard_negatives.run(session, config, "2026-11-20") == commit
+    folder = StepFolder(config.shop.work, "hard_negatives", "2026-11-20").table_folder("QUERY_NEGATIVES")
+    rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
+    assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == ["QUERY_NEGATIVES", "REJECTS"]
+    assert {row["source"] for row in rows} >= {"encoder"}
+    pairs = [(row["query_a"], row["query_b"]) for row in rows]
+    assert len(pairs) == len(set(pairs)) == commit.counts["tables"][schemas.QUERY_NEGATIVES.name]
+    figures = commit.counts["figures"]
+    assert figures["cosines"] == 25
+    assert (
+        sum(commit.counts["filters"].get(name, 0) for name in ("related_nodes", "beyond_max_per_query")) + len(rows)
+        == figures["lexical_look_alikes"] + figures["encoder_look_alikes"]
+    )
+    assert json.dumps(commit.counts)
+    with pytest.raises(EncoderError, match="cannot be read"):
+        hard_negatives.run(session, load(f"negatives.encoder={tmp_path}"), "2026-11-20")
