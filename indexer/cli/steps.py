@@ -103,10 +103,10 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
 
 def _check_start(config: Config) -> None:
     """Raise what would fail hours later: an input that is not there, a release that cannot be reached."""
-    for section in ("purchases", "queries", "catalogue", "taxonomy", "query_classes", "blocked_words", "labels"):
+    optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")
+    for section in ("catalogue", "labels", *optional):
         path = getattr(config, section).path
-        needed = section in ("catalogue", "labels")
-        if (path or needed) and not path.startswith("s3://"):
+        if (path or section not in optional) and not path.startswith("s3://"):
             with local_files(path, section=section):
                 pass
     read_head(open_store(config.shop.release))

@@ -153,3 +153,11 @@ def test_a_step_prints_rows_in_and_out_filters_and_rejects(capsys):
         "  tables: PURCHASES 900",
         "  rejected from RAW_PURCHASES: 3 purchases_range, such as 'a\\x1b / 1'",
     ]
+
+
+@pytest.mark.parametrize("section", ["purchases", "taxonomy", "crosswalk", "query_classes"])
+def test_an_input_that_is_not_there_ends_the_night_at_its_start(shop, section):
+    night = ["nightly", "--config", shop, "--run-date", RUN_DATE, "--set", f"labels.path={shop}"]
+    result = run(*night, "--set", f"{section}.path={shop.parent / 'absent.csv'}")
+    assert result.exit_code == 3, result.output
+    assert f"absent.csv: no such file or folder; correct [{section}] path" in result.stderr
