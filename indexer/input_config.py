@@ -54,6 +54,8 @@ class InputConfig:
     """Contract column -> the shop's column, where the names differ."""
     max_reject_share: float = 0.005
     """Share of rejected rows above which the run stops with exit code 3."""
+    success_file: bool = False
+    """A folder without the `_SUCCESS` that Spark and Hadoop write last is refused."""
 
     known_formats = FORMATS
 

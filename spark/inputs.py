@@ -18,10 +18,11 @@ from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from indexer.contracts.columns import expected_columns, match_columns, name_columns, refuse_absent
+from indexer.contracts.columns import expected_columns, match_columns, name_columns, refuse_absent, refuse_partial
 from indexer.contracts.days import Days, read_day
 from indexer.contracts.files import check_path, detect_format, download_files, find_files
-from indexer.contracts.raw import DELIMITERS, LONE_SURROGATE, RECORD_BYTES, parse_header, read_header
+from indexer.contracts.preflight import check_file
+from indexer.contracts.raw import DELIMITERS, LONE_SURROGATE, RECORD_BYTES, parse_header, read_header, refuse_unbalanced
 from indexer.contracts.schemas import Table
 from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
@@ -76,11 +77,13 @@ def locate_input(
     """
     check_path(source.path, section)
     if not source.path.startswith("s3://"):
-        files, root = find_files(Path(source.path), section=section, days=days), Path(source.path)
+        root = Path(source.path)
+        files = find_files(root, section=section, days=days, success_file=source.success_file)
         return _local_location(files, root, source, section, days)
     if (session.sparkContext.master or "").startswith("local"):
         root = _make_folder(staging / uuid.uuid4().hex)
-        return _local_location(download_files(source.path, root, days=days), root, source, section, days)
+        files = download_files(source.path, root, days=days, success_file=source.success_file)
+        return _local_location(files, root, source, section, days)
     return _remote_location(session, source, section, days)
 
 
@@ -108,6 +111,9 @@ def open_input(
     A JSON input is not read yet: it seems to have every column. `_has_<column>` of the expected and the
     `filled` columns tells, once it is read, which of them it lacks.
     """
+    if not location.remote:
+        for file in location.files:
+            check_file(Path(file), location.format)
     if location.format == "parquet":
         return _open_parquet(session, table, location, columns)
     if location.format == "lines":
@@ -127,6 +133,13 @@ def refuse_keys(
     lines = _read_lines(session, location).where(is_valid_text(F.col("value"))).limit(KEY_SAMPLE_ROWS)
     keys = lines.select(F.explode(F.json_object_keys("value")).alias("key")).distinct()
     refuse_absent(table, columns, wrong, sorted(row.key for row in keys.collect()), shown=location.shown)
+
+
+def name_line(location: Location) -> None:
+    """Raise ContractError that names file and line of a record without an end, where a local CSV input has one."""
+    if location.format == "csv" and not location.remote:
+        for file in location.files:
+            refuse_unbalanced(Path(file), location.format)
 
 
 def _make_folder(folder: Path) -> Path:
@@ -172,7 +185,12 @@ def _one_format(names: Collection[str], source: InputConfig, section: str) -> st
 
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
-    frame = _reader(session).parquet(*location.addresses)
+    if not location.remote:
+        headers = {file: read_header(Path(file), "parquet") or [] for file in location.files}
+        if not table.nested:
+            refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
+    # Only Spark sees the files of a cluster: a column that some of them lack is null there.
+    frame = file_reader(session).option("mergeSchema", location.remote).parquet(*location.addresses)
     known = {name: f"`{name}`" for name in frame.columns}
     if table.nested:
         known = _nested_columns(frame.schema) | known
@@ -216,11 +234,12 @@ def _open_json(
     items = F.json_array_length(F.concat(F.lit("["), value, F.lit("]")))
     parsed = F.coalesce(items == 1, F.lit(False)) & F.trim(value).startswith("{")
     broken = ~is_valid_text(value) | value.rlike(LONE_SURROGATE)
+    short = F.octet_length(value) <= RECORD_BYTES
     lines = _read_lines(session, location).select(
         "value",
         F.col(FILE_PATH).alias("_file"),
         F.from_json(value, T.StructType(fields), {"mode": "PERMISSIVE"}).alias("record"),
-        (parsed & ~broken).alias("usable"),
+        (short & parsed & ~broken).alias("usable"),
         broken.alias("_broken"),
     )
     record, usable = F.col("record"), F.col("usable")
@@ -250,7 +269,7 @@ def _json_value(record: Column, name: str, *, nested: bool) -> Column:
 
 
 def _read_lines(session: SparkSession, location: Location) -> DataFrame:
-    return _reader(session).text(location.addresses).where(F.trim("value") != "")
+    return file_reader(session).text(location.addresses).where(F.trim("value") != "")
 
 
 def _open_lines(session: SparkSession, location: Location) -> DataFrame:
@@ -289,7 +308,7 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
         "multiLine": location.format == "csv",
         "maxCharsPerColumn": RECORD_BYTES,
     }
-    frame = _reader(session).schema(T.StructType(fields)).options(**options).csv(location.addresses)
+    frame = file_reader(session).schema(T.StructType(fields)).options(**options).csv(location.addresses)
     chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
     return frame.select(
         *chosen,
@@ -318,6 +337,6 @@ def _read_headers(session: SparkSession, location: Location) -> list[str]:
     return list(headers.pop())
 
 
-def _reader(session: SparkSession) -> DataFrameReader:
-    """Return a reader that takes paths as they are: a bracket in a folder's name is no pattern."""
-    return session.read.option("__globPaths__", "false")
+def file_reader(session: SparkSession) -> DataFrameReader:
+    """Return a reader that takes paths as they are, brackets and all, and verifies the checksums of Parquet pages."""
+    return session.read.options(**{"__globPaths__": "false", "parquet.page.verify-checksum.enabled": "true"})

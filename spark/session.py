@@ -29,8 +29,11 @@ UNREADABLE = (
     "not in GZIP format",
     "incorrect header check",
     "is not a Parquet file",
+    "COLUMN_ALREADY_EXISTS",
+    "CANNOT_MERGE_SCHEMA",
 )
 """What Spark's messages say where a file is damaged."""
+MESSAGE_CHARACTERS = 300
 
 
 def open_session(config: SparkConfig, name: str) -> SparkSession:
@@ -66,7 +69,7 @@ def spark_failures(place: str) -> Iterator[None]:
                 "and lower purchases.max_purchases"
             ) from error
         if any(mark in message for mark in UNREADABLE):
-            raise ContractError(f"{place}: a file cannot be read: {message.splitlines()[0][:300]}") from error
+            raise ContractError(f"{place}: a file cannot be read: {_explain(message)}") from error
         raise
 
 
@@ -83,6 +86,14 @@ def _check_normalizer(session: SparkSession) -> None:
             f"Spark {session.version} comes without ICU, which normalises texts; add its jar, by "
             f'`--packages {ICU}` of spark-submit or by [spark] conf: "spark.jars.packages" = "{ICU}"'
         ) from None
+
+
+def _explain(message: str) -> str:
+    """Return the sentence of a stack trace that names the file, and the one that names the first cause."""
+    lines = [line for line in message.splitlines() if not line.startswith(("An error occurred", "\tat "))]
+    sentence = next((line for line in lines if "FAILED_READ_FILE" in line), lines[0] if lines else message)
+    causes = [line.partition(": ")[2] for line in lines if line.startswith("Caused by: ")]
+    return "; ".join(part[:MESSAGE_CHARACTERS] for part in (sentence[sentence.find("[") + 1 :], *causes[-1:]))
 
 
 def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:

@@ -1,7 +1,8 @@
 """The tables as Spark frames: the shop's, judged row by row, and the project's own, by their commits."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from indexer.errors import ContractError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
-from spark.inputs import HAS, Location, open_input, refuse_keys
+from spark.inputs import HAS, Location, file_reader, name_line, open_input, refuse_keys
 from spark.pairs import first_reason
 from spark.session import local_address, spark_failures
 
@@ -77,13 +78,14 @@ def read_input(
         raw = open_input(session, table, location, source.columns, filled=filled)
         if location.format == "parquet":
             _check_types(raw, table, location.shown)
+    with _named_lines(location), spark_failures(location.shown):
         judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
         absent = [name for name in _watched(raw) if _is_absent(name, reasons)]
         refuse_keys(session, table, location, source.columns, absent)
         if absent:
             raw = raw.drop(*absent, *(HAS + name for name in absent))
             judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
-    _refuse_unbalanced(reasons, location)
+        _refuse_unbalanced(reasons, location)
     left_out = {row["_reason"]: row["count"] for row in reasons if row["_reason"] in (unwanted or {})}
     rejects = [
         reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
@@ -135,7 +137,7 @@ def read_table(session: SparkSession, work: str | Path, table: Table, run_date: 
 def read_rows(session: SparkSession, folder: Path, table: Table) -> DataFrame:
     """Read the rows of one of the project's own tables from its folder."""
     with spark_failures(str(folder)):
-        reader = session.read.option("__globPaths__", "false").schema(spark_schema(table))
+        reader = file_reader(session).schema(spark_schema(table))
         return reader.parquet(local_address(folder.resolve())).select(*spark_schema(table).names)
 
 
@@ -161,6 +163,16 @@ def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: 
     """Write the REJECTS table of a step."""
     rows = pa.Table.from_pylist(rejects, schema=REJECTS.schema)
     write_table(frame_of(session, rows).coalesce(1), folder, REJECTS)
+
+
+@contextmanager
+def _named_lines(location: Location) -> Iterator[None]:
+    """Name the line of a CSV record without an end, which Spark cannot: it reads a file from many places."""
+    try:
+        yield
+    except ContractError:
+        name_line(location)
+        raise
 
 
 def _judge(

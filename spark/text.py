@@ -7,6 +7,8 @@ from pyspark.sql import functions as F
 from indexer.text import INVISIBLES, SPACES
 
 SPARK_3 = pyspark.__version__.startswith("3.")
+VISIBLE = "[^" + SPACES.removeprefix("[").removesuffix("]+") + "]"
+"""A character that is no white space: found at once in most texts, however long."""
 
 
 def clean_text(text: Column) -> Column:
@@ -22,7 +24,7 @@ def normalised_query(text: Column) -> Column:
 
 def is_blank(text: Column) -> Column:
     """Tell whether a text is null or white space alone."""
-    return text.isNull() | (F.regexp_replace(text, SPACES, "") == "")
+    return text.isNull() | ~text.rlike(VISIBLE)
 
 
 def strip_text(text: Column) -> Column:

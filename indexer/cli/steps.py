@@ -105,9 +105,9 @@ def _check_start(config: Config) -> None:
     """Raise what would fail hours later: an input that is not there, a release that cannot be reached."""
     optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")
     for section in ("catalogue", "labels", *optional):
-        path = getattr(config, section).path
-        if (path or section not in optional) and not path.startswith("s3://"):
-            with local_files(path, section=section):
+        source = getattr(config, section)
+        if (source.path or section not in optional) and not source.path.startswith("s3://"):
+            with local_files(source.path, section=section, success_file=source.success_file):
                 pass
     read_head(open_store(config.shop.release))
 

@@ -4,13 +4,13 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.contracts.raw import json_text, parse_json
-from indexer.contracts.schemas import Column
+from indexer.contracts.schemas import Column, Table
 from indexer.errors import ContractError
 from indexer.text import SPACES
 
@@ -56,6 +56,18 @@ def check_column(
     if column.minimum is not None or column.maximum is not None:
         findings.append((f"{column.name}_range", _out_of_range(typed, column)))
     return typed, findings, cut
+
+
+def refuse_text(table: Table, names: Mapping[str, str], types: Mapping[str, pa.DataType], *, shown: str) -> None:
+    """Raise ContractError where a typed file holds as text what the contract has as a number or date.
+
+    `names` maps the contract's columns to the file's, whose `types` are given.
+    """
+    for column in table.columns:
+        found = types[names[column.name]] if column.name in names else column.type
+        text = pa.types.is_string(found) or pa.types.is_large_string(found)
+        if text and not (pa.types.is_string(column.type) or pa.types.is_list(column.type)):
+            raise _refuse_type(shown, column, found)
 
 
 def first_reasons(reasons: list[str | None], findings: Findings) -> pa.StringArray:
@@ -123,7 +135,13 @@ def _widen(values: pa.Array, column: Column, place: str) -> pa.Array:
         return values.cast(want)
     if pa.types.is_null(have):
         return pa.nulls(len(values), want)
-    raise ContractError(f"{place}: column {column.name} has type {have}; expected {want}, write it again in this type")
+    raise _refuse_type(place, column, have)
+
+
+def _refuse_type(place: str, column: Column, found: pa.DataType) -> ContractError:
+    return ContractError(
+        f"{place}: column {column.name} has type {found}; expected {column.type}, write it again in this type"
+    )
 
 
 def _is_text_list(kind: pa.DataType) -> bool:

@@ -77,3 +77,15 @@ def refuse_absent(
             f"found {', '.join(found) or 'none'}; "
             f'map it in the configuration: [{SECTIONS[table.name]}.columns] {column} = "your column"'
         )
+
+
+def refuse_partial(matched: Mapping[str, Collection[str]]) -> None:
+    """Raise ContractError where one file lacks a column that another has: its rows would pass as rows without values.
+
+    `matched` has the contract's columns that each file holds.
+    """
+    everything = sorted(set().union(*matched.values()))
+    for file, names in matched.items():
+        for column in everything:
+            if column not in names:
+                raise ContractError(f"{file}: no {column}, which other files of the table have; write all files alike")

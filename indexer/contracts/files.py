@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from indexer.contracts.days import Days, read_day
 from indexer.errors import ConfigError, ContractError
@@ -13,18 +13,27 @@ from indexer.store import open_store
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 
 
+UNFINISHED = re.compile(
+    r"_temporary|__magic.*|\.(spark|hive)-staging.*|[^_.].*(\._COPYING_|\.(tmp|partial|filepart|crdownload|inprogress))"
+)
+"""Names that writers give to files and folders before they are whole."""
+SUCCESS = "_SUCCESS"
+"""What Spark and Hadoop write last into the folder that they were given: that of the parts, or one above."""
+
+
 @contextmanager
-def local_files(path: str, *, section: str) -> Iterator[list[Path]]:
+def local_files(path: str, *, section: str, success_file: bool = False) -> Iterator[list[Path]]:
     """Give the input's files on the local disk, in name order; `s3://` objects are downloaded for the while.
 
-    `section` is the configuration's section that has the path, for messages.
+    `section` is the configuration's section that has the path, for messages; `success_file` says whether a folder
+    must hold `_SUCCESS`.
     """
     check_path(path, section)
     if not path.startswith("s3://"):
-        yield find_files(Path(path), section=section)
+        yield find_files(Path(path), section=section, success_file=success_file)
         return
     with tempfile.TemporaryDirectory(prefix="indexer-input-") as folder:
-        yield download_files(path, Path(folder))
+        yield download_files(path, Path(folder), success_file=success_file)
 
 
 def check_path(path: str, section: str) -> None:
@@ -33,7 +42,7 @@ def check_path(path: str, section: str) -> None:
         raise ConfigError(f"[{section}] path: not set; give the file or folder of the table")
 
 
-def find_files(path: Path, *, section: str, days: Days | None = None) -> list[Path]:
+def find_files(path: Path, *, section: str, days: Days | None = None, success_file: bool = False) -> list[Path]:
     """Return the files of a local input in name order, without hidden ones and those of hidden folders.
 
     Of daily files those of the given days. Raises ContractError where there are none, or where their writer has not
@@ -45,7 +54,7 @@ def find_files(path: Path, *, section: str, days: Days | None = None) -> list[Pa
         raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
     found = sorted(path.rglob("*"))
     names = {item: item.relative_to(path).as_posix() for item in found}
-    finished = set(_finished_names(names.values(), path))
+    finished = set(_finished_names(names.values(), path, success_file))
     parts = [name for item, name in names.items() if name in finished and item.is_file()]
     files = [path / name for name in _choose_names(parts, days, path)]
     if not files:
@@ -53,18 +62,20 @@ def find_files(path: Path, *, section: str, days: Days | None = None) -> list[Pa
     return files
 
 
-def download_files(url: str, folder: Path, *, days: Days | None = None) -> list[Path]:
+def download_files(url: str, folder: Path, *, days: Days | None = None, success_file: bool = False) -> list[Path]:
     """Download the object, or the objects below the prefix, into a folder; raises as `find_files` does."""
     bucket, _, prefix = url.removeprefix("s3://").rstrip("/").partition("/")
     if not bucket or not prefix:
         raise ConfigError(f"{url}: expected s3://bucket/key of a file or folder")
     store = open_store(f"s3://{bucket}")
-    found = [item.key for item in store.list(prefix)]
+    # A store may list an object twice while it changes.
+    found = list(dict.fromkeys(item.key for item in store.list(prefix)))
     # A key that ends in a slash is no file: consoles make such objects to show a folder.
     parts = [key[len(prefix) + 1 :] for key in found if key.startswith(f"{prefix}/") and not key.endswith("/")]
     # A key named in full is wanted, hidden or not.
     keys = {prefix.rpartition("/")[2]: key for key in found if key == prefix}
-    keys |= {name: f"{prefix}/{name}" for name in _finished_names(parts, url)}
+    finished = _finished_names(parts, url, success_file and not keys)
+    keys |= {name: f"{prefix}/{name}" for name in finished}
     names = _choose_names(list(keys), days, url)
     if not keys:
         raise ContractError(f"{url}: no such object or folder; correct the address or deliver the table")
@@ -91,12 +102,20 @@ def _choose_names(names: list[str], days: Days | None, shown: str | Path) -> lis
     return days.choose_names(names, str(shown)) if days else names
 
 
-def _finished_names(names: Iterable[str], shown: str | Path) -> list[str]:
+def _finished_names(names: Iterable[str], shown: str | Path, success_file: bool) -> list[str]:
     """Return the names, relative to the input's folder, of part files.
 
     Raises ContractError where their writer has not finished.
     """
     names = list(names)
-    if any("_temporary" in name.split("/") for name in names):
-        raise ContractError(f"{shown}: still being written (_temporary is there); wait for its writer to finish")
-    return [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    for name in names:
+        if any(UNFINISHED.fullmatch(part) for part in name.split("/")):
+            raise ContractError(f"{shown}: still being written ({name} is there); wait for its writer to finish")
+    kept = [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    whole = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == SUCCESS}
+    for name in kept:
+        if success_file and whole.isdisjoint(PurePosixPath(name).parents):
+            raise ContractError(
+                f"{shown}: no {SUCCESS} for {name}, so its writer has not finished; wait, or set success_file = false"
+            )
+    return kept

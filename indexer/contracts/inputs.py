@@ -6,17 +6,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.contracts.checks import Findings, check_column, first_reasons
+from indexer.contracts.checks import Findings, check_column, first_reasons, refuse_text
 from indexer.contracts.columns import (
     SECTIONS,
     expected_columns,
     match_columns,
     name_columns,
     refuse_absent,
+    refuse_partial,
     shop_table,
 )
 from indexer.contracts.files import detect_format, local_files
-from indexer.contracts.raw import RawBatch, read_batches, read_header
+from indexer.contracts.preflight import check_file
+from indexer.contracts.raw import RawBatch, read_batches, read_header, read_types
 from indexer.contracts.rejects import WITHHELD, InputCounts
 from indexer.contracts.schemas import LABELS, Table
 from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig
@@ -44,23 +46,31 @@ class InputReader:
         """Yield valid rows; raises ContractError at the end where too many rows were rejected."""
         self.counts = InputCounts(self.table.name, self.source.path)
         self._keys = set()
-        with local_files(self.source.path, section=SECTIONS[self.table.name]) as files:
-            for file in files:
-                yield from self._read_file(file)
+        section, success_file = SECTIONS[self.table.name], self.source.success_file
+        with local_files(self.source.path, section=section, success_file=success_file) as files:
+            headers = {file: self._match_file(file) for file in files}
+            refuse_partial({str(file): names for file, names in headers.items() if names})
+            for file, names in headers.items():
+                yield from self._read_file(file, names)
         self._check_keys()
         self.counts.check(self.source.max_reject_share)
 
-    def _read_file(self, file: Path) -> Iterator[pa.RecordBatch]:
+    def _match_file(self, file: Path) -> dict[str, str]:
+        """Return contract column -> the file's name for it; empty for an empty file."""
         kind = detect_format(file, self.source.format)
+        check_file(file, kind)
         header = read_header(file, kind)
-        if header == []:
-            return
-        columns = self.source.columns
         if header is None:
-            names = name_columns(self._shop_table, columns)
-        else:
-            names = match_columns(self._shop_table, columns, header, shown=str(file))
-        for raw in read_batches(file, kind, list(names.values())):
+            return name_columns(self._shop_table, self.source.columns)
+        names = match_columns(self._shop_table, self.source.columns, header, shown=str(file)) if header else {}
+        if kind == "parquet":
+            refuse_text(self._shop_table, names, read_types(file), shown=str(file))
+        return names
+
+    def _read_file(self, file: Path, names: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        if not names:
+            return
+        for raw in read_batches(file, detect_format(file, self.source.format), list(names.values())):
             batch = self._check_batch(raw, names)
             self._keys |= raw.keys if len(self._keys) < MAX_KEYS else raw.keys & set(names.values())
             self.counts.rows_out += batch.num_rows

@@ -4,12 +4,12 @@ CSV follows RFC 4180 (quotes doubled inside quotes). TSV knows no quoting: a quo
 Text formats give every value as text; a value that is no scalar (a JSON list) gives its JSON text.
 """
 
-import codecs
 import csv
 import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class RawBatch:
 
 def read_header(path: Path, kind: str) -> list[str] | None:
     """Return the file's column names, none for an empty file, or None for JSONL, where every record has its own."""
-    with _readable(path):
+    with readable(path):
         if kind == "parquet":
             names: list[str] = pq.ParquetFile(path).schema_arrow.names
             return _check_unique(names, str(path))
@@ -59,6 +59,13 @@ def read_header(path: Path, kind: str) -> list[str] | None:
             return None
         with _open_text(path) as file:
             return parse_header(file, kind, str(path))
+
+
+def read_types(path: Path) -> dict[str, pa.DataType]:
+    """Return the type of each column of a Parquet file; of a dictionary, that of its values."""
+    with readable(path):
+        schema = pq.ParquetFile(path).schema_arrow
+    return {field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema}
 
 
 def parse_header(lines: Iterable[str], kind: str, place: str) -> list[str]:
@@ -69,9 +76,16 @@ def parse_header(lines: Iterable[str], kind: str, place: str) -> list[str]:
     return _check_unique(names, place)
 
 
+def refuse_unbalanced(path: Path, kind: str) -> None:
+    """Read a CSV file to its end; raises ContractError that names the line of the first record without one."""
+    with readable(path), _open_text(path) as file:
+        for _ in _csv_rows(file, kind, str(path)):
+            pass
+
+
 def read_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[RawBatch]:
     """Yield the named columns in bounded batches; a JSON record without a name has a null there."""
-    with _readable(path):
+    with readable(path):
         if kind == "parquet":
             yield from _parquet_batches(path, names)
         elif kind == "jsonl":
@@ -81,11 +95,12 @@ def read_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[RawBat
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path, part: str = "") -> Iterator[None]:
+    """Turn what the libraries raise of a damaged file, or of the named part of it, into a ContractError."""
     try:
         yield
-    except (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeError) as error:
-        raise ContractError(f"{path}: cannot be read: {error}; write it again") from error
+    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeError) as error:
+        raise ContractError(f"{path}{part}: cannot be read: {error}; write it again") from error
 
 
 def _check_unique(names: list[str], place: str) -> list[str]:
@@ -96,15 +111,21 @@ def _check_unique(names: list[str], place: str) -> list[str]:
 
 
 def _parquet_batches(path: Path, names: Sequence[str]) -> Iterator[RawBatch]:
-    file = pq.ParquetFile(path)
-    for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
-        columns: dict[str, pa.Array] = {}
-        bad: set[int] = set()
-        for name in names:
-            columns[name], wrong = _valid_text(batch.column(name))
-            bad |= wrong
-        reasons = ["encoding" if row in bad else None for row in range(batch.num_rows)]
-        yield RawBatch(columns, reasons, dict.fromkeys(bad, "invalid UTF-8"), str(path))
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    for number in range(file.num_row_groups):
+        with readable(path, f", row group {number}"):
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[number], columns=list(names)):
+                yield _parquet_batch(batch, names, path)
+
+
+def _parquet_batch(batch: pa.RecordBatch, names: Sequence[str], path: Path) -> RawBatch:
+    columns: dict[str, pa.Array] = {}
+    bad: set[int] = set()
+    for name in names:
+        columns[name], wrong = _valid_text(batch.column(name))
+        bad |= wrong
+    reasons = ["encoding" if row in bad else None for row in range(batch.num_rows)]
+    return RawBatch(columns, reasons, dict.fromkeys(bad, "invalid UTF-8"), str(path))
 
 
 def _valid_text(values: pa.Array) -> tuple[pa.Array, set[int]]:
@@ -169,22 +190,23 @@ def _is_damaged(value: str | None) -> bool:
     return value is not None and _SURROGATE.search(value) is not None
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a plain or gzip file for its unpacked bytes."""
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def _open_text(path: Path) -> IO[str]:
-    with _open_bytes(path) as file:
-        start = file.read(4)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ContractError(f"{path}: is UTF-16; expected UTF-8, convert it")
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 def _csv_rows(lines: Iterable[str], kind: str, place: str) -> Iterator[list[str]]:
     """Yield the fields of every line that is not empty."""
     if kind == "tsv":
-        yield from (line.rstrip("\r\n").split("\t") for line in lines if line.strip(ASCII_SPACE))
+        for number, line in enumerate(lines, 1):
+            if len(line) > RECORD_BYTES:
+                raise ContractError(f"{place}: line {number}: longer than {RECORD_BYTES:,} characters; is this TSV?")
+            if line.strip(ASCII_SPACE):
+                yield line.rstrip("\r\n").split("\t")
         return
     csv.field_size_limit(RECORD_BYTES)
     reader = csv.reader(lines, delimiter=DELIMITERS[kind], strict=True)
@@ -212,11 +234,19 @@ def _csv_records(path: Path, kind: str, names: Sequence[str]) -> Iterator[_Recor
 
 
 def _json_records(path: Path, names: Sequence[str]) -> Iterator[_Record]:
-    with _open_bytes(path) as file:
-        for line in file:
+    with open_bytes(path) as file:
+        for line in _bounded_lines(file):
             text = line.decode("utf-8-sig", errors="surrogateescape").strip()
             if text:
                 yield _parse_record(text, names)
+
+
+def _bounded_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; of one beyond RECORD_BYTES only its start, which is no JSON record."""
+    while line := file.readline(RECORD_BYTES + 1):
+        yield line
+        while len(line) > RECORD_BYTES and not line.endswith(b"\n"):
+            line = file.readline(RECORD_BYTES + 1)
 
 
 def _parse_record(text: str, names: Sequence[str]) -> _Record:
@@ -225,7 +255,7 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
     if _is_damaged(text) or ("\\u" in text and _LONE_SURROGATE.search(text)):
         return _Record(nothing, "encoding", "invalid UTF-8")
     try:
-        record = parse_json(text) if len(text) <= RECORD_BYTES else None
+        record = parse_json(text)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):

@@ -6,11 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from indexer.contracts.raw import readable
 from indexer.contracts.schemas import Table
 from indexer.errors import ContractError
 from indexer.runs import StepFolder
 
 BATCH_ROWS = 5_000
+PARQUET = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 def read_table(work: str | Path, run_date: str, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -21,7 +25,8 @@ def read_table(work: str | Path, run_date: str, table: Table, columns: Sequence[
     folder = StepFolder(work, table.written_by, run_date).table_folder(table.name)
     if not folder.is_dir():
         raise ContractError(f"table {table.name}: no folder {folder}; run the step {table.written_by} again")
-    dataset = ds.dataset(str(folder), format="parquet", exclude_invalid_files=False)
+    with readable(folder):
+        dataset = ds.dataset(str(folder), format=PARQUET, exclude_invalid_files=False)
     names = list(columns) or [column.name for column in table.columns]
     missing = sorted(set(names) - set(dataset.schema.names))
     if missing:
@@ -29,5 +34,7 @@ def read_table(work: str | Path, run_date: str, table: Table, columns: Sequence[
             f"table {table.name} in {folder}: no column {missing[0]!r}; run the step {table.written_by} again"
         )
     schema = pa.schema([table.schema.field(name) for name in names])
-    for batch in dataset.to_batches(columns=names, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
-        yield batch.cast(schema)
+    batches = dataset.to_batches(columns=names, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1)
+    with readable(folder):
+        for batch in batches:
+            yield batch.cast(schema)

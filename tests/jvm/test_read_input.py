@@ -7,10 +7,13 @@ import pyarrow as pa
 import pytest
 
 from indexer.contracts import schemas
+from indexer.contracts.tables import read_table as read_batches
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import InputConfig, PurchasesConfig
+from indexer.runs import StepCommit, StepFolder
 from spark.inputs import locate_input
-from spark.tables import read_input, spark_schema, write_table
+from spark.session import spark_failures
+from spark.tables import read_input, read_table, spark_schema, write_table
 
 pytestmark = pytest.mark.jvm
 
@@ -135,11 +138,6 @@ def test_parquet_types_are_widened_when_safe_and_refused_when_not(read):
     [
         ("missing.csv", "query,prod\na,b\n", r"needs the column 'product_id', found query, prod; .*product_id = "),
         ("missing.jsonl", '{"query": "a", "item": "b"}\n', "needs the column 'product_id', found item, query"),
-        ("twice.csv", "query,product_id,query\na,b,c\n", "column 'query' appears twice"),
-        ("empty.csv", "", "0 rows"),
-        ("header.tsv", "query\tproduct_id\n", "0 rows"),
-        ("utf16.csv", "query,product_id\na,b\n".encode("utf-16"), "is UTF-16; expected UTF-8"),
-        ("quote.csv", 'query,product_id\n"a,p1\nb,p2\nc,p3\n', "unbalanced quote"),
         ("torn.parquet", b"PAR1 and nothing more PAR1", "cannot be read"),
         ("torn.csv.gz", None, "cannot be read"),
         ("what.xlsx", "query,product_id\n", "unknown kind of file"),
@@ -202,6 +200,30 @@ def test_a_table_of_the_wrong_type_is_not_written(session, tmp_path):
     with pytest.raises(ContractError, match="product_id: expected string to write, found no such column"):
         write_table(frame.drop("product_id"), tmp_path, schemas.PURCHASES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_byte_in_a_table_of_our_own_is_noticed(session, tmp_path):
+    frame = session.createDataFrame([("needle in hay", "p", 1)], spark_schema(schemas.PURCHASES))
+    commit_table(tmp_path, lambda folder: write_table(frame.coalesce(1), folder, schemas.PURCHASES))
+    assert [batch.num_rows for batch in read_batches(tmp_path, "2026-11-20", schemas.PURCHASES)] == [1]
+    (file,) = tmp_path.rglob("*.parquet")
+    data = file.read_bytes()
+    assert data.count(b"needle") >= 1
+    # The first place is the page, later ones are the footer's statistics.
+    file.write_bytes(data.replace(b"needle", b"nettle", 1))
+    for crc in file.parent.glob(".*.crc"):
+        crc.unlink()
+    with pytest.raises(ContractError, match="cannot be read"):
+        list(read_batches(tmp_path, "2026-11-20", schemas.PURCHASES))
+    with pytest.raises(ContractError, match="cannot be read"), spark_failures("x"):
+        read_table(session, tmp_path, schemas.PURCHASES, "2026-11-20").collect()
+
+
+def commit_table(work, write):
+    step = StepFolder(work, "purchase_gram", "2026-11-20")
+    with step.open_attempt() as attempt:
+        write(attempt.folder)
+        step.commit(StepCommit(step=step.step, run_date=step.run_date, attempt=attempt.name, fingerprint="f"), 1)
 
 
 def test_an_s3_input_is_downloaded_where_spark_runs_on_this_machine(session, tmp_path, monkeypatch):
