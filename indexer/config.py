@@ -284,8 +284,14 @@ class GatesConfig:
     min_parity_fp32: float = 0.999
     min_parity_int8: float = 0.97
     """Least mean cosine between the torch student and its ONNX export."""
+    max_shrink: float = 0.3
+    """Share that may be missing against the newest earlier night, of the rows of the catalogue, the taxonomy, the
+    classifier's table and each index, and of the nodes with products; 1 accepts any loss."""
+    tables_with_rows: tuple[str, ...] = ("PURCHASES", "QUERY_PAIRS", "CURATED_QUERIES")
+    """A Spark job that writes one of these tables without a row is refused."""
 
     def __post_init__(self) -> None:
+        require_ranges(self, max_shrink=(0, 1))
         require_ranges(self, min_recall_10=(0, 1), min_recall_100=(0, 1), max_norm_error=(0, 1))
         require_ranges(self, min_parity_fp32=(-1, 1), min_parity_int8=(-1, 1))
 

@@ -138,6 +138,16 @@ class StepFolder:
             raise ManifestError(f"{self.folder / key}: not a step commit: {error}") from None
 
 
+def newest_before(work: str | Path, step: str, run_date: str) -> StepCommit | None:
+    """Return the commit of the step on the newest earlier date that has one, or None."""
+    folders = (path.name.removeprefix("run_date=") for path in (Path(work) / step).glob("run_date=*"))
+    for day in sorted((day for day in folders if day < run_date), reverse=True):
+        commit = StepFolder(work, step, day).newest()
+        if commit:
+            return commit
+    return None
+
+
 def check_run_date(text: str) -> str:
     """Return the date if it is YYYY-MM-DD, else raise ConfigError."""
     try:

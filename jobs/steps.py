@@ -18,7 +18,8 @@ from indexer.config import Config, as_document
 from indexer.contracts.days import Days
 from indexer.contracts.schemas import Table
 from indexer.errors import IntegrityError
-from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
+from indexer.runs import StepCommit, StepFolder, fingerprint, newest_before, now_text
+from jobs.gates import judge_step
 from spark.inputs import Location, locate_input
 from spark.pairs import count_filters
 from spark.session import spark_failures
@@ -96,6 +97,7 @@ def run_step(
     """Build a step's tables in a fresh attempt and commit them; equal inputs and settings are left as they are.
 
     `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
+    Raises GateError where the result is not fit to be used, PublishConflictError where another process was first.
     """
     folder = StepFolder(config.shop.work, step, run_date)
     folder.remove_abandoned()
@@ -119,6 +121,7 @@ def run_step(
             "figures": account.figures,
             "tables": account.tables,
         }
+        judge_step(step, counts, newest_before(config.shop.work, step, run_date), config.gates)
         commit = StepCommit(
             step=step,
             run_date=run_date,

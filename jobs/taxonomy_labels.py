@@ -23,6 +23,7 @@ from indexer.contracts.schemas import (
 from indexer.errors import ContractError
 from indexer.runs import StepCommit
 from jobs.command import run_job
+from jobs.gates import NODES_WITH_PRODUCTS
 from jobs.steps import Account, first_row, held, located, run_step
 from spark import matching, query_nodes
 from spark.duplicates import count_versions, judge_versions
@@ -113,6 +114,7 @@ def build_tables(night: _Night, run_date: str) -> Account:
         _write_product_nodes(night, matching.place_products(references, match(references)), products.count())
     placed = read_rows(night.session, night.folder / PRODUCT_NODES.name, PRODUCT_NODES)
     account.figures |= first_row(query_nodes.count_placed(purchases, placed))
+    account.figures[NODES_WITH_PRODUCTS] = placed.select("node_id").distinct().count()
     with held(query_nodes.node_purchases(purchases, placed)) as parts:
         derived = query_nodes.purchased_nodes(
             parts, tree, smoothing_purchases=nodes.smoothing_purchases, prior_purchases=nodes.prior_purchases

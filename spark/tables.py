@@ -14,11 +14,12 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from indexer.contracts.schemas import REJECTS, Table
-from indexer.errors import ContractError
+from indexer.errors import ContractError, IntegrityError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from spark.checks import UNBALANCED, judge_rows
 from spark.inputs import HAS, Location, file_reader, name_line, open_input, refuse_keys
+from spark.invariants import count_broken
 from spark.pairs import first_reason
 from spark.session import local_address, spark_failures
 
@@ -144,7 +145,8 @@ def read_rows(session: SparkSession, folder: Path, table: Table) -> DataFrame:
 def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
     """Write exactly the contract's columns as Parquet below an attempt's folder and return the rows written.
 
-    Raises ContractError where the frame lacks a column or has it in another type.
+    Raises ContractError where the frame lacks a column or has it in another type, IntegrityError where a row
+    breaks a rule of `spark.invariants`.
     """
     expected = spark_schema(table)
     for field in expected:
@@ -156,7 +158,13 @@ def write_table(frame: DataFrame, folder: Path, table: Table) -> int:
             )
     with spark_failures(table.name):
         frame.select(*expected.names).write.parquet(local_address(folder.resolve() / table.name))
-    return read_rows(frame.sparkSession, folder / table.name, table).count()
+    written = read_rows(frame.sparkSession, folder / table.name, table)
+    (counts,) = (row.asDict() for row in count_broken(written, table).collect())
+    rows: int = counts.pop("rows")
+    for rule, broken in counts.items():
+        if broken:
+            raise IntegrityError(f"{table.name}: {broken} of {rows} rows break the rule {rule}; please report this")
+    return rows
 
 
 def write_rejects(session: SparkSession, rejects: list[dict[str, Any]], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What a build will do, worked out before it does it."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from indexer.build.shard import read_options
 from indexer.config import Config, as_document
 from indexer.contracts import schemas
 from indexer.contracts.files import local_files
+from indexer.contracts.tables import read_table
 from indexer.encoder import EncoderDescription
 from indexer.errors import ContractError
 from indexer.runs import StepFolder, fingerprint
@@ -76,11 +78,21 @@ def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
     with local_files(config.catalogue.path, section="catalogue") as files:
         inputs = [[file.name, hash_file(file)] for file in files]
     rules = {name: value for name, value in as_document(config.catalogue).items() if name != "path"}
+    queries = hash_queries(config, run_date) if find_curated(config, run_date) else None
     identity = fingerprint(
-        inputs, rules, find_curated(config, run_date), read_options(config.index), encoder_fingerprint,
+        inputs, rules, queries, read_options(config.index), encoder_fingerprint,
         indexer.__version__,
     )  # fmt: skip
     return f"{run_date}-{identity[:12]}"
+
+
+def hash_queries(config: Config, run_date: str) -> str:
+    """Return a hash of the curated queries' texts that does not depend on the order of rows, or on the date."""
+    total = 0
+    for batch in read_table(config.shop.work, run_date, schemas.CURATED_QUERIES, ["query_id", "query"]):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            total += int.from_bytes(hashlib.blake2b("\n".join(row).encode(), digest_size=16).digest(), "big")
+    return f"{total % 2**128:032x}"
 
 
 def find_curated(config: Config, run_date: str) -> str | None:

@@ -12,7 +12,8 @@ from indexer.store import Store
 def find_published(store: Store, run_id: str, run_date: str, head: int) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None.
 
-    A run that is live and whole is left alone. One that another run of its date replaced goes live again, unless
+    A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
+    inputs, options, encoder and code. One that another run of its date replaced goes live again, unless
     an operator's rollback stands. One of an earlier night stays what it was: published before. A run whose objects
     are lost is built anew. Raises PublishConflictError where a night that was never published would replace a
     newer one, or where another run was first.
@@ -23,6 +24,8 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
     live_manifest = _read_whole(store, live)
     if live.run_id == run_id:
         return summarise_published("already published", store.url, live, live_manifest) if live_manifest else None
+    if live_manifest and live_manifest.run_date < run_date and live.run_id.endswith(run_id[len(run_date) :]):
+        return summarise_published("unchanged", store.url, live, live_manifest)
     earlier = find_publication(store, run_id, head)
     manifest = _read_whole(store, earlier) if earlier else None
     replaced_by = live_manifest.run_date if live_manifest else run_date
@@ -37,6 +40,15 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
         return summarise_published("published before", store.url, earlier, manifest)
     again = _publish_again(store, earlier, head)
     return summarise_published("published again", store.url, again, manifest)
+
+
+def count_live_rows(store: Store, run_date: str, head: int) -> dict[str, int]:
+    """Return the rows of each collection of the live release of another night; none where there is no such release."""
+    live = live_entry(store, head)
+    manifest = _read_whole(store, live) if live else None
+    if manifest is None or manifest.run_date == run_date:
+        return {}
+    return {collection.name: collection.rows for collection in manifest.collections}
 
 
 def _read_whole(store: Store, entry: LogEntry) -> Manifest | None:

@@ -19,12 +19,12 @@ from tqdm import tqdm
 from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
 from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
-from indexer.build.published import find_published
+from indexer.build.published import count_live_rows, find_published
 from indexer.build.recall import Scores, measure_recall, merge_probes
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder, read_probe
 from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
-from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_vectors, require_gates
+from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_size, judge_vectors, require_gates
 from indexer.build.versions import read_versions
 from indexer.config import Config, as_document
 from indexer.encoder import Encoder, open_encoder
@@ -108,8 +108,9 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("upload encoder"):
         sealed = _seal_encoder(run)
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
+    live = count_live_rows(run.folder.store, run.run_date, run.head)
     for collection in finished:
-        gates += _judge(run, collection)
+        gates += _judge(run, collection, live)
     refusal = _find_refusal(run, finished, gates)
     report = _write_report(run, {**story, "refused": str(refusal or "")}, finished, gates)
     if refusal:
@@ -197,11 +198,12 @@ def _seal_encoder(run: _Run) -> SealedEncoder:
     return run.folder.seal(seal, SealedEncoder(fingerprint=run.encoder.fingerprint, objects=objects))
 
 
-def _judge(run: _Run, collection: FinishedCollection) -> list[GateResult]:
+def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -> list[GateResult]:
     gates = run.config.gates
     rejected = sum(collection.rejected.values())
     collection.gates = [
         judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
+        *judge_size(collection.name, collection.rows, live, gates),
         judge_vectors(collection.name, max(sealed.norm_error for sealed in collection.sealed), gates),
         *judge_recall(collection.name, collection.shard_recall, collection.recall, gates),
     ]

@@ -35,7 +35,8 @@ class ReleaseSummary:
     """What a build did."""
 
     status: str
-    """`published`; of a run that was there before `already published`, or `published again` where it was replaced."""
+    """`published`; of a run that was there before `already published`, or `published again` where it was replaced;
+    `unchanged` where the live release of an earlier night was made of the same."""
     run_id: str
     run_date: str
     url: str

@@ -85,6 +85,15 @@ def judge_rows(collection: str, rows_in: int, indexed: int, duplicates: int, rej
     return GateResult(name=f"{collection} rows lost", expected="0", found=float(lost), passed=lost == 0)
 
 
+def judge_size(collection: str, rows: int, live: Mapping[str, int], gates: GatesConfig) -> list[GateResult]:
+    """Return the gate on rows lost against the live release; `live` has the rows of its collections."""
+    if not live.get(collection):
+        return []
+    lost = round(max(0.0, 1 - rows / live[collection]), 6)
+    name, expected = f"{collection} share lost of the live release", f"at most {gates.max_shrink}"
+    return [GateResult(name=name, expected=expected, found=lost, passed=lost <= gates.max_shrink)]
+
+
 def judge_vectors(collection: str, norm_error: float, gates: GatesConfig) -> GateResult:
     """Return the gate on the length of the vectors."""
     return GateResult(

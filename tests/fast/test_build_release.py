@@ -14,7 +14,7 @@ from indexer.build import hnsw, publish, release, shard
 from indexer.build.publish import RunFolder, encoder_seal
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
-from indexer.config import Config
+from indexer.config import Config, GatesConfig
 from indexer.errors import (
     ConfigError,
     ContractError,
@@ -92,9 +92,30 @@ def test_other_inputs_or_options_are_another_run(make_shop: Shop, build: Any, pr
     first = build(config)
     second = build(replace(config, index=replace(config.index, m=9)))
     third = build(make_shop(products(101)))
-    fourth = build(make_shop(products(101)), "2026-11-21")
+    fourth = build(make_shop(products(102)), "2026-11-21")
     assert len({first.run_id, second.run_id, third.run_id, fourth.run_id}) == 4
     assert fourth.sequence == 4
+
+
+def test_the_files_of_an_earlier_night_again_make_no_release(make_shop: Shop, build: Any, products: Any):
+    first = build(make_shop(products(100)))
+    again = build(make_shop(products(100)), "2026-11-21")
+    assert (again.status, again.run_id, again.sequence) == ("unchanged", first.run_id, 1)
+    build(make_shop(products(101)), "2026-11-22")
+    # What was live two nights ago is news today.
+    assert build(make_shop(products(100)), "2026-11-23").status == "published"
+
+
+def test_a_catalogue_much_smaller_than_that_of_the_live_release_is_refused(make_shop: Shop, build: Any, products: Any):
+    first = build(make_shop(products(100)))
+    with pytest.raises(GateError, match=r"products share lost of the live release: expected at most 0.3, found 0.4000"):
+        build(make_shop(products(60)), "2026-11-21")
+    assert read_head(LocalStore(Path(make_shop(products(1)).shop.release))) == first.sequence
+    assert build(make_shop(products(70)), "2026-11-21").status == "published"
+    # The same night may be corrected.
+    assert build(make_shop(products(40)), "2026-11-21").status == "published"
+    accepted = make_shop(products(10), gates=GatesConfig(max_shrink=1))
+    assert build(accepted, "2026-11-22").status == "published"
 
 
 def test_a_run_that_another_of_its_date_replaced_goes_live_again(make_shop: Shop, build: Any, products: Any):

@@ -7,7 +7,7 @@ import pytest
 
 from indexer import claims
 from indexer.errors import ConfigError, ContractError, ManifestError, PublishConflictError
-from indexer.runs import Attempt, StepCommit, StepFolder, check_run_date, fingerprint, identify_input
+from indexer.runs import Attempt, StepCommit, StepFolder, check_run_date, fingerprint, identify_input, newest_before
 
 
 def commit_of(folder: StepFolder, mark: str) -> StepCommit:
@@ -42,6 +42,16 @@ def test_another_date_is_untouched(tmp_path):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
     folder.commit(commit_of(folder, "a"))
     assert StepFolder(tmp_path, "npmi_pairs", "2026-11-21").newest() is None
+
+
+def test_the_night_before_is_the_newest_earlier_one_that_finished(tmp_path):
+    for day in ("2026-09-30", "2026-10-01", "2026-11-21"):
+        folder = StepFolder(tmp_path, "npmi_pairs", day)
+        folder.commit(commit_of(folder, day))
+    (tmp_path / "npmi_pairs" / "run_date=2026-11-19" / "attempt=0").mkdir(parents=True)
+    assert newest_before(tmp_path, "npmi_pairs", "2026-11-20").run_date == "2026-10-01"
+    assert newest_before(tmp_path, "npmi_pairs", "2026-09-30") is None
+    assert newest_before(tmp_path, "purchase_gram", "2026-11-20") is None
 
 
 def test_of_two_attempts_at_once_the_first_to_finish_wins(tmp_path):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.contracts import schemas
-from indexer.errors import ContractError
+from indexer.errors import ContractError, GateError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from jobs import calibrate_npmi, curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
@@ -19,7 +19,7 @@ from jobs.command import make_command
 
 pytestmark = pytest.mark.jvm
 
-DATE = "2026-11-20"
+DATE, LATER = "2026-11-20", "2026-11-21"
 JOBS = (purchase_gram, npmi_pairs, taxonomy_labels, hard_negatives, curated_queries)
 PRODUCTS = {
     "p1": ("Steel sipper", "Baby > Feeding > Sippers"),
@@ -124,6 +124,9 @@ def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path)
     assert forced.attempt != first["npmi_pairs"].attempt
     assert forced.fingerprint == first["npmi_pairs"].fingerprint
     stricter = replace(config, npmi=replace(config.npmi, tau=0.99))
+    with pytest.raises(GateError, match="npmi_pairs: QUERY_PAIRS has 0 rows"):
+        npmi_pairs.run(session, stricter, DATE)
+    stricter = replace(stricter, gates=replace(config.gates, tables_with_rows=()))
     changed = npmi_pairs.run(session, stricter, DATE)
     assert changed.counts["tables"] == {"QUERY_PAIRS": 0}
     assert changed.counts["filters"] == {"not_above_tau": 1}
@@ -190,6 +193,20 @@ def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, confi
     assert commit.counts["filters"]["merged_products"] == 1
     nodes = {row["product_id"]: row["node_id"] for row in rows(lenient, schemas.PRODUCT_NODES)}
     assert (nodes["p4"], "p3" in nodes) == ("Toys", False)
+
+
+def test_a_night_that_lost_its_categories_is_refused_and_leaves_nothing(session, config, tmp_path):
+    for job in (purchase_gram, taxonomy_labels):
+        job.run(session, config, DATE)
+    purchase_gram.run(session, config, LATER)
+    records = [{"id": name, "title": "t", "category_path": "All"} for name in PRODUCTS]
+    (tmp_path / "catalogue.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(GateError, match=f"nodes with products fell from 3 on {DATE} to 1") as caught:
+        taxonomy_labels.run(session, config, LATER)
+    assert caught.value.exit_code == 4
+    assert list(StepFolder(config.shop.work, "taxonomy_labels", LATER).folder.glob("attempt=*")) == []
+    accepted = replace(config, gates=replace(config.gates, max_shrink=1))
+    assert taxonomy_labels.run(session, accepted, LATER).counts["figures"]["nodes_with_products"] == 1
 
 
 def with_purchases(config, tmp_path, text, **options):

@@ -8,7 +8,7 @@ import pytest
 
 from indexer.contracts import schemas
 from indexer.contracts.tables import read_table as read_batches
-from indexer.errors import ConfigError, ContractError
+from indexer.errors import ConfigError, ContractError, IntegrityError
 from indexer.input_config import InputConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 from spark.inputs import locate_input
@@ -200,6 +200,51 @@ def test_a_table_of_the_wrong_type_is_not_written(session, tmp_path):
     with pytest.raises(ContractError, match="product_id: expected string to write, found no such column"):
         write_table(frame.drop("product_id"), tmp_path, schemas.PURCHASES)
     assert list(tmp_path.iterdir()) == []
+
+
+PAIR = {
+    **{"query_a": "a", "query_b": "b", "npmi": 0.6, "ceiling": 0.7, "joint": 0.1, "p_a": 0.2, "p_b": 0.3},
+    **{"support": 20, "shared_products": 2},
+}
+GRAM = {"query_a": "a", "query_b": "b", "overlap": 9, "gram": 0.5, "joint": 0.1, "support": 3, "shared_products": 2}
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "rule"),
+    [
+        (schemas.QUERY_PAIRS, PAIR, None),
+        (schemas.QUERY_PAIRS, PAIR | {"ceiling": None, "joint": 0.9, "npmi": float("inf")}, None),
+        (schemas.QUERY_PAIRS, PAIR | {"joint": 0.20001}, r"joint <= least\(p_a, p_b\)"),
+        (schemas.QUERY_PAIRS, PAIR | {"npmi": 0.70001}, r"npmi <= ceiling"),
+        (schemas.QUERY_PAIRS, PAIR | {"npmi": float("nan")}, r"NOT isnan\(npmi\)"),
+        (schemas.QUERY_PAIRS, PAIR | {"query_a": "b", "query_b": "a"}, "query_a < query_b"),
+        (schemas.QUERY_PAIRS, PAIR | {"query_b": "a"}, "query_a < query_b"),
+        (schemas.QUERY_GRAM, GRAM, None),
+        (schemas.QUERY_GRAM, GRAM | {"gram": 1.001}, "gram <= 1"),
+        (schemas.QUERY_GRAM, GRAM | {"overlap": 2}, "overlap >= support"),
+        (schemas.QUERY_GRAM, GRAM | {"support": 1}, "support >= shared_products"),
+    ],
+    ids=[
+        "a pair",
+        "a literal pair",
+        "pair count above a single count",
+        "above the ceiling",
+        "not a number",
+        "the lower half of the matrix",
+        "the diagonal",
+        "a gram row",
+        "gram above 1",
+        "overlap below support",
+        "more products than purchases",
+    ],
+)
+def test_a_table_that_breaks_its_own_rules_is_not_left_standing(session, tmp_path, table, row, rule):
+    frame = session.createDataFrame([row], spark_schema(table)).coalesce(1)
+    if rule is None:
+        assert write_table(frame, tmp_path, table) == 1
+        return
+    with pytest.raises(IntegrityError, match=f"{table.name}: 1 of 1 rows break the rule .*{rule}"):
+        write_table(frame, tmp_path, table)
 
 
 def test_a_changed_byte_in_a_table_of_our_own_is_noticed(session, tmp_path):
