@@ -10,19 +10,21 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from indexer.config import Config, NpmiConfig
-from indexer.contracts.schemas import NPMI_CALIBRATION, PURCHASES, QUERY_GRAM, QUERY_NODES, TAXONOMY
+from indexer.contracts.schemas import NPMI_CALIBRATION, PRODUCT_NODES, PURCHASES, QUERY_GRAM, QUERY_NODES, TAXONOMY
 from indexer.errors import ConfigError, ContractError
 from indexer.runs import StepCommit
 from jobs.calibration_page import render_page
 from jobs.command import run_job
-from jobs.lineages import read_lineages
+from jobs.lineages import read_lineages, read_tree, trace_labels
 from jobs.steps import Account, held, run_step
 from spark.calibration import (
     DecileAgreement,
+    apart_nodes,
     count_agreement,
     count_cells,
     find_tau,
     measure_deciles,
+    part_pairs,
     place_pairs,
     sample_pairs,
     share_of,
@@ -50,7 +52,7 @@ def run(session: SparkSession, config: Config, run_date: str, *, force: bool = F
         run_date,
         step=STEP,
         sections=("npmi", "nodes"),
-        upstream=(PURCHASES, QUERY_GRAM, TAXONOMY, QUERY_NODES),
+        upstream=(PURCHASES, QUERY_GRAM, TAXONOMY, PRODUCT_NODES, QUERY_NODES),
         force=force,
         build=lambda folder: build_table(session, config, run_date, folder),
     )
@@ -59,7 +61,8 @@ def run(session: SparkSession, config: Config, run_date: str, *, force: bool = F
 def build_table(session: SparkSession, config: Config, run_date: str, folder: Path) -> Account:
     """Write the table and `calibration.html` below the folder; raises ContractError where there is no pair."""
     account, limits = Account(), config.npmi
-    lineages = read_lineages(session, config, run_date)
+    lineages, tree = read_lineages(session, config, run_date), read_tree(session, config, run_date)
+    purchases, placed = (read_table(session, config.shop.work, table, run_date) for table in (PURCHASES, PRODUCT_NODES))
     with held(score_pairs(session, config, run_date)) as pairs:
         cells = {row["cell"]: (row["pairs"], row["mean_npmi"]) for row in count_cells(pairs).collect()}
         if not cells:
@@ -73,9 +76,12 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
             counts = {row.pop("decile"): row for row in _rows(count_agreement(related, "decile"))}
             shown = related.where(F.col("place") <= SHOWN).orderBy("decile", "place").drop("place")
             samples = [row | {"npmi": round(row["npmi"], 4)} for row in _rows(shown)]
+        others = trace_labels(apart_nodes(sample, purchases, placed), tree, config.nodes)
+        by_others = count_agreement(relate_pairs(part_pairs(sample), others, how="left"), "decile")
+        apart = {row.pop("decile"): row for row in _rows(by_others)}
         by_chance = relate_pairs(shuffle_pairs(sample), lineages, how="left")
         (chance,) = _rows(count_agreement(by_chance))
-    rows = measure_deciles(deciles, counts)
+    rows = measure_deciles(deciles, counts, apart)
     account.figures |= describe(rows, limits) | {"chance_agreement": share_of(chance)}
     account.figures |= {"deciles": [asdict(row) for row in rows], "samples": samples}
     table = pa.Table.from_pylist(account.figures["deciles"], schema=NPMI_CALIBRATION.schema)

@@ -9,6 +9,7 @@ from jobs.command import show_value
 
 LINES = {
     "agreement": "agreement of the decile",
+    "agreement_apart": "the same without the products they share",
     "agreement_above": "agreement of all pairs above",
     "target": "target",
 }
@@ -58,7 +59,7 @@ def _plot(deciles: Sequence[Mapping[str, Any]], target: float) -> str:
     """Draw agreement over `npmi_above`, the tau that would keep the decile and those above it."""
     points = {
         LINES[name]: [(row["npmi_above"], row[name]) for row in deciles if row[name] is not None]
-        for name in ("agreement", "agreement_above")
+        for name in ("agreement", "agreement_apart", "agreement_above")
     }
     points[LINES["target"]] = [(row["npmi_above"], target) for row in deciles]
     return draw_lines([Series(name, line) for name, line in points.items()], label="tau")

@@ -37,8 +37,12 @@ class DecileAgreement(Decile):
     """Labelled pairs whose nodes are related."""
     agreement: float | None
     """agreeing / labelled; None without a labelled pair."""
+    labelled_apart: int
+    """Sampled pairs of two queries with confident nodes by the products that they do not share."""
+    agreeing_apart: int
+    agreement_apart: float | None
     agreement_above: float | None
-    """The same of all pairs above `npmi_above`: the mean over the deciles, weighted by their pairs."""
+    """The agreement of all pairs above `npmi_above`: the mean over the deciles, weighted by their pairs."""
 
 
 def count_cells(pairs: DataFrame) -> DataFrame:
@@ -90,6 +94,34 @@ def shuffle_pairs(sample: DataFrame) -> DataFrame:
     return sample.select("query_a", following.alias("query_b")).where("query_b IS NOT NULL AND query_a <> query_b")
 
 
+def part_pairs(sample: DataFrame) -> DataFrame:
+    """Return the sample with each query known by its pair and side, as `apart_nodes` knows it."""
+    rest = [name for name in sample.columns if name not in ("query_a", "query_b")]
+    return sample.select(_side("a").alias("query_a"), _side("b").alias("query_b"), *rest)
+
+
+def apart_nodes(sample: DataFrame, purchases: DataFrame, product_nodes: DataFrame) -> DataFrame:
+    """Return (query, node_id, share) by the products of each query that the other query of its pair does not have.
+
+    Queries are a pair because of products they share; only the others can bear witness to what they mean.
+    """
+    sides = [
+        sample.select(
+            _side(own).alias("side"), F.col(f"query_{own}").alias("query"), F.col(f"query_{other}").alias("to")
+        )
+        for own, other in (("a", "b"), ("b", "a"))
+    ]
+    bought = sides[0].unionByName(sides[1]).join(purchases, on="query", how="inner")
+    theirs = purchases.select(F.col("query").alias("to"), "product_id")
+    placed = bought.join(theirs, on=["to", "product_id"], how="left_anti").join(
+        product_nodes.select("product_id", "node_id", "share"), on="product_id", how="inner"
+    )
+    part = F.sum(F.col("purchases") * F.col("share"))
+    per_node = placed.groupBy(F.col("side").alias("query"), "node_id").agg(part.alias("part"))
+    whole = F.sum("part").over(Window.partitionBy("query"))
+    return per_node.select("query", "node_id", (F.col("part") / whole).alias("share"))
+
+
 def count_agreement(related: DataFrame, *by: str) -> DataFrame:
     """Count the pairs as `sampled`, those with a known `related` as `labelled`, and the related as `agreeing`."""
     return related.groupBy(*by).agg(
@@ -99,8 +131,13 @@ def count_agreement(related: DataFrame, *by: str) -> DataFrame:
     )
 
 
-def measure_deciles(deciles: Sequence[Decile], counts: Mapping[int, Mapping[str, int]]) -> list[DecileAgreement]:
-    """Return the rows of NPMI_CALIBRATION, lowest NPMI first; `counts` has what `count_agreement` found of each."""
+def measure_deciles(
+    deciles: Sequence[Decile], counts: Mapping[int, Mapping[str, int]], apart: Mapping[int, Mapping[str, int]]
+) -> list[DecileAgreement]:
+    """Return the rows of NPMI_CALIBRATION, lowest NPMI first.
+
+    `counts` has what `count_agreement` found of each decile, `apart` the same by products that are not shared.
+    """
     rows: list[DecileAgreement] = []
     weighted, weight = 0.0, 0
     for decile in reversed(deciles):
@@ -109,7 +146,17 @@ def measure_deciles(deciles: Sequence[Decile], counts: Mapping[int, Mapping[str,
         if agreement is not None:
             weighted, weight = weighted + agreement * decile.pairs, weight + decile.pairs
         above = round(weighted / weight, DIGITS) if weight else None
-        rows.append(DecileAgreement(**vars(decile), **found, agreement=agreement, agreement_above=above))
+        rows.append(
+            DecileAgreement(
+                **vars(decile),
+                **found,
+                agreement=agreement,
+                labelled_apart=apart[decile.decile]["labelled"],
+                agreeing_apart=apart[decile.decile]["agreeing"],
+                agreement_apart=share_of(apart[decile.decile]),
+                agreement_above=above,
+            )
+        )
     return rows[::-1]
 
 
@@ -122,6 +169,10 @@ def find_tau(rows: Sequence[DecileAgreement], *, target: float) -> float | None:
     """Return the lowest `npmi_above` whose pairs above it reach the target, None where none does."""
     reached = [row.npmi_above for row in rows if row.agreement_above is not None and row.agreement_above >= target]
     return min(reached, default=None)
+
+
+def _side(name: str) -> Column:
+    return F.struct("query_a", "query_b", F.lit(name).alias("side"))
 
 
 def _cell() -> Column:

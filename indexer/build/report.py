@@ -18,7 +18,7 @@ _ENVIRONMENT = Environment(
 )
 
 
-PLOTTED = {"deciles": ("npmi_above", ("agreement", "agreement_above"))}
+PLOTTED = {"deciles": ("npmi_above", ("agreement", "agreement_apart", "agreement_above"))}
 """List of objects -> its column for the horizontal axis, and those drawn as lines of one plot."""
 
 

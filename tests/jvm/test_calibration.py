@@ -4,10 +4,12 @@ import pytest
 
 from spark.calibration import (
     Decile,
+    apart_nodes,
     count_agreement,
     count_cells,
     find_tau,
     measure_deciles,
+    part_pairs,
     place_pairs,
     sample_pairs,
     shuffle_pairs,
@@ -44,7 +46,7 @@ def measure(*agreeing, labelled=10):
         n: {"sampled": 10, "labelled": labelled if found is not None else 0, "agreeing": found or 0}
         for n, found in enumerate(agreeing, 1)
     }
-    return measure_deciles(deciles, counts)
+    return measure_deciles(deciles, counts, counts)
 
 
 def test_agreement_above_weighs_each_decile_by_its_pairs():
@@ -104,3 +106,22 @@ def test_agreement_of_a_sample_does_not_depend_on_the_order_of_rows(session):
     partners = {(row.query_a, row.query_b) for row in shuffle_pairs(sample(low + high, 500)).collect()}
     assert 6 <= len(partners) <= 8
     assert all(one != other for one, other in partners)
+
+
+def test_nodes_by_products_that_the_two_queries_do_not_share(session):
+    # The two share s; "a" alone bought x (30, half in n1, half in n2) and y (10, n1), "b" alone z (5, n3).
+    rows = [("a", "s", 90), ("a", "x", 30), ("a", "y", 10), ("b", "s", 90), ("b", "z", 5), ("c", "s", 1)]
+    purchases = session.createDataFrame(rows, "query string, product_id string, purchases bigint")
+    places = [("s", "n9", 1.0), ("x", "n1", 0.5), ("x", "n2", 0.5), ("y", "n1", 1.0), ("z", "n3", 1.0)]
+    nodes = session.createDataFrame(places, "product_id string, node_id string, share double")
+    sample = session.createDataFrame([("a", "b", 7), ("a", "c", 7)], "query_a string, query_b string, decile int")
+    found = {(*row["query"], row["node_id"]): row["share"] for row in apart_nodes(sample, purchases, nodes).collect()}
+    assert found == {
+        ("a", "b", "a", "n1"): pytest.approx(25 / 40),
+        ("a", "b", "a", "n2"): pytest.approx(15 / 40),
+        ("a", "b", "b", "n3"): 1.0,
+        ("a", "c", "a", "n1"): pytest.approx(25 / 40),
+        ("a", "c", "a", "n2"): pytest.approx(15 / 40),
+    }
+    keys = [(tuple(row["query_a"]), tuple(row["query_b"])) for row in part_pairs(sample).collect()]
+    assert keys[0] == (("a", "b", "a"), ("a", "b", "b"))
