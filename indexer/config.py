@@ -46,6 +46,23 @@ class ShopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GramConfig:
+    """Products of the purchase counts by themselves: their blocks, and the Gram matrices that become tables."""
+
+    block_entries: int = 4_000_000
+    """Pairs of query and product in one block; a task holds two blocks, about 150 bytes a pair."""
+    sides: tuple[str, ...] = ()
+    """Tables to write, query or product; the query pairs are found without them."""
+    top_k: int = 100
+    """Partners kept per query or product, by their joint probability; 0 keeps every pair that shares one."""
+
+    def __post_init__(self) -> None:
+        for side in self.sides:
+            require_one_of("sides", side, ("query", "product"))
+        require_ranges(self, block_entries=(1, MANY), top_k=(0, MANY))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NpmiConfig:
     """Query pairs that mean the same (KD-Boost equation 2)."""
 
@@ -309,6 +326,7 @@ class Config:
     query_classes: QueryClassesConfig = QueryClassesConfig()
     blocked_words: BlockedWordsConfig = BlockedWordsConfig()
     labels: LabelsConfig = LabelsConfig()
+    gram: GramConfig = GramConfig()
     npmi: NpmiConfig = NpmiConfig()
     nodes: NodesConfig = NodesConfig()
     negatives: NegativesConfig = NegativesConfig()

@@ -1,7 +1,7 @@
 """PURCHASES, QUERY_NODES and TAXONOMY -> NPMI_CALIBRATION: how often nodes agree per NPMI decile, and at which tau."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from indexer.config import Config, NpmiConfig
-from indexer.contracts.schemas import NPMI_CALIBRATION, PRODUCT_NODES, PURCHASES, QUERY_GRAM, QUERY_NODES, TAXONOMY
+from indexer.config import MANY, Config, NpmiConfig
+from indexer.contracts.schemas import NPMI_CALIBRATION, PRODUCT_NODES, PURCHASES, QUERY_NODES, TAXONOMY
 from indexer.errors import ConfigError, ContractError
 from indexer.runs import StepCommit
 from jobs.calibration_page import render_page
 from jobs.command import run_job
 from jobs.lineages import read_lineages, read_tree, trace_labels
+from jobs.npmi_pairs import scored_pairs
 from jobs.steps import Account, held, run_step
 from spark.calibration import (
     DecileAgreement,
@@ -32,8 +33,7 @@ from spark.calibration import (
     split_deciles,
 )
 from spark.negatives import relate_pairs
-from spark.npmi import npmi_scores
-from spark.tables import frame_of, read_table
+from spark.tables import frame_of
 
 STEP = "calibrate_npmi"
 SAMPLE = 500
@@ -52,7 +52,7 @@ def run(session: SparkSession, config: Config, run_date: str, *, force: bool = F
         run_date,
         step=STEP,
         sections=("npmi", "nodes"),
-        upstream=(PURCHASES, QUERY_GRAM, TAXONOMY, PRODUCT_NODES, QUERY_NODES),
+        upstream=(PURCHASES, TAXONOMY, PRODUCT_NODES, QUERY_NODES),
         force=force,
         build=lambda folder: build_table(session, config, run_date, folder),
     )
@@ -63,7 +63,10 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     account, limits = Account(), config.npmi
     lineages, tree = read_lineages(session, config, run_date), read_tree(session, config, run_date)
     purchases, placed = (read_table(session, config.shop.work, table, run_date) for table in (PURCHASES, PRODUCT_NODES))
-    with held(score_pairs(session, config, run_date)) as pairs:
+    # Every pair counts here, not only the best partners of a query.
+    wide = replace(limits, tau=limits.calibration_tau, top_k=MANY)
+    with scored_pairs(session, config, wide, run_date) as (scored, _):
+        pairs = scored.where("tally IS NULL").select("query_a", "query_b", "npmi")
         cells = {row["cell"]: (row["pairs"], row["mean_npmi"]) for row in count_cells(pairs).collect()}
         if not cells:
             raise ContractError(
@@ -90,16 +93,6 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     page.write_text(render_page(account.figures, run_date=run_date, shop=config.shop.name), encoding="utf-8")
     account.figures["page"] = str(page)
     return account
-
-
-def score_pairs(session: SparkSession, config: Config, run_date: str) -> DataFrame:
-    """Return (query_a, query_b, npmi) of the pairs above the calibration's tau that have enough support."""
-    gram = read_table(session, config.shop.work, QUERY_GRAM, run_date)
-    purchases = read_table(session, config.shop.work, PURCHASES, run_date)
-    limits = config.npmi
-    enough = (F.col("support") >= limits.min_support) & (F.col("shared_products") >= limits.min_shared_products)
-    scores = npmi_scores(gram, purchases, variant=limits.variant)
-    return scores.where(enough & (F.col("npmi") > limits.calibration_tau)).select("query_a", "query_b", "npmi")
 
 
 def describe(rows: Sequence[DecileAgreement], limits: NpmiConfig) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""QUERY_GRAM and PURCHASES -> QUERY_PAIRS: the query pairs that mean the same."""
+"""PURCHASES -> QUERY_PAIRS: the query pairs that mean the same."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from indexer.config import Config
-from indexer.contracts.schemas import PURCHASES, QUERY_GRAM, QUERY_PAIRS
+from indexer.config import Config, NpmiConfig
+from indexer.contracts.schemas import PURCHASES, QUERY_PAIRS
 from indexer.runs import StepCommit
 from jobs.command import run_job
-from jobs.steps import Account, run_step
-from spark.npmi import judge_pairs, npmi_scores
+from jobs.steps import Account, announce, held, run_step
+from spark.forecast import describe_forecast, forecast_product
+from spark.gram import Totals, coded_products, shared_entries
+from spark.npmi import count_tallies, judge_partners, query_rows, score_pairs
 from spark.tables import read_table
 
 STEP = "npmi_pairs"
@@ -17,31 +21,45 @@ STEP = "npmi_pairs"
 
 def run(session: SparkSession, config: Config, run_date: str, *, force: bool = False) -> StepCommit:
     """Write QUERY_PAIRS of the date, or return the commit that already has it."""
-
-    def build(folder: Path) -> Account:
-        account = Account()
-        gram = read_table(session, config.shop.work, QUERY_GRAM, run_date)
-        purchases = read_table(session, config.shop.work, PURCHASES, run_date)
-        judged = judge_pairs(
-            npmi_scores(gram, purchases, variant=config.npmi.variant),
-            tau=config.npmi.tau,
-            min_support=config.npmi.min_support,
-            min_shared_products=config.npmi.min_shared_products,
-            top_k=config.npmi.top_k,
-        )
-        account.write_kept(judged, folder, QUERY_PAIRS, rows=gram.count())
-        return account
-
     return run_step(
         session,
         config,
         run_date,
         step=STEP,
         sections=("npmi",),
-        upstream=(PURCHASES, QUERY_GRAM),
+        upstream=(PURCHASES,),
         force=force,
-        build=build,
+        build=lambda folder: build_table(session, config, run_date, folder),
     )
+
+
+def build_table(session: SparkSession, config: Config, run_date: str, folder: Path) -> Account:
+    """Write QUERY_PAIRS below the folder."""
+    account = Account()
+    with scored_pairs(session, config, config.npmi, run_date) as (scored, totals):
+        tallies = {row["tally"]: row["count"] for row in count_tallies(scored).collect()}
+        account.figures["shared_pairs"] = totals.shared_pairs
+        account.figures |= {name: tallies.pop(name, 0) for name in ("multiply_adds", "candidates")}
+        in_blocks = tallies.pop("beyond_top_k", 0)
+        rest = account.figures["candidates"] - in_blocks - sum(tallies.values())
+        account.write_kept(judge_partners(scored, top_k=config.npmi.top_k), folder, QUERY_PAIRS, rows=rest)
+    tallies["beyond_top_k"] = account.filters.get("beyond_top_k", 0) + in_blocks
+    account.filters = {reason: count for reason, count in sorted(tallies.items()) if count}
+    return account
+
+
+@contextmanager
+def scored_pairs(
+    session: SparkSession, config: Config, limits: NpmiConfig, run_date: str
+) -> Iterator[tuple[DataFrame, Totals]]:
+    """Give the scored pairs of `spark.npmi.score_pairs` for the time of the block; says first what they will cost."""
+    purchases = read_table(session, config.shop.work, PURCHASES, run_date)
+    with coded_products(purchases, shares=limits.variant == "gramnorm") as (products, totals):
+        forecast = forecast_product(session, products, totals, block_entries=config.gram.block_entries)
+        announce(f"{STEP}: {describe_forecast(forecast)}")
+        rows = query_rows(shared_entries(purchases, products), totals, variant=limits.variant)
+        with held(score_pairs(rows, limits, blocks=forecast.blocks)) as scored:
+            yield scored, totals
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""RAW_PURCHASES or RAW_EVENTS -> PURCHASES and QUERY_GRAM: clean the shop's purchases, multiply them by themselves."""
+"""RAW_PURCHASES or RAW_EVENTS -> PURCHASES and, on request, QUERY_GRAM and PRODUCT_GRAM."""
 
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from indexer.config import Config
+from indexer.config import Config, GramConfig
 from indexer.contracts.days import Days, span_days
-from indexer.contracts.schemas import PURCHASES, QUERY_GRAM
+from indexer.contracts.schemas import PRODUCT_GRAM, PURCHASES, QUERY_GRAM
 from indexer.runs import StepCommit, check_run_date
 from jobs.command import run_job
 from jobs.purchase_input import enter_counts, input_days, input_sections, read_purchases, sum_pairs
-from jobs.steps import Account, first_row, held, located, run_step
-from spark.gram import join_size, query_gram
+from jobs.steps import Account, announce, first_row, held, located, run_step
+from spark.forecast import describe_forecast, forecast_product
+from spark.gram import coded_products, gram_rows, join_size, query_gram, shared_entries
 from spark.inputs import Location
 from spark.purchases import count_purchases
 from spark.tables import read_rows
@@ -24,14 +26,14 @@ STEP = "purchase_gram"
 def run(session: SparkSession, config: Config, run_date: str, *, force: bool = False) -> StepCommit:
     """Write both tables of the date, or return the commit that already has them."""
     days = span_days(date.fromisoformat(check_run_date(run_date)), lookback_days=config.purchases.lookback_days)
-    sections = input_sections(config)
-    with located(session, config, STEP, *sections, days=input_days(config, days)) as locations:
+    sources = input_sections(config)
+    with located(session, config, STEP, *sources, days=input_days(config, days)) as locations:
         return run_step(
             session,
             config,
             run_date,
             step=STEP,
-            sections=sections,
+            sections=(*sources, "gram"),
             inputs=locations,
             force=force,
             build=lambda folder: build_tables(session, config, locations, days, folder),
@@ -41,7 +43,7 @@ def run(session: SparkSession, config: Config, run_date: str, *, force: bool = F
 def build_tables(
     session: SparkSession, config: Config, locations: Mapping[str, Location], days: Days, folder: Path
 ) -> Account:
-    """Write PURCHASES and QUERY_GRAM; raises ContractError where no pair is bought often enough."""
+    """Write PURCHASES and the Gram matrices; raises ContractError where no pair is bought often enough."""
     account = Account()
     found = read_purchases(session, config, locations, account)
     pairs = sum_pairs(found, config.purchases, days)
@@ -52,8 +54,25 @@ def build_tables(
     account.balance(PURCHASES.name, counts[None]["pairs"], [written])
     purchases = read_rows(session, folder / PURCHASES.name, PURCHASES)
     account.figures |= first_row(join_size(purchases))
-    account.write(query_gram(purchases), folder, QUERY_GRAM)
+    write_grams(session, purchases, config.gram, folder, account)
     return account
+
+
+def write_grams(
+    session: SparkSession, purchases: DataFrame, config: GramConfig, folder: Path, account: Account
+) -> None:
+    """Write the Gram matrices that the shop asks for; raises ContractError where a sum leaves 64 bits."""
+    exchanged = purchases.select(F.col("product_id").alias("query"), F.col("query").alias("product_id"), "purchases")
+    for side, table in (("query", QUERY_GRAM), ("product", PRODUCT_GRAM)):
+        if side not in config.sides:
+            continue
+        counts = purchases if side == "query" else exchanged
+        with coded_products(counts) as (products, totals):
+            forecast = forecast_product(session, products, totals, block_entries=config.block_entries)
+            announce(f"{STEP}: {table.name}: {describe_forecast(forecast)}")
+            rows = gram_rows(shared_entries(counts, products), totals)
+            pairs = query_gram(rows, blocks=forecast.blocks, top_k=config.top_k)
+            account.write(pairs.toDF(*table.schema.names), folder, table)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,154 @@
-"""The Gram matrix of purchase counts: which queries lead to the same products."""
+"""The Gram matrix of purchase counts: which queries lead to the same products, and what forming it costs.
 
-from pyspark.sql import DataFrame
+The rows of the matrix are called queries here; with the two columns exchanged they are products.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
-from spark.purchases import with_totals
+from indexer.contracts.schemas import QUERY_GRAM
+from indexer.errors import IntegrityError
+from spark.block_pairs import work_blocks
+from spark.gram_blocks import GRAM_SCHEMA, multiply_blocks
+from spark.pairs import rank_partners
+from spark.purchases import query_totals
+
+SEEDS = 4
 
 
-def query_gram(purchases: DataFrame) -> DataFrame:
-    """Return one row per pair of queries that share a product, query_a < query_b in code point order.
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over all products, in the letters of `spark.npmi`."""
 
-    With C the counts, n_i and N_k their row and column sums and N their sum: overlap = sum_k C_ak C_bk,
-    gram = sum_k C_ak C_bk / (n_a n_b) as KD-Boost equation 2 prints it, joint = sum_k C_ak C_bk / (N_k N),
-    support = sum_k min(C_ak, C_bk). The self-join costs half the sum over products of their queries squared.
+    products: int
+    entries: int
+    """Pairs of a query and a product that has another query."""
+    shared_pairs: int
+    """sum_k d_k (d_k - 1) / 2 over products of d_k queries: the multiply-adds that form every co-occurring pair."""
+    most_queries_of_a_product: int
+    purchases: int
+    """N."""
+    met_others: float
+    """S of offdiag."""
+    share_squares: float
+    """S of gramnorm; 0 where shares were not asked for."""
+    same_code: int
+    """Most products that have one code; above 1 the codes are of no use."""
+
+
+def total_products(purchases: DataFrame, *, shares: bool, seed: int = 0) -> DataFrame:
+    """Return per product: code, product_purchases N_k, queries d_k, met_others_k and, if asked for, product_share T_k.
+
+    The code is a 64-bit hash, which needs no numbering of all products; `measure_products` proves it unique.
     """
-    counts = with_totals(purchases).select(
-        "product_id",
-        "query",
-        "purchases",
-        (F.col("purchases") / F.col("query_purchases")).alias("share"),
-        (F.col("purchases") / F.col("product_purchases") / F.col("all_purchases")).alias("step"),
+    count = F.col("purchases").cast("double")
+    counted = purchases.join(query_totals(purchases), on="query", how="inner") if shares else purchases
+    share = F.sum(count / F.col("query_purchases")) if shares else F.lit(0.0)
+    bought = F.sum("purchases").cast("double")
+    return counted.groupBy("product_id").agg(
+        hash_id(F.col("product_id"), F.lit(seed)).alias("code"),
+        F.sum("purchases").alias("product_purchases"),
+        F.count("*").alias("queries"),
+        F.greatest(F.lit(0.0), bought - F.sum(count * count) / bought).alias("met_others"),
+        share.alias("product_share"),
     )
-    left, right = counts.alias("a"), counts.alias("b")
-    same_product = F.col("a.product_id") == F.col("b.product_id")
-    shared = left.join(right, on=same_product & (F.col("a.query") < F.col("b.query")), how="inner")
-    return shared.groupBy(F.col("a.query").alias("query_a"), F.col("b.query").alias("query_b")).agg(
-        F.sum(F.col("a.purchases") * F.col("b.purchases")).alias("overlap"),
-        F.sum(F.col("a.share") * F.col("b.share")).alias("gram"),
-        F.sum(F.col("a.purchases") * F.col("b.step")).alias("joint"),
-        F.sum(F.least("a.purchases", "b.purchases")).alias("support"),
-        F.count("*").alias("shared_products"),
+
+
+def hash_id(product_id: Column, seed: Column) -> Column:
+    """Return a 64-bit code of an id; another seed gives other codes."""
+    return F.xxhash64(product_id, seed)
+
+
+def measure_products(products: DataFrame) -> Totals:
+    """Add up what `total_products` returned."""
+    queries, shared = F.col("queries"), F.col("queries") > 1
+    per_code = products.groupBy("code").agg(
+        F.count("*").alias("same_code"),
+        F.sum(F.when(shared, queries).otherwise(0)).alias("entries"),
+        F.sum((queries * (queries - 1) / 2).cast("bigint")).alias("shared_pairs"),
+        F.max("queries").alias("most"),
+        F.sum("product_purchases").alias("purchases"),
+        F.sum(F.when(shared, F.col("met_others")).otherwise(0.0)).alias("met_others"),
+        F.sum(F.col("product_share") * F.col("product_share")).alias("share_squares"),
     )
+    sums = [F.sum(name).alias(name) for name in ("entries", "shared_pairs", "purchases", "met_others", "share_squares")]
+    most = [F.max("same_code").alias("same_code"), F.max("most").alias("most_queries_of_a_product")]
+    row = per_code.agg(F.sum("same_code").alias("products"), *most, *sums).collect()[0]
+    return Totals(**{name: value or 0 for name, value in row.asDict().items()})
+
+
+@contextmanager
+def coded_products(purchases: DataFrame, *, shares: bool = False) -> Iterator[tuple[DataFrame, Totals]]:
+    """Give the products with codes that are proved unique, and their sums, for the time of the block."""
+    for seed in range(SEEDS):
+        products = total_products(purchases, shares=shares, seed=seed).persist()
+        try:
+            totals = measure_products(products)
+            if totals.same_code <= 1:
+                yield products, totals
+                return
+        finally:
+            products.unpersist()
+    raise IntegrityError(f"{SEEDS} hashes of the product ids have two equal ones each; please report this")
 
 
 def join_size(purchases: DataFrame) -> DataFrame:
-    """Return one row: `shared_pairs`, the rows that the self-join forms, and the largest product's queries."""
+    """Return one row: `shared_pairs`, the multiply-adds that form every pair, and the largest product's queries."""
     per_product = purchases.groupBy("product_id").agg(F.count("*").alias("queries"))
     formed = F.sum(F.col("queries") * (F.col("queries") - 1)).cast("bigint")
     return per_product.agg(
         F.coalesce((formed / 2).cast("bigint"), F.lit(0)).alias("shared_pairs"),
         F.coalesce(F.max("queries"), F.lit(0)).alias("most_queries_of_a_product"),
     )
+
+
+def shared_entries(purchases: DataFrame, products: DataFrame) -> DataFrame:
+    """Return every pair of query and product with the product's code and totals instead of its id."""
+    return purchases.select("query", "product_id", "purchases").join(products, on="product_id", how="inner")
+
+
+def gram_rows(entries: DataFrame, totals: Totals) -> DataFrame:
+    """Return one row per query that shares a product: query, marginal n_i / N, factor n_i, codes, counts, weights.
+
+    The weights 1 / (N_k N) make the product of two rows the walk joint.
+    """
+    weight = 1 / (F.col("product_purchases").cast("double") * totals.purchases)
+    bought = F.sum("purchases").cast("double")
+    return collect_rows(entries, weight=weight, marginal=bought / totals.purchases, factor=bought)
+
+
+def collect_rows(entries: DataFrame, *, weight: Column, marginal: Column, factor: Column) -> DataFrame:
+    """Gather the entries of each query into lists; products of one query alone stay out of them.
+
+    `weight` is of an entry, `marginal` and `factor` are aggregates over all entries of a query.
+    """
+    entry = F.struct("code", F.col("purchases").alias("count"), weight.alias("weight"))
+    rows = entries.groupBy("query").agg(
+        marginal.alias("marginal"),
+        factor.alias("factor"),
+        F.collect_list(F.when(F.col("queries") > 1, entry)).alias("entries"),
+    )
+    lists = [F.col(f"entries.{name}").alias(f"{name}s") for name in ("code", "count", "weight")]
+    return rows.where(F.size("entries") > 0).select("query", "marginal", "factor", *lists)
+
+
+def query_gram(rows: DataFrame, *, blocks: int, top_k: int) -> DataFrame:
+    """Return QUERY_GRAM: one row per pair of queries that share a product, query_a < query_b in code point order.
+
+    With `top_k` above 0 only pairs that are among the best, by joint, of one of their queries.
+    """
+
+    def work(left: pa.Table, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
+        yield from multiply_blocks(left, right, top_k)
+
+    pairs = work_blocks(rows, work, from_arrow_schema(GRAM_SCHEMA), key="query", blocks=blocks)
+    if not top_k:
+        return pairs
+    ranked = rank_partners(pairs, score="joint").where(F.col("rank") <= top_k)
+    return ranked.select(*QUERY_GRAM.schema.names)

@@ -1,124 +1,78 @@
 """Normalised pointwise mutual information of query pairs (KD-Boost equation 2), in four readings.
 
-All readings score a joint probability P(a,b) against marginals p: NPMI = log(P / (p_a p_b)) / -log P.
+All readings score a joint probability P(a,b) against marginals p: NPMI = log(P / (p_a p_b)) / -log P, and in all
+of them P(a,b) = factor_a factor_b sum_k C_ak C_bk weight_k, with C the counts, n_i and N_k their row and column
+sums and N their sum:
 
-walk      draw a purchase, then another purchase of the same product: symmetric, its marginals are n_i / N
-offdiag   walk without the chance of meeting oneself, renormalised
-gramnorm  the row-normalised Gram matrix divided by its own sum: every query weighs the same
-literal   the row-normalised Gram matrix as printed, with marginals n_i / N: no distribution, unbounded above
+           weight_k   factor_i  marginal_i
+walk       1/(N_k N)  1         n_i / N
+offdiag    1/(N_k S)  1         r_i / S, with r_i = sum_k C_ik (N_k - C_ik) / N_k and S = sum_i r_i
+gramnorm   1/S        1/n_i     sum_k A_ik T_k / S, with A_ik = C_ik / n_i, T_k = sum_i A_ik and S = sum_k T_k^2
+literal    1          1/n_i     n_i / N
+
+walk draws a purchase, then another one of the same product; offdiag is walk without the chance of meeting oneself,
+renormalised; gramnorm is the row-normalised Gram matrix divided by its own sum, so that every query weighs the
+same; literal is that matrix as printed: no distribution, unbounded above.
+
+NPMI > tau means P(a,b) > (p_a p_b)^(1/(1 + tau)), a product of terms of the two rows, so pairs below the threshold
+are left out before they exist (`spark.sparse_product`).
 """
 
-from pyspark.sql import Column, DataFrame
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
+from indexer.config import NpmiConfig
+from indexer.contracts.schemas import QUERY_PAIRS
+from spark.block_pairs import work_blocks
+from spark.gram import Totals, collect_rows
+from spark.npmi_blocks import SCORED_SCHEMA, score_blocks
 from spark.pairs import first_reason, rank_partners
-from spark.purchases import grand_total, product_totals, query_totals, with_totals
-
-ONE = 1 - 1e-12
-"""A literal Gram value from here on counts as 1, where equation 2 divides by zero; rounding must not flip its sign."""
 
 
-def npmi_scores(gram: DataFrame, purchases: DataFrame, *, variant: str) -> DataFrame:
-    """Score every pair of QUERY_GRAM: npmi, ceiling, joint, p_a and p_b in the chosen reading.
+def query_rows(entries: DataFrame, totals: Totals, *, variant: str) -> DataFrame:
+    """Return one row per query that shares a product: query, marginal, factor, codes, counts, weights.
 
-    `ceiling` is the largest NPMI that two different queries with these marginals can reach; null for literal.
+    `entries` are those of `spark.gram.shared_entries`; products of one query alone count in the marginals only.
     """
-    marginals, scale = _marginals(purchases, variant)
-    sides = [
-        marginals.select(F.col("query").alias(f"query_{side}"), F.col("probability").alias(f"p_{side}"))
-        for side in ("a", "b")
-    ]
-    measured = "joint" if variant in ("walk", "offdiag") else "gram"
-    scored = (
-        gram.join(sides[0], on="query_a", how="inner")
-        .join(sides[1], on="query_b", how="inner")
-        .crossJoin(F.broadcast(scale))
-        .withColumn("joint", F.col(measured) / F.col("scale"))
-    )
-    p_a, p_b, joint = F.col("p_a"), F.col("p_b"), F.col("joint")
-    npmi = _literal_npmi(p_a, p_b, joint) if variant == "literal" else _bounded_npmi(p_a, p_b, joint)
-    return scored.select(
-        "query_a",
-        "query_b",
-        npmi.alias("npmi"),
-        _ceiling(p_a, p_b, variant).alias("ceiling"),
-        "joint",
-        "p_a",
-        "p_b",
-        "support",
-        "shared_products",
-    )
+    count, product = F.col("purchases").cast("double"), F.col("product_purchases").cast("double")
+    bought, one = F.sum("purchases").cast("double"), F.lit(1.0)
+    # Without a shared product a sum is 0, and there is no pair to divide.
+    met, squares = totals.met_others or 1.0, totals.share_squares or 1.0
+    met_others = F.sum(count * (product - count) / product)
+    shares = F.sum(count * F.col("product_share")) / bought
+    weight, factor, marginal = {
+        "walk": (1 / (product * totals.purchases), one, bought / totals.purchases),
+        "offdiag": (1 / (product * met), one, met_others / met),
+        "gramnorm": (one / squares, 1 / bought, shares / squares),
+        "literal": (one, 1 / bought, bought / totals.purchases),
+    }[variant]
+    return collect_rows(entries, weight=weight, marginal=marginal, factor=factor)
 
 
-def judge_pairs(scores: DataFrame, *, tau: float, min_support: int, min_shared_products: int, top_k: int) -> DataFrame:
-    """Add `reason`, the first filter a pair falls to, or null for a strong pair.
+def score_pairs(rows: DataFrame, config: NpmiConfig, *, blocks: int) -> DataFrame:
+    """Return QUERY_PAIRS above tau and the other limits, with `tally` and `count`.
 
-    A pair is strong above tau (strictly), with enough support and shared products, and among the `top_k`
-    best such partners of at least one of its two queries.
+    A row with a `tally` is no pair: it counts a task's multiply-adds, the pairs it scored (`candidates`), and those
+    that fell to each filter. At least the `top_k` best partners of a query are there, and few others.
     """
-    reason = first_reason(
-        ("not_above_tau", ~(F.col("npmi") > tau)),
-        ("below_min_support", F.col("support") < min_support),
-        ("below_min_shared_products", F.col("shared_products") < min_shared_products),
-    )
-    judged = scores.withColumn("reason", reason)
-    ranked = rank_partners(judged.where(F.col("reason").isNull()), score="npmi")
-    placed = ranked.withColumn("reason", first_reason(("beyond_top_k", F.col("rank") > top_k))).drop("rank")
-    return judged.where(F.col("reason").isNotNull()).unionByName(placed)
+
+    def work(left: pa.Table, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
+        yield from score_blocks(left, right, config)
+
+    return work_blocks(rows, work, from_arrow_schema(SCORED_SCHEMA), key="query", blocks=blocks)
 
 
-def _bounded_npmi(p_a: Column, p_b: Column, joint: Column) -> Column:
-    score = (F.ln(joint) - F.ln(p_a) - F.ln(p_b)) / -F.ln(joint)
-    return F.greatest(F.lit(-1.0), F.least(F.lit(1.0), score))
+def count_tallies(scored: DataFrame) -> DataFrame:
+    """Return (tally, count) over all tasks."""
+    return scored.where("tally IS NOT NULL").groupBy("tally").agg(F.sum("count").alias("count"))
 
 
-def _literal_npmi(p_a: Column, p_b: Column, gram: Column) -> Column:
-    score = (F.ln(p_a) + F.ln(p_b)) / F.ln(gram) - 1
-    return F.when(gram >= ONE, F.lit(float("inf"))).otherwise(score)
-
-
-def _ceiling(p_a: Column, p_b: Column, variant: str) -> Column:
-    if variant == "literal":
-        return F.lit(None).cast("double")
-    if variant != "walk":
-        return F.lit(1.0)
-    both = p_a + p_b
-    # Two queries that hold all purchases between them: the ratio of logarithms is 0 / log 4 or above, and exact.
-    reached = F.ln(both) / (F.ln(p_a) + F.ln(p_b) - F.ln(both))
-    return F.greatest(F.lit(0.0), F.least(F.lit(1.0), reached))
-
-
-def _marginals(purchases: DataFrame, variant: str) -> tuple[DataFrame, DataFrame]:
-    """Return (query, probability) and a one-row frame with the `scale` that the joint is divided by."""
-    if variant == "gramnorm":
-        return _gram_marginals(purchases)
-    walk = query_totals(purchases).crossJoin(F.broadcast(grand_total(purchases)))
-    probabilities = walk.select("query", (F.col("query_purchases") / F.col("all_purchases")).alias("probability"))
-    one = grand_total(purchases).select(F.lit(1.0).alias("scale"))
-    return _offdiagonal(probabilities, purchases) if variant == "offdiag" else (probabilities, one)
-
-
-def _offdiagonal(probabilities: DataFrame, purchases: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """q_i = (P_i - D_i) / (1 - sum D), with D_i = sum_k C_ik^2 / (N_k N) the chance of meeting oneself."""
-    counts = F.col("purchases").cast("double")
-    met = counts / F.col("product_purchases") * counts / F.col("all_purchases")
-    itself = with_totals(purchases).groupBy("query").agg(F.sum(met).alias("itself"))
-    scale = itself.agg((1 - F.sum("itself")).alias("scale"))
-    others = F.greatest(F.lit(0.0), F.col("probability") - F.col("itself"))
-    marginals = probabilities.join(itself, on="query", how="inner").crossJoin(F.broadcast(scale))
-    # Without a shared product nothing is left to divide by, and there is no pair either.
-    return marginals.select("query", F.try_divide(others, F.col("scale")).alias("probability")), scale
-
-
-def _gram_marginals(purchases: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """g_i = sum_k A_ik T_k / S, with T_k = sum_i A_ik and S = sum_k T_k^2 the sum of the whole matrix."""
-    shares = (
-        purchases.join(query_totals(purchases), on="query", how="inner")
-        .join(product_totals(purchases), on="product_id", how="inner")
-        .select("query", "product_id", (F.col("purchases") / F.col("query_purchases")).alias("share"))
-    )
-    per_product = shares.groupBy("product_id").agg(F.sum("share").alias("total"))
-    scale = per_product.agg(F.sum(F.col("total") * F.col("total")).alias("scale"))
-    sums = shares.join(per_product, on="product_id", how="inner").groupBy("query")
-    marginals = sums.agg(F.sum(F.col("share") * F.col("total")).alias("sum")).crossJoin(F.broadcast(scale))
-    return marginals.select("query", (F.col("sum") / F.col("scale")).alias("probability")), scale
+def judge_partners(scored: DataFrame, *, top_k: int) -> DataFrame:
+    """Return the pairs with `reason`: beyond_top_k unless among the `top_k` best of one of the two queries."""
+    pairs = scored.where("tally IS NULL").select(*QUERY_PAIRS.schema.names)
+    ranked = rank_partners(pairs, score="npmi")
+    return ranked.withColumn("reason", first_reason(("beyond_top_k", F.col("rank") > top_k))).drop("rank")

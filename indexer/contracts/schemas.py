@@ -240,10 +240,23 @@ QUERY_GRAM = Table(
         Column("overlap", pa.int64(), "sum over products of C_ak * C_bk", minimum=1),
         Column("gram", pa.float64(), "sum over products of A_ak * A_bk, rows normalised (equation 2 as printed)"),
         Column("joint", pa.float64(), "walk joint: sum over products of C_ak * C_bk / (N_k * N)"),
-        count_column("support", "sum over products of min(C_ak, C_bk)"),
         count_column("shared_products", "products bought after both queries"),
     ),
     key=("query_a", "query_b"),
+    written_by="purchase_gram",
+)
+
+PRODUCT_GRAM = Table(
+    "PRODUCT_GRAM",
+    (
+        Column("product_a", pa.string(), "the smaller of the two product ids in code point order"),
+        Column("product_b", pa.string(), "the larger"),
+        Column("overlap", pa.int64(), "sum over queries of C_ia * C_ib", minimum=1),
+        Column("gram", pa.float64(), "sum over queries of the products' shares of purchases"),
+        Column("joint", pa.float64(), "walk joint: sum over queries of C_ia * C_ib / (n_i * N)"),
+        count_column("shared_queries", "queries after which both were bought"),
+    ),
+    key=("product_a", "product_b"),
     written_by="purchase_gram",
 )
 
@@ -401,6 +414,7 @@ TABLES: dict[str, Table] = {
         LABELS,
         PURCHASES,
         QUERY_GRAM,
+        PRODUCT_GRAM,
         QUERY_PAIRS,
         NPMI_CALIBRATION,
         PRODUCT_NODES,

@@ -258,7 +258,8 @@ def command(session, tmp_path, config, monkeypatch):
 
 
 def test_the_command_prints_an_account(command):
-    built = command(purchase_gram, "--run-date", DATE)
+    grams = ("--set", "gram.sides=['query', 'product']")
+    built = command(purchase_gram, "--run-date", DATE, *grams)
     assert built.exit_code == 0, built.output
     lines = [line.split() for line in built.stdout.splitlines()]
     assert lines[0][:3] == ["purchase_gram", f"{DATE}:", "done"]
@@ -271,7 +272,7 @@ def test_the_command_prints_an_account(command):
         "QUERY_GRAM rows out 1",
     ):
         assert line.split() in lines
-    again = command(purchase_gram, "--run-date", DATE, "--json")
+    again = command(purchase_gram, "--run-date", DATE, "--json", *grams)
     document = json.loads(again.stdout)
     assert document["status"] == "skipped"
     assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1}

@@ -56,7 +56,6 @@ def test_every_job_in_order(shop):
         tables |= document["tables"]
     assert tables == {
         "PURCHASES": 4,
-        "QUERY_GRAM": 1,
         "QUERY_PAIRS": 1,
         "TAXONOMY": 4,
         "PRODUCT_NODES": 3,

@@ -1,0 +1,58 @@
+"""What a product of all queries by all queries will cost, told before it starts."""
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark.block_pairs import count_blocks
+from spark.gram import Totals
+
+MULTIPLY_ADDS_PER_SECOND = 20_000_000
+"""Of one core that forms every pair; pruning leaves a few percent of them to do."""
+BYTES_PER_ENTRY = 150
+"""Peak of a task per pair of query and product of its two blocks (`benchmarks/gram.py`)."""
+HEAVIEST = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """The plan of a product."""
+
+    entries: int
+    shared_pairs: int
+    blocks: int
+    tasks: int
+    task_bytes: int
+    sent_entries: int
+    seconds_unpruned: float
+    heaviest: tuple[tuple[str, int], ...]
+    """Products after most queries, with their number of queries."""
+
+
+def forecast_product(session: SparkSession, products: DataFrame, totals: Totals, *, block_entries: int) -> Forecast:
+    """Plan the blocks for the session's cores and this many entries a block."""
+    cores = session.sparkContext.defaultParallelism
+    blocks = count_blocks(totals.entries, block_entries=block_entries, cores=cores)
+    heaviest = products.orderBy(F.col("queries").desc(), "product_id").limit(HEAVIEST).collect()
+    return Forecast(
+        entries=totals.entries,
+        shared_pairs=totals.shared_pairs,
+        blocks=blocks,
+        tasks=blocks * (blocks + 1) // 2,
+        task_bytes=BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks),
+        sent_entries=totals.entries * blocks,
+        seconds_unpruned=totals.shared_pairs / MULTIPLY_ADDS_PER_SECOND / cores,
+        heaviest=tuple((row["product_id"], row["queries"]) for row in heaviest),
+    )
+
+
+def describe_forecast(forecast: Forecast) -> str:
+    """Return the plan as one line for people."""
+    heaviest = ", ".join(f"{product_id} ({queries:,} queries)" for product_id, queries in forecast.heaviest)
+    size = forecast.task_bytes / 2**20
+    return (
+        f"{forecast.entries:,} pairs of query and product in {forecast.blocks} blocks, {forecast.sent_entries:,} sent; "
+        f"{forecast.tasks} tasks of about {size:,.0f} MiB; at most {forecast.shared_pairs:,} multiply-adds, "
+        f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; heaviest products: {heaviest or 'none'}"
+    )

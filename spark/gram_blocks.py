@@ -1,0 +1,76 @@
+"""The Gram matrix of two blocks of queries, in numpy: the work of one Spark task."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy import sparse
+
+from indexer.contracts.schemas import QUERY_GRAM
+from spark.block_rows import Block, Pairs, join_pairs, keep_best, read_block, write_pairs
+from spark.sparse_product import (
+    Candidates,
+    Doubles,
+    Integers,
+    align_columns,
+    column_values,
+    count_matrix,
+    dot_rows,
+    multiply_rows,
+)
+
+EXACT, LARGEST = 2.0**53, 2.0**63
+BUFFER = 2_000_000
+"""Pairs a task holds before it drops those beyond the best of both their queries."""
+GRAM_SCHEMA = pa.schema([pa.field(field.name, field.type) for field in QUERY_GRAM.schema])
+
+
+def multiply_blocks(left: pa.Table, right: pa.Table | None, top_k: int) -> Iterator[pa.RecordBatch]:
+    """Yield QUERY_GRAM of two blocks, or of one with itself; above 0, `top_k` drops what is beyond it here already."""
+    one = read_block(left)
+    other = one if right is None else read_block(right)
+    held: list[Pairs] = []
+    for pairs in _multiply(one, other):
+        if not top_k:
+            yield from write_pairs(pairs, one, other, GRAM_SCHEMA)
+            continue
+        held.append(pairs)
+        if sum(map(len, held)) > BUFFER:
+            held = [keep_best(join_pairs(held), one, other, score="joint", top_k=top_k)]
+    if held:
+        best = keep_best(join_pairs(held), one, other, score="joint", top_k=top_k)
+        yield from write_pairs(best, one, other, GRAM_SCHEMA)
+
+
+def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
+    columns = align_columns(one.codes, other.codes)
+    weights = column_values(one.codes, one.weights, columns)
+    sides = [count_matrix(block.starts, block.codes, block.counts, columns) for block in (one, other)]
+    ones = [_with_data(side, np.ones_like(side.data)) for side in sides]
+    weighed = _with_data(sides[1], sides[1].data * weights[sides[1].indices])
+    left, right = [sides[0], sides[0], ones[0]], [sides[1], weighed, ones[1]]
+    for found in multiply_rows(left, right, triangle=one is other):
+        pairs, (overlap, joint, shared) = found.pairs, found.values
+        figures = {
+            "overlap": _whole(overlap, sides, pairs),
+            "gram": overlap / one.factors[pairs.left] / other.factors[pairs.right],
+            "joint": joint,
+            "shared_products": shared.astype(np.int64),
+        }
+        yield Pairs(pairs.left, pairs.right, figures)
+
+
+def _whole(overlap: Doubles, sides: list[sparse.csr_array], pairs: Candidates) -> Integers:
+    """Return sums of count products as whole numbers; raises OverflowError beyond 64 bits."""
+    if overlap.max(initial=0) < EXACT:
+        return overlap.astype(np.int64)
+    if overlap.max() >= LARGEST:
+        raise OverflowError("ARITHMETIC_OVERFLOW: a sum of products of counts")
+    left, right = (_with_data(side, side.data.astype(np.int64)) for side in sides)
+    return dot_rows(left, right, pairs.left, pairs.right)
+
+
+def _with_data(matrix: sparse.csr_array, data: npt.NDArray[Any]) -> sparse.csr_array:
+    return sparse.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -1,0 +1,264 @@
+"""The pruned product of query rows against dense numpy: nothing is lost, whatever the blocks, order or names."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexer.config import NpmiConfig
+from spark import sparse_product
+from spark.npmi_blocks import npmi_ceilings, npmi_scores, score_blocks
+
+VARIANTS = ("walk", "offdiag", "gramnorm", "literal")
+
+
+def describe_rows(matrix, variant):
+    """Return weight per product, factor and marginal per query as the table of the readings has them, by dense sums."""
+    total, n_i, n_k = matrix.sum(), matrix.sum(1), matrix.sum(0)
+    shares = matrix / n_i[:, None]
+    met = (matrix * (n_k - matrix) / n_k).sum(1)
+    squares = (shares.sum(0) ** 2).sum()
+    return {
+        "walk": (1 / (n_k * total), np.ones(len(n_i)), n_i / total),
+        "offdiag": (1 / (n_k * (met.sum() or 1)), np.ones(len(n_i)), met / (met.sum() or 1)),
+        "gramnorm": (np.full(len(n_k), 1 / squares), 1 / n_i, (shares * shares.sum(0)).sum(1) / squares),
+        "literal": (np.ones(len(n_k)), 1 / n_i, n_i / total),
+    }[variant]
+
+
+def make_tables(matrix, variant, *, blocks=1, seed=0, names=None, codes=None):
+    """Return the rows of each block, in a random order and with random codes for the products."""
+    rng = np.random.default_rng(seed)
+    weights, factors, marginals = describe_rows(matrix, variant)
+    codes = rng.choice(2**62, matrix.shape[1], replace=False) - 2**61 if codes is None else codes
+    shared = (matrix > 0).sum(0) > 1
+    rows = []
+    for i in rng.permutation(len(matrix)):
+        columns = rng.permutation(np.flatnonzero((matrix[i] > 0) & shared))
+        if len(columns):
+            rows.append(
+                {
+                    "query": names[i] if names else f"q{i}",
+                    "marginal": marginals[i],
+                    "factor": factors[i],
+                    "codes": codes[columns].tolist(),
+                    "counts": matrix[i, columns].tolist(),
+                    "weights": weights[columns].tolist(),
+                }
+            )
+    schema = pa.schema(
+        [
+            ("query", pa.string()),
+            ("marginal", pa.float64()),
+            ("factor", pa.float64()),
+            ("codes", pa.list_(pa.int64())),
+            ("counts", pa.list_(pa.int64())),
+            ("weights", pa.list_(pa.float64())),
+        ]
+    )
+    return [pa.Table.from_pylist(rows[start::blocks], schema=schema) for start in range(blocks)]
+
+
+def score(tables, config):
+    """Score every pair of blocks as the Spark tasks do; return the pairs by name and the summed tallies."""
+    pairs, tally = {}, Counter()
+    for low, left in enumerate(tables):
+        for right in [None, *tables[low + 1 :]]:
+            if right is not None and not (left.num_rows and right.num_rows):
+                continue
+            if right is None and not left.num_rows:
+                continue
+            for batch in score_blocks(left, right, config):
+                for row in batch.to_pylist():
+                    if row["tally"] is not None:
+                        tally[row["tally"]] += row["count"]
+                        continue
+                    assert (row["query_a"], row["query_b"]) not in pairs
+                    pairs[row["query_a"], row["query_b"]] = row
+    return pairs, tally
+
+
+def expect(matrix, variant, tau, *, min_support=0, min_shared=1):
+    """Return NPMI of every wanted pair by dense matrices, nothing shared with the code under test."""
+    weights, factors, marginals = describe_rows(matrix, variant)
+    scaled = matrix * factors[:, None]
+    joint = (scaled * weights) @ scaled.T
+    wanted = {}
+    for i in range(len(matrix)):
+        for j in range(i + 1, len(matrix)):
+            both = np.minimum(matrix[i], matrix[j])
+            if not both.any() or both.sum() < min_support or np.count_nonzero(both) < min_shared:
+                continue
+            if variant == "literal" and joint[i, j] >= 1 - 1e-12:
+                npmi = math.inf
+            else:
+                npmi = math.log(joint[i, j] / marginals[i] / marginals[j]) / -math.log(joint[i, j])
+            if npmi > tau:
+                a, b = sorted((f"q{i}", f"q{j}"))
+                wanted[a, b] = npmi
+    return wanted
+
+
+@st.composite
+def matrices(draw):
+    """Draw count matrices with hubs: some products are bought after most queries."""
+    queries, products = draw(st.integers(2, 14)), draw(st.integers(1, 10))
+    seed, hubs = draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2))
+    rng = np.random.default_rng(seed)
+    chance = np.full(products, draw(st.sampled_from([0.1, 0.3, 0.6])))
+    chance[:hubs] = 0.95
+    matrix = np.ceil(rng.pareto(1.0, (queries, products)) * 20).clip(1, 10**6).astype(np.int64)
+    matrix *= rng.random((queries, products)) < chance
+    matrix[matrix.sum(1) == 0, 0] = 7
+    return matrix[:, matrix.sum(0) > 0]
+
+
+def clear(expected, tau):
+    """Leave out pairs that lie on the threshold within rounding."""
+    return {pair: npmi for pair, npmi in expected.items() if abs(npmi - tau) > 1e-9}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=40, deadline=None)
+@given(matrix=matrices(), tau=st.sampled_from([-0.5, 0.0, 0.2, 0.3, 0.5, 0.7]), blocks=st.integers(1, 4))
+def test_no_wanted_pair_is_lost_whatever_the_blocks(variant, matrix, tau, blocks):
+    config = NpmiConfig(variant=variant, tau=tau, min_support=0, top_k=10**6, force_literal=True)
+    pairs, tally = score(make_tables(matrix, variant, blocks=blocks, seed=blocks), config)
+    expected = expect(matrix, variant, tau)
+    found = {pair: row["npmi"] for pair, row in pairs.items()}
+    assert clear(found, tau).keys() == clear(expected, tau).keys()
+    assert clear(found, tau) == pytest.approx(clear(expected, tau), abs=1e-9)
+    assert tally["candidates"] == len(found) + tally["not_above_tau"]
+    assert tally["beyond_top_k"] == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=15, deadline=None)
+@given(matrix=matrices(), blocks=st.integers(2, 4))
+def test_blocks_order_and_names_of_products_change_no_bit(variant, matrix, blocks):
+    config = NpmiConfig(variant=variant, tau=0.03, min_support=0, top_k=10**6, force_literal=True)
+    codes = np.arange(matrix.shape[1]) * 1000 - 5
+    whole, _ = score(make_tables(matrix, variant, seed=1, codes=codes), config)
+    split, _ = score(make_tables(matrix, variant, blocks=blocks, seed=2, codes=codes), config)
+    assert whole == split
+    renamed, _ = score(make_tables(matrix, variant, seed=3, codes=-codes), config)
+    scores = [{pair: row["npmi"] for pair, row in found.items()} for found in (whole, renamed)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(matrix=matrices())
+def test_bounds_and_figures(matrix):
+    pairs, _ = score(make_tables(matrix, "walk"), NpmiConfig(tau=-0.9, min_support=0, top_k=10**6))
+    marginal = matrix.sum(1) / matrix.sum()
+    for (a, b), row in pairs.items():
+        i, j = int(a[1:]), int(b[1:])
+        assert -1 <= row["npmi"] <= row["ceiling"] + 1e-12
+        assert row["joint"] <= min(row["p_a"], row["p_b"]) * (1 + 1e-12)
+        assert (row["p_a"], row["p_b"]) == pytest.approx((marginal[i], marginal[j]))
+        assert row["support"] == np.minimum(matrix[i], matrix[j]).sum()
+        assert row["shared_products"] == np.count_nonzero(matrix[i] * matrix[j])
+
+
+@settings(max_examples=30, deadline=None)
+@given(matrix=matrices(), top_k=st.integers(1, 3), blocks=st.integers(1, 3))
+def test_the_best_partners_of_every_query_stay(matrix, top_k, blocks):
+    limits = {"variant": "walk", "tau": 0.03, "min_support": 5, "min_shared_products": 1}
+    everything, _ = score(make_tables(matrix, "walk"), NpmiConfig(**limits, top_k=10**6))
+    best, tally = score(make_tables(matrix, "walk", blocks=blocks), NpmiConfig(**limits, top_k=top_k))
+    assert len(best) + tally["beyond_top_k"] == len(everything)
+    for query in {name for pair in everything for name in pair}:
+        scores = sorted((row["npmi"] for pair, row in everything.items() if query in pair), reverse=True)
+        limit = scores[:top_k][-1]
+        assert all(pair in best for pair, row in everything.items() if query in pair and row["npmi"] >= limit)
+
+
+def test_every_filter_counts_the_pairs_that_fall_to_it_first():
+    # q0 and q1 share 25 purchases of one product, q2 and q3 share 30 of two, q4 and q5 share 5.
+    matrix = np.array(
+        [[25, 0, 0, 0], [25, 0, 0, 0], [0, 15, 15, 0], [0, 15, 15, 0], [0, 0, 0, 5], [0, 0, 0, 5]], dtype=np.int64
+    )
+    tables = make_tables(matrix, "walk")
+    pairs, tally = score(tables, NpmiConfig(tau=0.0, min_support=20, min_shared_products=2, top_k=1))
+    assert list(pairs) == [("q2", "q3")]
+    assert tally == {
+        "multiply_adds": tally["multiply_adds"],
+        "candidates": 3,
+        "not_above_tau": 0,
+        "below_min_support": 1,
+        "below_min_shared_products": 1,
+        "beyond_top_k": 0,
+    }
+
+
+def test_small_batches_and_buffers_give_the_same(monkeypatch):
+    rng = np.random.default_rng(3)
+    matrix = (rng.integers(1, 90, (60, 30)) * (rng.random((60, 30)) < 0.3)).astype(np.int64)
+    matrix[matrix.sum(1) == 0, 0] = 7
+    config = NpmiConfig(tau=0.05, min_support=0, top_k=3)
+    whole, tally = score(make_tables(matrix, "walk", blocks=2), config)
+    monkeypatch.setattr(sparse_product, "BATCH", 7)
+    monkeypatch.setattr("spark.npmi_blocks.BUFFER", 5)
+    monkeypatch.setattr("spark.block_rows.BATCH_ROWS", 4)
+    cut, counted = score(make_tables(matrix, "walk", blocks=2), config)
+    # A full buffer may let pairs go on before it knows better ones; none is lost.
+    assert whole.items() <= cut.items()
+    assert counted["candidates"] == tally["candidates"] == len(cut) + counted["not_above_tau"] + counted["beyond_top_k"]
+
+
+def test_pruning_forms_few_of_the_pairs_of_a_hub():
+    # Every query buys the hub and one product of its own pair: the hub alone would form 780 pairs.
+    queries = 40
+    matrix = np.zeros((queries, 1 + queries // 2), dtype=np.int64)
+    matrix[:, 0] = 20
+    matrix[np.arange(queries), 1 + np.arange(queries) // 2] = 400
+    pairs, tally = score(make_tables(matrix, "walk"), NpmiConfig(tau=0.5, min_support=20))
+    assert len(pairs) == queries // 2
+    assert tally["multiply_adds"] < queries * (queries - 1) / 2 / 5
+
+
+@pytest.mark.parametrize(
+    ("p_a", "p_b", "ceiling"), [(0.01, 0.01, 0.7384), (1e-4, 1e-4, 0.86), (1e-6, 1e-6, 0.9045), (1e-2, 1e-6, 0.3333)]
+)
+def test_walk_ceilings_of_rare_queries(p_a, p_b, ceiling):
+    found = npmi_ceilings(np.array([p_a]), np.array([p_b]), "walk")
+    assert found == pytest.approx([ceiling], abs=1e-4)
+    # Two queries that share all they buy with nobody else reach it.
+    assert npmi_scores(np.array([p_a * p_b / (p_a + p_b)]), np.array([p_a]), np.array([p_b]), "walk") == pytest.approx(
+        found
+    )
+
+
+def test_scaled_rows_reach_one_exactly_at_the_threshold():
+    # Dot products of the scaled rows of the 3 x 3 example and of [[20, 0], [30, 0], [0, 50]], worked with 60 digits.
+    first = np.array([[40, 20, 0], [20, 20, 0], [0, 20, 80]], dtype=np.int64)
+    second = np.array([[20, 0], [30, 0], [0, 50]], dtype=np.int64)
+    for matrix, tau, pair, dot in (
+        (first, 0.2, (0, 1), 1.042815),
+        (first, 0.2, (0, 2), 0.161983),
+        (first, 0.3, (0, 1), 0.870730),
+        (first, 0.3, (1, 2), 0.195934),
+        (second, 0.30, (0, 1), 1.044876),
+        (second, 0.33, (0, 1), 0.995095),
+    ):
+        weights, _, marginals = describe_rows(matrix, "walk")
+        x = matrix * np.sqrt(weights) * marginals[:, None] ** (-1 / (1 + tau))
+        assert x[pair[0]] @ x[pair[1]] == pytest.approx(dot, abs=1e-6)
+        pairs, _ = score(make_tables(matrix, "walk"), NpmiConfig(tau=tau, min_support=0))
+        assert (tuple(f"q{i}" for i in pair) in pairs) == (dot > 1)
+
+
+def test_literal_of_a_rare_pair_is_five_and_of_rounding_no_infinity():
+    # Two queries of 100 in 1e8 purchases, one product in ten shared: G = 0.01 and NPMI = 5.
+    matrix = np.zeros((3, 20), dtype=np.int64)
+    matrix[0, :10], matrix[1, 9:19], matrix[2, 19] = 10, 10, 10**8 - 200
+    config = NpmiConfig(variant="literal", min_support=0, force_literal=True)
+    pairs, _ = score(make_tables(matrix, "literal"), config)
+    assert pairs["q0", "q1"]["npmi"] == pytest.approx(5.0, abs=1e-9)
+    # Three equal shares multiply and add up to a little more or less than 1/3, never to an infinite score.
+    equal, _ = score(make_tables(np.full((2, 3), 7), "literal"), config)
+    assert 0 < equal["q0", "q1"]["npmi"] < math.inf
