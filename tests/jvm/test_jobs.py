@@ -275,7 +275,7 @@ def test_the_command_prints_an_account(command):
     again = command(purchase_gram, "--run-date", DATE, "--json", *grams)
     document = json.loads(again.stdout)
     assert document["status"] == "skipped"
-    assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1}
+    assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1, "PRODUCT_GRAM": 1}
 
 
 def test_a_calibration_prints_its_deciles_and_pairs_and_draws_a_page(command, session, config):
