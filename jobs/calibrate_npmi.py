@@ -33,7 +33,7 @@ from spark.calibration import (
     split_deciles,
 )
 from spark.negatives import relate_pairs
-from spark.tables import frame_of
+from spark.tables import frame_of, read_table
 
 STEP = "calibrate_npmi"
 SAMPLE = 500
