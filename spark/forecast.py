@@ -49,10 +49,10 @@ def forecast_product(session: SparkSession, products: DataFrame, totals: Totals,
 
 def describe_forecast(forecast: Forecast) -> str:
     """Return the plan as one line for people."""
-    heaviest = ", ".join(f"{product_id} ({queries:,} queries)" for product_id, queries in forecast.heaviest)
+    heaviest = ", ".join(f"{product_id} ({queries:,})" for product_id, queries in forecast.heaviest)
     size = forecast.task_bytes / 2**20
     return (
         f"{forecast.entries:,} pairs of query and product in {forecast.blocks} blocks, {forecast.sent_entries:,} sent; "
         f"{forecast.tasks} tasks of about {size:,.0f} MiB; at most {forecast.shared_pairs:,} multiply-adds, "
-        f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; heaviest products: {heaviest or 'none'}"
+        f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; products with the most queries: {heaviest or 'none'}"
     )

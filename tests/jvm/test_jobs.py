@@ -129,7 +129,8 @@ def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path)
     stricter = replace(stricter, gates=replace(config.gates, tables_with_rows=()))
     changed = npmi_pairs.run(session, stricter, DATE)
     assert changed.counts["tables"] == {"QUERY_PAIRS": 0}
-    assert changed.counts["filters"] == {"not_above_tau": 1}
+    # Pairs that cannot reach tau are not even scored.
+    assert (changed.counts["filters"], changed.counts["figures"]["candidates"]) == ({}, 0)
     assert curated_queries.run(session, stricter, DATE) == first["curated_queries"]
     with (tmp_path / "purchases.tsv").open("a") as file:
         file.write("new\tp1\t99\n")
