@@ -54,5 +54,5 @@ def describe_forecast(forecast: Forecast) -> str:
     return (
         f"{forecast.entries:,} pairs of query and product in {forecast.blocks} blocks, {forecast.sent_entries:,} sent; "
         f"{forecast.tasks} tasks of about {size:,.0f} MiB; at most {forecast.shared_pairs:,} multiply-adds, "
-        f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; products with the most queries: {heaviest or 'none'}"
+        f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; most queries: {heaviest or 'none'}"
     )

@@ -5,21 +5,17 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from indexer.contracts.schemas import QUERY_GRAM, QUERY_PAIRS, Table
+from indexer.contracts.schemas import PRODUCT_GRAM, QUERY_GRAM, QUERY_PAIRS, Table
 
 ROUNDING = "1e-9"
 """Sums of shares and logarithms may be off by so much."""
 IN_ORDER = "query_a < query_b"
 """A pair stands once, in code point order: then the matrix is symmetric by its form."""
+SHARES = (f"gram > 0 AND gram <= 1 + {ROUNDING}", f"joint > 0 AND joint <= 1 + {ROUNDING}")
 
 RULES: Mapping[str, tuple[str, ...]] = {
-    QUERY_GRAM.name: (
-        IN_ORDER,
-        f"gram > 0 AND gram <= 1 + {ROUNDING}",
-        f"joint > 0 AND joint <= 1 + {ROUNDING}",
-        "overlap >= support",
-        "support >= shared_products",
-    ),
+    QUERY_GRAM.name: (IN_ORDER, *SHARES, "overlap >= shared_products"),
+    PRODUCT_GRAM.name: ("product_a < product_b", *SHARES, "overlap >= shared_queries"),
     # The literal variant has no ceiling, and its values are no probabilities.
     QUERY_PAIRS.name: (
         IN_ORDER,
