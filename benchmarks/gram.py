@@ -45,15 +45,17 @@ def run_pruned(session: Any, source: Path, target: Path, tau: float) -> dict[str
     """Find the pairs as jobs/npmi_pairs.py does, without limits other than tau."""
     from indexer.config import GramConfig, NpmiConfig
     from spark.forecast import forecast_product
-    from spark.gram import coded_products, shared_entries
+    from spark.gram import coded_products, counted_entries
     from spark.npmi import query_rows, score_pairs
 
     limits = NpmiConfig(tau=tau, min_support=0, top_k=10**9)
     purchases = session.read.parquet(str(source))
-    with coded_products(purchases) as (products, totals):
-        forecast = forecast_product(session, products, totals, block_entries=GramConfig().block_entries)
-        rows = query_rows(shared_entries(purchases, products), totals, variant="walk")
-        score_pairs(rows, limits, blocks=forecast.blocks).write.mode("overwrite").parquet(str(target))
+    with coded_products(purchases) as (coded, products, totals):
+        forecast = forecast_product(coded, products, totals, block_entries=GramConfig().block_entries)
+        rows = query_rows(counted_entries(coded, products), totals, variant="walk")
+        scored = score_pairs(rows, limits, blocks=forecast.blocks)
+        columns = ("query_a", "query_b", "npmi", "tally", "count")
+        scored.select(*columns).write.mode("overwrite").parquet(str(target))
     tallies = pq.read_table(target, columns=["tally", "count"], filters=[("tally", "=", "multiply_adds")])
     return {"multiply_adds": sum(tallies["count"].to_pylist()), "blocks": forecast.blocks}
 

@@ -12,7 +12,7 @@ from indexer.runs import StepCommit
 from jobs.command import run_job
 from jobs.steps import Account, announce, held, run_step
 from spark.forecast import describe_forecast, forecast_product
-from spark.gram import Totals, coded_products, shared_entries
+from spark.gram import Totals, coded_products, counted_entries
 from spark.npmi import count_tallies, judge_partners, query_rows, score_pairs
 from spark.tables import read_table
 
@@ -54,10 +54,10 @@ def scored_pairs(
 ) -> Iterator[tuple[DataFrame, Totals]]:
     """Give the scored pairs of `spark.npmi.score_pairs` for the time of the block; says first what they will cost."""
     purchases = read_table(session, config.shop.work, PURCHASES, run_date)
-    with coded_products(purchases, shares=limits.variant == "gramnorm") as (products, totals):
-        forecast = forecast_product(session, products, totals, block_entries=config.gram.block_entries)
+    with coded_products(purchases, shares=limits.variant == "gramnorm") as (coded, products, totals):
+        forecast = forecast_product(coded, products, totals, block_entries=config.gram.block_entries)
         announce(f"{STEP}: {describe_forecast(forecast)}")
-        rows = query_rows(shared_entries(purchases, products), totals, variant=limits.variant)
+        rows = query_rows(counted_entries(coded, products), totals, variant=limits.variant)
         with held(score_pairs(rows, limits, blocks=forecast.blocks)) as scored:
             yield scored, totals
 

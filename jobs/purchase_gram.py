@@ -15,7 +15,7 @@ from jobs.command import run_job
 from jobs.purchase_input import enter_counts, input_days, input_sections, read_purchases, sum_pairs
 from jobs.steps import Account, announce, first_row, held, located, run_step
 from spark.forecast import describe_forecast, forecast_product
-from spark.gram import coded_products, gram_rows, join_size, query_gram, shared_entries
+from spark.gram import coded_products, counted_entries, gram_rows, join_size, query_gram
 from spark.inputs import Location
 from spark.purchases import count_purchases
 from spark.tables import read_rows
@@ -67,10 +67,10 @@ def write_grams(
         if side not in config.sides:
             continue
         counts = purchases if side == "query" else exchanged
-        with coded_products(counts) as (products, totals):
-            forecast = forecast_product(session, products, totals, block_entries=config.block_entries)
+        with coded_products(counts) as (coded, products, totals):
+            forecast = forecast_product(coded, products, totals, block_entries=config.block_entries)
             announce(f"{STEP}: {table.name}: {describe_forecast(forecast)}")
-            rows = gram_rows(shared_entries(counts, products), totals)
+            rows = gram_rows(counted_entries(coded, products), totals)
             pairs = query_gram(rows, blocks=forecast.blocks, top_k=config.top_k)
             account.write(pairs.toDF(*table.schema.names), folder, table)
 

@@ -79,6 +79,8 @@ def keep_best(pairs: Pairs, one: Block, other: Block, *, score: str, top_k: int)
     # A block that meets itself has one list of partners per row, whichever side the row stands on.
     shift = 0 if one is other else len(one.names)
     rows = np.concatenate([pairs.left, pairs.right + shift])
+    if np.bincount(rows).max() <= top_k:
+        return pairs
     limits = _kth_best(rows, np.concatenate([scores, scores]), len(one.names) + len(other.names), top_k)
     return pairs.take((scores >= limits[pairs.left] - TIE) | (scores >= limits[pairs.right + shift] - TIE))
 

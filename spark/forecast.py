@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark.block_pairs import count_blocks
@@ -30,11 +30,10 @@ class Forecast:
     """Products after most queries, with their number of queries."""
 
 
-def forecast_product(session: SparkSession, products: DataFrame, totals: Totals, *, block_entries: int) -> Forecast:
+def forecast_product(coded: DataFrame, products: DataFrame, totals: Totals, *, block_entries: int) -> Forecast:
     """Plan the blocks for the session's cores and this many entries a block."""
-    cores = session.sparkContext.defaultParallelism
+    cores = coded.sparkSession.sparkContext.defaultParallelism
     blocks = count_blocks(totals.entries, block_entries=block_entries, cores=cores)
-    heaviest = products.orderBy(F.col("queries").desc(), "product_id").limit(HEAVIEST).collect()
     return Forecast(
         entries=totals.entries,
         shared_pairs=totals.shared_pairs,
@@ -43,7 +42,7 @@ def forecast_product(session: SparkSession, products: DataFrame, totals: Totals,
         task_bytes=BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks),
         sent_entries=totals.entries * blocks,
         seconds_unpruned=totals.shared_pairs / MULTIPLY_ADDS_PER_SECOND / cores,
-        heaviest=tuple((row["product_id"], row["queries"]) for row in heaviest),
+        heaviest=tuple(_name_heaviest(coded, products)),
     )
 
 
@@ -56,3 +55,10 @@ def describe_forecast(forecast: Forecast) -> str:
         f"{forecast.tasks} tasks of about {size:,.0f} MiB; at most {forecast.shared_pairs:,} multiply-adds, "
         f"{forecast.seconds_unpruned:,.0f} s where nothing is pruned; most queries: {heaviest or 'none'}"
     )
+
+
+def _name_heaviest(coded: DataFrame, products: DataFrame) -> list[tuple[str, int]]:
+    rows = products.orderBy(F.col("queries").desc(), "code").limit(HEAVIEST).collect()
+    queries = {row["code"]: row["queries"] for row in rows}
+    named = coded.where(F.col("code").isin(list(queries))).select("code", "product_id").distinct().collect()
+    return sorted(((row["product_id"], queries[row["code"]]) for row in named), key=lambda pair: (-pair[1], pair[0]))

@@ -38,60 +38,73 @@ class Totals:
     """S of offdiag."""
     share_squares: float
     """S of gramnorm; 0 where shares were not asked for."""
-    same_code: int
-    """Most products that have one code; above 1 the codes are of no use."""
+    mixed_codes: int
+    """Codes that several products share; unless 0 they are of no use."""
 
 
-def total_products(purchases: DataFrame, *, shares: bool, seed: int = 0) -> DataFrame:
-    """Return per product: code, product_purchases N_k, queries d_k, met_others_k and, if asked for, product_share T_k.
+def code_purchases(purchases: DataFrame, *, seed: int = 0) -> DataFrame:
+    """Add `code`, a 64-bit hash of the product's id, and `check`, another one.
 
-    The code is a 64-bit hash, which needs no numbering of all products; `measure_products` proves it unique.
+    No numbering of all products is needed; `measure_products` tells where two ids have one code.
     """
+    hashes = [
+        hash_id(F.col("product_id"), F.lit(seed + more)).alias(name) for name, more in (("code", 0), ("check", SEEDS))
+    ]
+    return purchases.select("query", "product_id", "purchases", *hashes)
+
+
+def hash_id(product_id: Column, seed: Column) -> Column:
+    """Return a 64-bit hash of an id; another seed gives another one."""
+    return F.xxhash64(product_id, seed)
+
+
+def total_products(coded: DataFrame, *, shares: bool) -> DataFrame:
+    """Return per code: product_purchases N_k, queries d_k, met_others_k, and product_share T_k if asked for."""
     count = F.col("purchases").cast("double")
-    counted = purchases.join(query_totals(purchases), on="query", how="inner") if shares else purchases
+    counted = coded.join(query_totals(coded), on="query", how="inner") if shares else coded
     share = F.sum(count / F.col("query_purchases")) if shares else F.lit(0.0)
     bought = F.sum("purchases").cast("double")
-    return counted.groupBy("product_id").agg(
-        hash_id(F.col("product_id"), F.lit(seed)).alias("code"),
+    return counted.groupBy("code").agg(
         F.sum("purchases").alias("product_purchases"),
         F.count("*").alias("queries"),
         F.greatest(F.lit(0.0), bought - F.sum(count * count) / bought).alias("met_others"),
         share.alias("product_share"),
+        (F.min("check") == F.max("check")).alias("one_product"),
     )
-
-
-def hash_id(product_id: Column, seed: Column) -> Column:
-    """Return a 64-bit code of an id; another seed gives other codes."""
-    return F.xxhash64(product_id, seed)
 
 
 def measure_products(products: DataFrame) -> Totals:
     """Add up what `total_products` returned."""
     queries, shared = F.col("queries"), F.col("queries") > 1
-    per_code = products.groupBy("code").agg(
-        F.count("*").alias("same_code"),
-        F.sum(F.when(shared, queries).otherwise(0)).alias("entries"),
-        F.sum((queries * (queries - 1) / 2).cast("bigint")).alias("shared_pairs"),
-        F.max("queries").alias("most"),
-        F.sum("product_purchases").alias("purchases"),
-        F.sum(F.when(shared, F.col("met_others")).otherwise(0.0)).alias("met_others"),
-        F.sum(F.col("product_share") * F.col("product_share")).alias("share_squares"),
-    )
-    sums = [F.sum(name).alias(name) for name in ("entries", "shared_pairs", "purchases", "met_others", "share_squares")]
-    most = [F.max("same_code").alias("same_code"), F.max("most").alias("most_queries_of_a_product")]
-    row = per_code.agg(F.sum("same_code").alias("products"), *most, *sums).collect()[0]
+    sums = {
+        "entries": F.when(shared, queries),
+        "shared_pairs": (queries * (queries - 1) / 2).cast("bigint"),
+        "purchases": F.col("product_purchases"),
+        "met_others": F.when(shared, F.col("met_others")),
+        "share_squares": F.col("product_share") * F.col("product_share"),
+    }
+    row = products.agg(
+        F.count("*").alias("products"),
+        F.max("queries").alias("most_queries_of_a_product"),
+        F.count_if(~F.col("one_product")).alias("mixed_codes"),
+        *[F.sum(value).alias(name) for name, value in sums.items()],
+    ).collect()[0]
     return Totals(**{name: value or 0 for name, value in row.asDict().items()})
 
 
 @contextmanager
-def coded_products(purchases: DataFrame, *, shares: bool = False) -> Iterator[tuple[DataFrame, Totals]]:
-    """Give the products with codes that are proved unique, and their sums, for the time of the block."""
+def coded_products(purchases: DataFrame, *, shares: bool = False) -> Iterator[tuple[DataFrame, DataFrame, Totals]]:
+    """Give the coded purchases, the products of their codes, and the sums of these, for the time of the block.
+
+    Should two ids have one code, other hashes are taken; raises IntegrityError where none tells them apart.
+    """
     for seed in range(SEEDS):
-        products = total_products(purchases, shares=shares, seed=seed).persist()
+        coded = code_purchases(purchases, seed=seed)
+        products = total_products(coded, shares=shares).persist()
         try:
             totals = measure_products(products)
-            if totals.same_code <= 1:
-                yield products, totals
+            if not totals.mixed_codes:
+                yield coded, products, totals
                 return
         finally:
             products.unpersist()
@@ -108,9 +121,9 @@ def join_size(purchases: DataFrame) -> DataFrame:
     )
 
 
-def shared_entries(purchases: DataFrame, products: DataFrame) -> DataFrame:
-    """Return every pair of query and product with the product's code and totals instead of its id."""
-    return purchases.select("query", "product_id", "purchases").join(products, on="product_id", how="inner")
+def counted_entries(coded: DataFrame, products: DataFrame) -> DataFrame:
+    """Return every coded pair of query and product with the totals of its product."""
+    return coded.select("query", "code", "purchases").join(products, on="code", how="inner")
 
 
 def gram_rows(entries: DataFrame, totals: Totals) -> DataFrame:

@@ -18,6 +18,7 @@ from spark.sparse_product import (
     column_values,
     count_matrix,
     dot_rows,
+    find_columns,
     multiply_rows,
 )
 
@@ -46,8 +47,12 @@ def multiply_blocks(left: pa.Table, right: pa.Table | None, top_k: int) -> Itera
 
 def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
     columns = align_columns(one.codes, other.codes)
-    weights = column_values(one.codes, one.weights, columns)
-    sides = [count_matrix(block.starts, block.codes, block.counts, columns) for block in (one, other)]
+    blocks = (one,) if one is other else (one, other)
+    places = [find_columns(block.codes, columns) for block in blocks]
+    weights = column_values(places[0], one.weights, len(columns))
+    counted = zip(blocks, places, strict=True)
+    sides = [count_matrix(block.starts, found, block.counts, len(columns)) for block, found in counted]
+    sides = [sides[0], sides[-1]]
     ones = [_with_data(side, np.ones_like(side.data)) for side in sides]
     weighed = _with_data(sides[1], sides[1].data * weights[sides[1].indices])
     left, right = [sides[0], sides[0], ones[0]], [sides[1], weighed, ones[1]]

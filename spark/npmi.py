@@ -36,7 +36,7 @@ from spark.pairs import first_reason, rank_partners
 def query_rows(entries: DataFrame, totals: Totals, *, variant: str) -> DataFrame:
     """Return one row per query that shares a product: query, marginal, factor, codes, counts, weights.
 
-    `entries` are those of `spark.gram.shared_entries`; products of one query alone count in the marginals only.
+    `entries` are those of `spark.gram.counted_entries`; products of one query alone count in the marginals only.
     """
     count, product = F.col("purchases").cast("double"), F.col("product_purchases").cast("double")
     bought, one = F.sum("purchases").cast("double"), F.lit(1.0)

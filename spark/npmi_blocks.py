@@ -19,6 +19,7 @@ from spark.sparse_product import (
     count_matrix,
     find_all,
     find_candidates,
+    find_columns,
     measure_pairs,
 )
 
@@ -102,9 +103,10 @@ def _pass_filters(one: Block, other: Block, config: NpmiConfig, tally: dict[str,
 def _measure(one: Block, other: Block, config: NpmiConfig, tally: dict[str, int]) -> Iterator[Pairs]:
     """Yield every pair above tau, and few others, with its figures."""
     columns = align_columns(one.codes, other.codes)
-    weights = column_values(one.codes, one.weights, columns)
-    left = _make_rows(one, columns, config.tau)
-    right = None if one is other else _make_rows(other, columns, config.tau)
+    places = find_columns(one.codes, columns)
+    weights = column_values(places, one.weights, len(columns))
+    left = _make_rows(one, places, len(columns), config.tau)
+    right = None if one is other else _make_rows(other, find_columns(other.codes, columns), len(columns), config.tau)
     # Below 0 the threshold says so little that forming every pair is as quick.
     find = find_candidates(left, right, weights) if config.tau >= 0 else find_all(left, right)
     for found in find:
@@ -113,10 +115,10 @@ def _measure(one: Block, other: Block, config: NpmiConfig, tally: dict[str, int]
         yield _score(one, other, found, measure_pairs(left, right or left, found, weights), config.variant)
 
 
-def _make_rows(block: Block, columns: Integers, tau: float) -> Rows:
+def _make_rows(block: Block, places: Integers, width: int, tau: float) -> Rows:
     """Scale rows so that NPMI >= tau exactly where the product of two reaches 1."""
     scales = block.factors * block.marginals ** (-1 / (1 + tau)) if tau >= 0 else block.factors
-    return Rows(counts=count_matrix(block.starts, block.codes, block.counts, columns), scales=scales)
+    return Rows(counts=count_matrix(block.starts, places, block.counts, width), scales=scales)
 
 
 def _score(one: Block, other: Block, found: Candidates, figures: Figures, variant: str) -> Pairs:

@@ -66,23 +66,28 @@ def align_columns(left: Integers, right: Integers) -> Integers:
     return np.intersect1d(left, right)
 
 
-def count_matrix(starts: Integers, codes: Integers, counts: Integers, columns: Integers) -> sparse.csr_array:
-    """Return (rows, columns) of the entries whose code is among the sorted columns."""
-    place = _find(codes, columns)
-    known = place >= 0
+def find_columns(codes: Integers, columns: Integers) -> Integers:
+    """Return the place of each code among the sorted columns, -1 where it is not there."""
+    if not len(columns):
+        return np.full(len(codes), -1)
+    place = np.minimum(np.searchsorted(columns, codes), len(columns) - 1)
+    return np.where(columns[place] == codes, place, -1)
+
+
+def count_matrix(starts: Integers, places: Integers, counts: Integers, width: int) -> sparse.csr_array:
+    """Return (rows, width) of the entries that have a place; row i holds entries starts[i] to starts[i + 1]."""
+    known = places >= 0
     indptr = np.concatenate([[0], np.cumsum(known)])[starts]
-    shape = (len(starts) - 1, len(columns))
-    matrix = sparse.csr_array((counts[known].astype(np.float64), place[known], indptr), shape=shape)
+    matrix = sparse.csr_array((counts[known].astype(np.float64), places[known], indptr), shape=(len(starts) - 1, width))
     matrix.sort_indices()
     return matrix
 
 
-def column_values(codes: Integers, values: Doubles, columns: Integers) -> Doubles:
-    """Return the value of each column; every entry of a code carries the same one."""
-    place = _find(codes, columns)
-    known = place >= 0
-    found = np.zeros(len(columns))
-    found[place[known]] = values[known]
+def column_values(places: Integers, values: Doubles, width: int) -> Doubles:
+    """Return the value of each column; every entry of a column carries the same one."""
+    known = places >= 0
+    found = np.zeros(width)
+    found[places[known]] = values[known]
     return found
 
 
@@ -252,11 +257,3 @@ def _strips(rows: int) -> Iterator[tuple[int, int]]:
 def _row_of(matrix: sparse.csr_array) -> Integers:
     """Return the row of every entry."""
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
-def _find(codes: Integers, columns: Integers) -> Integers:
-    """Return the place of each code among the sorted columns, -1 where it is not there."""
-    if not len(columns):
-        return np.full(len(codes), -1)
-    place = np.minimum(np.searchsorted(columns, codes), len(columns) - 1)
-    return np.where(columns[place] == codes, place, -1)

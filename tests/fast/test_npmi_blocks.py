@@ -256,7 +256,7 @@ def test_literal_of_a_rare_pair_is_five_and_of_rounding_no_infinity():
     # Two queries of 100 in 1e8 purchases, one product in ten shared: G = 0.01 and NPMI = 5.
     matrix = np.zeros((3, 20), dtype=np.int64)
     matrix[0, :10], matrix[1, 9:19], matrix[2, 19] = 10, 10, 10**8 - 200
-    config = NpmiConfig(variant="literal", min_support=0, force_literal=True)
+    config = NpmiConfig(variant="literal", tau=0.0, min_support=0, force_literal=True)
     pairs, _ = score(make_tables(matrix, "literal"), config)
     assert pairs["q0", "q1"]["npmi"] == pytest.approx(5.0, abs=1e-9)
     # Three equal shares multiply and add up to a little more or less than 1/3, never to an infinite score.

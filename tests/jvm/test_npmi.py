@@ -10,7 +10,7 @@ from scipy import sparse
 from indexer.config import NpmiConfig
 from spark.block_pairs import count_blocks
 from spark.forecast import describe_forecast, forecast_product
-from spark.gram import coded_products, gram_rows, join_size, query_gram, shared_entries
+from spark.gram import coded_products, counted_entries, gram_rows, join_size, query_gram
 from spark.npmi import judge_partners, query_rows, score_pairs
 
 pytestmark = pytest.mark.jvm
@@ -43,14 +43,14 @@ def collect(frame):
 def score(frame, variant, *, tau=-1.0, blocks=1):
     """Return every pair of queries that share a product; above -1 is every score."""
     config = NpmiConfig(variant=variant, tau=tau, min_support=0, top_k=10**6, force_literal=True)
-    with coded_products(frame, shares=variant == "gramnorm") as (products, totals):
-        rows = query_rows(shared_entries(frame, products), totals, variant=variant)
+    with coded_products(frame, shares=variant == "gramnorm") as (coded, products, totals):
+        rows = query_rows(counted_entries(coded, products), totals, variant=variant)
         return collect(score_pairs(rows, config, blocks=blocks).where("tally IS NULL"))
 
 
 def gram(frame, *, blocks=1, top_k=0):
-    with coded_products(frame) as (products, totals):
-        return collect(query_gram(gram_rows(shared_entries(frame, products), totals), blocks=blocks, top_k=top_k))
+    with coded_products(frame) as (coded, products, totals):
+        return collect(query_gram(gram_rows(counted_entries(coded, products), totals), blocks=blocks, top_k=top_k))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -201,11 +201,11 @@ def test_two_ids_with_one_code_take_another_seed(purchases, monkeypatch):
 
     def coarse(column, seed):
         seeds.append(seed)
-        return F.length(column) if len(seeds) == 1 else F.xxhash64(column, seed)
+        return F.length(column).cast("bigint") if len(seeds) == 1 else F.xxhash64(column, seed)
 
     monkeypatch.setattr("spark.gram.hash_id", coarse)
     rows = gram(purchases(FIRST))
-    assert len(seeds) == 2
+    assert len(seeds) == 4  # a code and a check, twice
     assert [row.overlap for _, row in sorted(rows.items())] == [1200, 400, 400]
 
 
@@ -220,8 +220,8 @@ def test_blocks_fit_the_memory_and_give_every_core_a_task(entries, block_entries
 
 def test_forecast_names_the_cost_before_it_arises(session, purchases):
     frame = purchases([[5, 5, 0], [5, 0, 5], [5, 0, 5], [0, 9, 0]])
-    with coded_products(frame) as (products, totals):
-        forecast = forecast_product(session, products, totals, block_entries=2)
+    with coded_products(frame) as (coded, products, totals):
+        forecast = forecast_product(coded, products, totals, block_entries=2)
     # p0 after three queries, p1 and p2 after two each: 3 + 1 + 1 pairs.
     assert (forecast.entries, forecast.shared_pairs) == (7, 5)
     assert (forecast.blocks, forecast.tasks, forecast.sent_entries) == (4, 10, 28)
