@@ -63,7 +63,7 @@ $(SPARK35)/test: setup.cfg constraints.txt
 	@touch $@
 
 dist/spark-env.tar.gz: setup.cfg constraints.txt $(shell find indexer spark jobs -name '*.py')
-	rm -rf build dist/spark-env
+	rm -rf build dist
 	$(PYTHON) -m venv dist/spark-env
 	dist/spark-env/bin/python $(INSTALL) $(JOB_NEEDS) venv-pack
 	dist/spark-env/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

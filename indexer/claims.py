@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from indexer.errors import StoreError
@@ -29,14 +29,16 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         file = draft.open("x")
-    except OSError as error:
-        raise StoreError(f"{folder.parent}: cannot be written: {error.strerror}; correct shop.work") from None
-    with file:
         # Locked before it has its name, so that nobody finds it free.
         _try_lock(file.fileno())
         file.write(_machine())
         file.flush()
         draft.rename(lock)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise StoreError(f"{folder.parent}: cannot be written: {error.strerror}; correct shop.work") from None
+    with file:
         try:
             yield folder
         finally:

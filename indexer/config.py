@@ -50,7 +50,7 @@ class GramConfig:
     """Products of the purchase counts by themselves: their blocks, and the Gram matrices that become tables."""
 
     block_entries: int = 4_000_000
-    """Pairs of query and product in one block; a task holds two blocks, about 150 bytes a pair."""
+    """Pairs of query and product in one block; a task holds two blocks, about 250 bytes a pair."""
     sides: tuple[str, ...] = ()
     """Tables to write, query or product; the query pairs are found without them."""
     top_k: int = 100
@@ -304,7 +304,7 @@ class GatesConfig:
     max_shrink: float = 0.3
     """Share that may be missing against the newest earlier night, of the rows of the catalogue, the taxonomy, the
     classifier's table and each index, and of the nodes with products; 1 accepts any loss."""
-    tables_with_rows: tuple[str, ...] = ("PURCHASES", "QUERY_PAIRS", "CURATED_QUERIES")
+    tables_with_rows: tuple[str, ...] = ("QUERY_PAIRS", "CURATED_QUERIES")
     """A Spark job that writes one of these tables without a row is refused."""
 
     def __post_init__(self) -> None:

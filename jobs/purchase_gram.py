@@ -13,9 +13,9 @@ from indexer.contracts.schemas import PRODUCT_GRAM, PURCHASES, QUERY_GRAM
 from indexer.runs import StepCommit, check_run_date
 from jobs.command import run_job
 from jobs.purchase_input import enter_counts, input_days, input_sections, read_purchases, sum_pairs
-from jobs.steps import Account, announce, first_row, held, located, run_step
+from jobs.steps import Account, announce, held, located, run_step
 from spark.forecast import describe_forecast, forecast_product
-from spark.gram import coded_products, counted_entries, gram_rows, join_size, query_gram
+from spark.gram import coded_products, counted_entries, gram_rows, query_gram
 from spark.inputs import Location
 from spark.purchases import count_purchases
 from spark.tables import read_rows
@@ -24,7 +24,7 @@ STEP = "purchase_gram"
 
 
 def run(session: SparkSession, config: Config, run_date: str, *, force: bool = False) -> StepCommit:
-    """Write both tables of the date, or return the commit that already has them."""
+    """Write the tables of the date, or return the commit that already has them."""
     days = span_days(date.fromisoformat(check_run_date(run_date)), lookback_days=config.purchases.lookback_days)
     sources = input_sections(config)
     with located(session, config, STEP, *sources, days=input_days(config, days)) as locations:
@@ -53,7 +53,6 @@ def build_tables(
         written = account.write(pairs.where("reason IS NULL"), folder, PURCHASES)
     account.balance(PURCHASES.name, counts[None]["pairs"], [written])
     purchases = read_rows(session, folder / PURCHASES.name, PURCHASES)
-    account.figures |= first_row(join_size(purchases))
     write_grams(session, purchases, config.gram, folder, account)
     return account
 
@@ -72,6 +71,7 @@ def write_grams(
             announce(f"{STEP}: {table.name}: {describe_forecast(forecast)}")
             rows = gram_rows(counted_entries(coded, products), totals)
             pairs = query_gram(rows, blocks=forecast.blocks, top_k=config.top_k)
+            account.figures[f"{side}_pairs_formed"] = totals.shared_pairs
             account.write(pairs.toDF(*table.schema.names), folder, table)
 
 

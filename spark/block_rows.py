@@ -1,6 +1,6 @@
 """Blocks of named sparse rows as tasks receive them, and pairs of their rows as tasks return them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from spark.sparse_product import Doubles, Integers
 TIE = 1e-11
 """Scores this close may change places when they are ranked: neither is dropped before all partners are known."""
 BATCH_ROWS = 65_536
+BUFFER = 2_000_000
+"""Pairs a task holds before it drops those beyond the best of both their rows: about 150 MB."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,17 @@ def join_pairs(parts: list[Pairs]) -> Pairs:
     )
 
 
-def keep_best(pairs: Pairs, one: Block, other: Block, *, score: str, top_k: int) -> Pairs:
-    """Drop pairs that are beyond the `top_k` best of both their rows within these pairs; ties stay."""
-    if not len(pairs):
-        return pairs
-    scores = pairs.figures[score]
-    # A block that meets itself has one list of partners per row, whichever side the row stands on.
-    shift = 0 if one is other else len(one.names)
-    rows = np.concatenate([pairs.left, pairs.right + shift])
-    if np.bincount(rows).max() <= top_k:
-        return pairs
-    limits = _kth_best(rows, np.concatenate([scores, scores]), len(one.names) + len(other.names), top_k)
-    return pairs.take((scores >= limits[pairs.left] - TIE) | (scores >= limits[pairs.right + shift] - TIE))
+def best_pairs(parts: Iterable[Pairs], one: Block, other: Block, *, score: str, top_k: int) -> Iterator[Pairs]:
+    """Yield the pairs that may be among the `top_k` best of one of their rows, in as few parts as the buffer allows."""
+    held: list[Pairs] = []
+    for pairs in parts:
+        held.append(pairs)
+        if sum(map(len, held)) > BUFFER:
+            held = [_keep_best(join_pairs(held), one, other, score=score, top_k=top_k)]
+            if len(held[0]) > BUFFER // 2:
+                yield held.pop()
+    if held:
+        yield _keep_best(join_pairs(held), one, other, score=score, top_k=top_k)
 
 
 def write_pairs(pairs: Pairs, one: Block, other: Block, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -99,6 +100,20 @@ def write_pairs(pairs: Pairs, one: Block, other: Block, schema: pa.Schema) -> It
         for field in list(schema)[2:]:
             columns.append(_figure(pairs, field, part, swapped[part]))
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _keep_best(pairs: Pairs, one: Block, other: Block, *, score: str, top_k: int) -> Pairs:
+    """Drop pairs that are beyond the `top_k` best of both their rows within these pairs; ties stay."""
+    if not len(pairs):
+        return pairs
+    scores = pairs.figures[score]
+    # A block that meets itself has one list of partners per row, whichever side the row stands on.
+    shift = 0 if one is other else len(one.names)
+    rows = np.concatenate([pairs.left, pairs.right + shift])
+    if np.bincount(rows).max() <= top_k:
+        return pairs
+    limits = _kth_best(rows, np.concatenate([scores, scores]), len(one.names) + len(other.names), top_k)
+    return pairs.take((scores >= limits[pairs.left] - TIE) | (scores >= limits[pairs.right + shift] - TIE))
 
 
 def _figure(pairs: Pairs, field: pa.Field, part: slice, swapped: npt.NDArray[np.bool_]) -> pa.Array:

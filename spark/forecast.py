@@ -10,7 +10,7 @@ from spark.gram import Totals
 
 MULTIPLY_ADDS_PER_SECOND = 20_000_000
 """Of one core that forms every pair; pruning leaves a few percent of them to do."""
-BYTES_PER_ENTRY = 150
+BYTES_PER_ENTRY = 250
 """Peak of a task per pair of query and product of its two blocks (`benchmarks/gram.py`)."""
 HEAVIEST = 3
 

@@ -111,16 +111,6 @@ def coded_products(purchases: DataFrame, *, shares: bool = False) -> Iterator[tu
     raise IntegrityError(f"{SEEDS} hashes of the product ids have two equal ones each; please report this")
 
 
-def join_size(purchases: DataFrame) -> DataFrame:
-    """Return one row: `shared_pairs`, the multiply-adds that form every pair, and the largest product's queries."""
-    per_product = purchases.groupBy("product_id").agg(F.count("*").alias("queries"))
-    formed = F.sum(F.col("queries") * (F.col("queries") - 1)).cast("bigint")
-    return per_product.agg(
-        F.coalesce((formed / 2).cast("bigint"), F.lit(0)).alias("shared_pairs"),
-        F.coalesce(F.max("queries"), F.lit(0)).alias("most_queries_of_a_product"),
-    )
-
-
 def counted_entries(coded: DataFrame, products: DataFrame) -> DataFrame:
     """Return every coded pair of query and product with the totals of its product."""
     return coded.select("query", "code", "purchases").join(products, on="code", how="inner")
@@ -163,5 +153,5 @@ def query_gram(rows: DataFrame, *, blocks: int, top_k: int) -> DataFrame:
     pairs = work_blocks(rows, work, from_arrow_schema(GRAM_SCHEMA), key="query", blocks=blocks)
     if not top_k:
         return pairs
-    ranked = rank_partners(pairs, score="joint").where(F.col("rank") <= top_k)
+    ranked = rank_partners(pairs.withColumn("strength", F.ln("joint")), score="strength").where(F.col("rank") <= top_k)
     return ranked.select(*QUERY_GRAM.schema.names)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from indexer.contracts.schemas import QUERY_GRAM
-from spark.block_rows import Block, Pairs, join_pairs, keep_best, read_block, write_pairs
+from spark.block_rows import Block, Pairs, best_pairs, read_block, write_pairs
 from spark.sparse_product import (
     Candidates,
     Doubles,
@@ -23,8 +23,6 @@ from spark.sparse_product import (
 )
 
 EXACT, LARGEST = 2.0**53, 2.0**63
-BUFFER = 2_000_000
-"""Pairs a task holds before it drops those beyond the best of both their queries."""
 GRAM_SCHEMA = pa.schema([pa.field(field.name, field.type) for field in QUERY_GRAM.schema])
 
 
@@ -32,17 +30,9 @@ def multiply_blocks(left: pa.Table, right: pa.Table | None, top_k: int) -> Itera
     """Yield QUERY_GRAM of two blocks, or of one with itself; above 0, `top_k` drops what is beyond it here already."""
     one = read_block(left)
     other = one if right is None else read_block(right)
-    held: list[Pairs] = []
-    for pairs in _multiply(one, other):
-        if not top_k:
-            yield from write_pairs(pairs, one, other, GRAM_SCHEMA)
-            continue
-        held.append(pairs)
-        if sum(map(len, held)) > BUFFER:
-            held = [keep_best(join_pairs(held), one, other, score="joint", top_k=top_k)]
-    if held:
-        best = keep_best(join_pairs(held), one, other, score="joint", top_k=top_k)
-        yield from write_pairs(best, one, other, GRAM_SCHEMA)
+    pairs = _multiply(one, other)
+    for part in best_pairs(pairs, one, other, score="strength", top_k=top_k) if top_k else pairs:
+        yield from write_pairs(part, one, other, GRAM_SCHEMA)
 
 
 def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
@@ -54,14 +44,17 @@ def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
     sides = [count_matrix(block.starts, found, block.counts, len(columns)) for block, found in counted]
     sides = [sides[0], sides[-1]]
     ones = [_with_data(side, np.ones_like(side.data)) for side in sides]
-    weighed = _with_data(sides[1], sides[1].data * weights[sides[1].indices])
-    left, right = [sides[0], sides[0], ones[0]], [sides[1], weighed, ones[1]]
+    # Every product is symmetric to the last bit: which block is on the left depends on their number.
+    weighed = [_with_data(side, side.data * np.sqrt(weights)[side.indices]) for side in sides]
+    left, right = ([side, scaled, one_] for side, scaled, one_ in zip(sides, weighed, ones, strict=True))
     for found in multiply_rows(left, right, triangle=one is other):
         pairs, (overlap, joint, shared) = found.pairs, found.values
         figures = {
             "overlap": _whole(overlap, sides, pairs),
-            "gram": overlap / one.factors[pairs.left] / other.factors[pairs.right],
+            "gram": overlap / (one.factors[pairs.left] * other.factors[pairs.right]),
             "joint": joint,
+            # Ranks are told apart by absolute differences, and joints may all be smaller than these.
+            "strength": np.log(joint),
             "shared_products": shared.astype(np.int64),
         }
         yield Pairs(pairs.left, pairs.right, figures)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from indexer.config import NpmiConfig
 from indexer.contracts.schemas import QUERY_PAIRS
-from spark.block_rows import Block, Pairs, join_pairs, keep_best, read_block, write_pairs
+from spark.block_rows import Block, Pairs, best_pairs, read_block, write_pairs
 from spark.sparse_product import (
     Candidates,
     Doubles,
@@ -25,9 +25,7 @@ from spark.sparse_product import (
 
 ONE = 1 - 1e-12
 """A literal Gram value from here on counts as 1, where equation 2 divides by zero; rounding must not flip its sign."""
-BUFFER = 2_000_000
-"""Pairs a task holds before it drops those beyond the best of both their queries: about 150 MB."""
-TALLIES = ("multiply_adds", "candidates", "not_above_tau", "below_min_support", "below_min_shared_products")
+REASONS = ("not_above_tau", "below_min_support", "below_min_shared_products")
 SCORED_SCHEMA = pa.schema(
     [pa.field(field.name, field.type) for field in QUERY_PAIRS.schema]
     + [pa.field("tally", pa.string()), pa.field("count", pa.int64())]
@@ -42,23 +40,12 @@ def score_blocks(left: pa.Table, right: pa.Table | None, config: NpmiConfig) -> 
     """
     one = read_block(left)
     other = one if right is None else read_block(right)
-    tally = dict.fromkeys((*TALLIES, "beyond_top_k"), 0)
-    held: list[Pairs] = []
-
-    def release() -> Iterator[pa.RecordBatch]:
-        yield from write_pairs(join_pairs(held), one, other, SCORED_SCHEMA)
-        held.clear()
-
-    for pairs in _pass_filters(one, other, config, tally):
-        held.append(pairs)
-        if sum(map(len, held)) <= BUFFER:
-            continue
-        _drop_beyond(held, one, other, config.top_k, tally)
-        if len(held[0]) > BUFFER // 2:
-            yield from release()
-    if held:
-        _drop_beyond(held, one, other, config.top_k, tally)
-        yield from release()
+    tally, kept = dict.fromkeys(("multiply_adds", "candidates", *REASONS), 0), 0
+    passed = _pass_filters(one, other, config, tally)
+    for pairs in best_pairs(passed, one, other, score="npmi", top_k=config.top_k):
+        kept += len(pairs)
+        yield from write_pairs(pairs, one, other, SCORED_SCHEMA)
+    tally["beyond_top_k"] = tally["candidates"] - sum(tally[reason] for reason in REASONS) - kept
     yield _write_tally(tally)
 
 
@@ -135,13 +122,6 @@ def _score(one: Block, other: Block, found: Candidates, figures: Figures, varian
         "shared_products": figures.shared,
     }
     return Pairs(found.left, found.right, scored)
-
-
-def _drop_beyond(held: list[Pairs], one: Block, other: Block, top_k: int, tally: dict[str, int]) -> None:
-    pairs = join_pairs(held)
-    best = keep_best(pairs, one, other, score="npmi", top_k=top_k)
-    tally["beyond_top_k"] += len(pairs) - len(best)
-    held[:] = [best]
 
 
 def _write_tally(tally: dict[str, int]) -> pa.RecordBatch:

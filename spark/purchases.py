@@ -195,18 +195,3 @@ def query_totals(purchases: DataFrame) -> DataFrame:
 def product_totals(purchases: DataFrame) -> DataFrame:
     """Return N_k, the purchases of each product, as `product_purchases`."""
     return purchases.groupBy("product_id").agg(F.sum("purchases").alias("product_purchases"))
-
-
-def grand_total(purchases: DataFrame) -> DataFrame:
-    """Return N, all purchases, as the only row's `all_purchases`."""
-    return purchases.agg(F.sum("purchases").alias("all_purchases"))
-
-
-def with_totals(purchases: DataFrame) -> DataFrame:
-    """Add n_i, N_k and N to every pair."""
-    return (
-        purchases.select("query", "product_id", "purchases")
-        .join(query_totals(purchases), on="query", how="inner")
-        .join(product_totals(purchases), on="product_id", how="inner")
-        .crossJoin(F.broadcast(grand_total(purchases)))
-    )

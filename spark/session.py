@@ -19,6 +19,8 @@ from spark.text import SPARK_3, compose_text
 ICU = "com.ibm.icu:icu4j:78.3"
 """The Maven name of the library that Spark 4 ships."""
 
+TOO_LARGE = ("ARITHMETIC_OVERFLOW", "CAST_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE")
+"""What Spark's messages say where a sum leaves its type."""
 UNREADABLE = (
     "FAILED_READ_FILE",
     "CANNOT_READ_FILE_FOOTER",
@@ -63,7 +65,7 @@ def spark_failures(place: str) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         message = str(error)
-        if "ARITHMETIC_OVERFLOW" in message:
+        if any(mark in message for mark in TOO_LARGE):
             raise ContractError(
                 f"{place}: a sum of counts does not fit into 64 bits; look for absurd counts in the input "
                 "and lower purchases.max_purchases"

@@ -17,7 +17,7 @@ from scipy import sparse
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-SLACK = 1e-9
+SLACK = 1e-7
 """Bounds and dot products may round below 1; the caller decides by the exact figures."""
 BATCH = 4_000_000
 """Multiply-adds or entries that are worked on at once: about 100 MB."""
@@ -185,9 +185,11 @@ def _probe(index: sparse.csr_array, probe: sparse.csr_array, *, triangle: bool) 
 def _split(rows: sparse.csr_array, maxima: Doubles) -> tuple[sparse.csr_array, sparse.csr_array, Doubles]:
     """Cut each row where the running sum of x_ik max_j x_jk reaches 1: suffix, prefix, and the prefix's sum."""
     owner = _row_of(rows)
-    running = np.cumsum(rows.data * maxima[rows.indices])
+    # One sum runs through all rows: capped at 1, where a row is cut anyway, and in the widest float, it stays exact
+    # enough for a row that comes after millions of heavier entries.
+    running = np.cumsum(np.minimum(rows.data * maxima[rows.indices], 1.0), dtype=np.longdouble)
     before = np.concatenate([[0.0], running])[rows.indptr[:-1]]
-    running -= before[owner]
+    running = (running - before[owner]).astype(np.float64)
     indexed = running >= 1 - SLACK
     bound = np.zeros(rows.shape[0])
     np.maximum.at(bound, owner[~indexed], running[~indexed])

@@ -202,7 +202,7 @@ def test_small_batches_and_buffers_give_the_same(monkeypatch):
     config = NpmiConfig(tau=0.05, min_support=0, top_k=3)
     whole, tally = score(make_tables(matrix, "walk", blocks=2), config)
     monkeypatch.setattr(sparse_product, "BATCH", 7)
-    monkeypatch.setattr("spark.npmi_blocks.BUFFER", 5)
+    monkeypatch.setattr("spark.block_rows.BUFFER", 5)
     monkeypatch.setattr("spark.block_rows.BATCH_ROWS", 4)
     cut, counted = score(make_tables(matrix, "walk", blocks=2), config)
     # A full buffer may let pairs go on before it knows better ones; none is lost.
@@ -262,3 +262,22 @@ def test_literal_of_a_rare_pair_is_five_and_of_rounding_no_infinity():
     # Three equal shares multiply and add up to a little more or less than 1/3, never to an infinite score.
     equal, _ = score(make_tables(np.full((2, 3), 7), "literal"), config)
     assert 0 < equal["q0", "q1"]["npmi"] < math.inf
+
+
+def test_rows_after_many_far_heavier_ones_are_cut_as_exactly():
+    # 100,000 pairs of tail rows with products of 1e14, then two rows whose product is 1.05, each in two halves.
+    tails = 100_000
+    starts = np.concatenate([np.arange(2 * tails + 1), [2 * tails + 2, 2 * tails + 4]])
+    places = np.concatenate([np.arange(2 * tails) // 2, [tails, tails + 1, tails, tails + 1]])
+    counts = sparse_product.count_matrix(starts, places, np.ones(len(places), dtype=np.int64), tails + 2)
+    scales = np.concatenate([np.full(2 * tails, 1e7), np.full(2, math.sqrt(1.05 / 2))])
+    rows = sparse_product.Rows(counts=counts, scales=scales)
+    found = list(sparse_product.find_candidates(rows, None, np.ones(tails + 2)))
+    pairs = set(
+        zip(
+            *(np.concatenate([getattr(part, side) for part in found]).tolist() for side in ("left", "right")),
+            strict=True,
+        )
+    )
+    assert len(pairs) == tails + 1
+    assert (2 * tails + 1, 2 * tails) in pairs

@@ -37,7 +37,7 @@ def write_and_wait(self, frame, folder, table):
 purchase_gram.Account.write = write_and_wait
 run_job(purchase_gram.STEP, purchase_gram.run)
 """
-"""The job itself, which halts once in the middle of its work: with one table written and the other to come."""
+"""The job itself, which halts once in the middle of its work, with its table written and no commit."""
 
 
 @pytest.fixture
