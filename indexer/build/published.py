@@ -3,7 +3,7 @@
 from indexer.build.publish import find_damage
 from indexer.build.summary import ReleaseSummary, summarise_published
 from indexer.errors import IntegrityError, PublishConflictError
-from indexer.log import LogEntry, commit_entry, find_publication, live_entry, read_manifest
+from indexer.log import LogEntry, commit_entry, find_publication, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
 from indexer.runs import now_text
 from indexer.store import Store
@@ -42,13 +42,22 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
     return summarise_published("published again", store.url, again, manifest)
 
 
-def count_live_rows(store: Store, run_date: str, head: int) -> dict[str, int]:
-    """Return the rows of each collection of the live release of another night; none where there is no such release."""
-    live = live_entry(store, head)
-    manifest = _read_whole(store, live) if live else None
-    if manifest is None or manifest.run_date == run_date:
-        return {}
-    return {collection.name: collection.rows for collection in manifest.collections}
+def count_earlier_rows(store: Store, run_date: str, head: int) -> dict[str, int]:
+    """Return the rows of each collection of the newest release of an earlier night; none where there is none.
+
+    What is live counts for nothing: a night that runs twice would be measured by itself.
+    """
+    for sequence in range(head, 0, -1):
+        entry = read_entry(store, sequence)
+        if entry is None or entry.kind != "publish":
+            continue
+        try:
+            manifest = read_manifest(store, entry)
+        except IntegrityError:
+            continue
+        if manifest.run_date < run_date:
+            return {collection.name: collection.rows for collection in manifest.collections}
+    return {}
 
 
 def _read_whole(store: Store, entry: LogEntry) -> Manifest | None:

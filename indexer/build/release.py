@@ -19,7 +19,7 @@ from tqdm import tqdm
 from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
 from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
-from indexer.build.published import count_live_rows, find_published
+from indexer.build.published import count_earlier_rows, find_published
 from indexer.build.recall import Scores, measure_recall, merge_probes
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder, read_probe
@@ -108,7 +108,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("upload encoder"):
         sealed = _seal_encoder(run)
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
-    live = count_live_rows(run.folder.store, run.run_date, run.head)
+    live = count_earlier_rows(run.folder.store, run.run_date, run.head)
     for collection in finished:
         gates += _judge(run, collection, live)
     refusal = _find_refusal(run, finished, gates)

@@ -90,7 +90,7 @@ def judge_size(collection: str, rows: int, live: Mapping[str, int], gates: Gates
     if not live.get(collection):
         return []
     lost = round(max(0.0, 1 - rows / live[collection]), 6)
-    name, expected = f"{collection} share lost of the live release", f"at most {gates.max_shrink}"
+    name, expected = f"{collection} share lost since an earlier night", f"at most {gates.max_shrink}"
     return [GateResult(name=name, expected=expected, found=lost, passed=lost <= gates.max_shrink)]
 
 

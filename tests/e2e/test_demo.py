@@ -8,6 +8,7 @@ import pytest
 
 from indexer.config_file import load_config
 from indexer.contracts import schemas
+from indexer.demo.vocabulary import COLORS, KINDS, TYPOS
 from indexer.reader import open_index
 from indexer.runs import StepFolder
 
@@ -43,6 +44,18 @@ def test_planted_synonyms_are_found_and_look_alikes_are_not(config, answers):
     similar = pairs(config, schemas.QUERY_PAIRS)
     assert {tuple(pair) for pair in answers["synonyms"]} <= similar
     assert not {tuple(pair) for pair in answers["look_alikes"]} & similar
+
+
+def test_query_pairs_have_the_precision_and_recall_that_the_shop_allows(config, answers):
+    wanted = {}
+    for kind in KINDS:
+        for name in kind.names:
+            texts = [name, TYPOS.get(name, name), *(f"{color} {name}" for color in COLORS)]
+            wanted |= dict.fromkeys(texts, kind.leaf)
+    found = pairs(config, schemas.QUERY_PAIRS)
+    planted = {tuple(pair) for pair in answers["synonyms"]}
+    assert sum(wanted[a] == wanted[b] for a, b in found) >= 0.95 * len(found)
+    assert len(planted & found) >= 0.9 * len(planted)
 
 
 def test_planted_look_alikes_are_negatives_and_no_negative_is_a_synonym(config, answers):
