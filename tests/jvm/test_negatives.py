@@ -157,7 +157,7 @@ def test_an_encoder_adds_look_alikes_that_share_no_word(session, encoder_directo
     )
     (tmp_path / "shop.toml").write_text(
         '[shop]\nwork = "work"\n[purchases]\npath = "purchases.csv"\n[catalogue]\npath = "catalogue.csv"\n'
-        "[negatives]\nmin_similarity = 0.0\n"
+        "[negatives]\nmin_similarity = 0.0\n[gates]\ntables_with_rows = []\n"
     )
 
     def load(*options):
