@@ -21,8 +21,10 @@ ICU = "com.ibm.icu:icu4j:78.3"
 
 TOO_LARGE = ("ARITHMETIC_OVERFLOW", "CAST_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE")
 """What Spark's messages say where a sum leaves its type."""
+NAMES_FILE = ("FAILED_READ_FILE", "Encountered error while reading file", "column cannot be converted in file")
+"""What stands in the sentence that names a damaged file: Spark 4's class of it, and the words of Spark 3.5."""
 UNREADABLE = (
-    "FAILED_READ_FILE",
+    *NAMES_FILE,
     "CANNOT_READ_FILE_FOOTER",
     "UNABLE_TO_INFER_SCHEMA",
     "TextParsingException",
@@ -93,9 +95,11 @@ def _check_normalizer(session: SparkSession) -> None:
 def _explain(message: str) -> str:
     """Return the sentence of a stack trace that names the file, and the one that names the first cause."""
     lines = [line for line in message.splitlines() if not line.startswith(("An error occurred", "\tat "))]
-    sentence = next((line for line in lines if "FAILED_READ_FILE" in line), lines[0] if lines else message)
+    named = (line[line.index(mark) :] for line in lines for mark in NAMES_FILE if mark in line)
+    first = lines[0] if lines else message
+    sentence = next(named, first[first.find("[") + 1 :])
     causes = [line.partition(": ")[2] for line in lines if line.startswith("Caused by: ")]
-    return "; ".join(part[:MESSAGE_CHARACTERS] for part in (sentence[sentence.find("[") + 1 :], *causes[-1:]))
+    return "; ".join(part[:MESSAGE_CHARACTERS] for part in (sentence, *causes[-1:]))
 
 
 def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSession.Builder:

@@ -9,6 +9,8 @@ from indexer.text import INVISIBLES, SPACES
 SPARK_3 = pyspark.__version__.startswith("3.")
 VISIBLE = "[^" + SPACES.removeprefix("[").removesuffix("]+") + "]"
 """A character that is no white space: found at once in most texts, however long."""
+WIDE = r"[^\x00-\x7f]"
+"""A character beyond ASCII: only texts that have one need ICU."""
 
 
 def clean_text(text: Column) -> Column:
@@ -18,8 +20,9 @@ def clean_text(text: Column) -> Column:
 
 
 def normalised_query(text: Column) -> Column:
-    """Clean the text and fold its case."""
-    return F.lower(clean_text(text))
+    """Clean the text and fold its case through ICU; Spark 3 itself knows no more letters than its Java."""
+    clean = clean_text(text)
+    return F.when(text.rlike(WIDE), _call_icu("lang.UCharacter", "toLowerCase", clean)).otherwise(F.lower(clean))
 
 
 def is_blank(text: Column) -> Column:
@@ -47,5 +50,8 @@ def repair_text(text: Column) -> Column:
 
 def compose_text(text: Column) -> Column:
     """Apply NFKC through ICU, which Spark 4 ships and Spark 3 is given; plain ASCII is spared the call."""
-    composed = F.reflect(F.lit("com.ibm.icu.text.Normalizer"), F.lit("compose"), text, F.lit(True))
-    return F.when(text.rlike(r"[^\x00-\x7f]"), composed).otherwise(text)
+    return F.when(text.rlike(WIDE), _call_icu("text.Normalizer", "compose", text, F.lit(True))).otherwise(text)
+
+
+def _call_icu(name: str, method: str, *arguments: Column) -> Column:
+    return F.reflect(F.lit(f"com.ibm.icu.{name}"), F.lit(method), *arguments)
