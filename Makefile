@@ -29,8 +29,9 @@ fast-test: check ## Run the tests that need no Java, no training and no minutes
 	$(BIN)/python -m pytest tests/fast
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
-	PYSPARK_SUBMIT_ARGS="--jars $$(ls $(VENV)/lib/python*/site-packages/pyspark/jars/icu4j-*.jar) pyspark-shell" \
-		$(SPARK35)/bin/python -m pytest tests/jvm -m 'not e2e'
+	mkdir -p $(SPARK35)/conf
+	echo spark.jars $(CURDIR)/$(VENV)/lib/python*/site-packages/pyspark/jars/icu4j-*.jar > $(SPARK35)/conf/spark-defaults.conf
+	SPARK_CONF_DIR=$(CURDIR)/$(SPARK35)/conf $(SPARK35)/bin/python -m pytest tests/jvm -m 'not e2e'
 
 spark-env: dist/spark-env.tar.gz ## Pack the Python environment of a cluster's executors
 
@@ -58,7 +59,7 @@ $(SPARK35)/test: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(SPARK35)
 	grep -vE '^(pyspark|py4j)==' constraints.txt > $(SPARK35)/constraints.txt
 	$(SPARK35)/bin/python -m pip install --quiet --constraint $(SPARK35)/constraints.txt \
-		pyspark==3.5.9 $(JOB_NEEDS) pytest hypothesis scikit-learn 'moto[server]'
+		pyspark==3.5.9 $(JOB_NEEDS) onnxruntime tokenizers pytest hypothesis scikit-learn 'moto[server]'
 	$(SPARK35)/bin/python $(INSTALL) --no-deps --editable .
 	@touch $@
 
