@@ -5,8 +5,8 @@ A step writes its tables below `<work>/<step>/run_date=D/attempt=A/` and then cr
 a folder listing. The same inputs and configuration give the same fingerprint, and a step that finds its
 fingerprint in the newest commit has nothing to do.
 
-Two processes may work on one step and date: each commit has the number after the newest one at its attempt's start,
-so the second to finish is told of the conflict. What a killed process left is removed by a later run.
+Two processes may work on one step and date: each commit has the number after the newest one that stood when its
+process began, so the second to finish is told of the conflict. What a killed process left is removed by a later run.
 """
 
 import hashlib
@@ -51,8 +51,6 @@ class Attempt:
     name: str
     folder: Path
     """Where its tables go; it need not exist yet."""
-    number: int
-    """What its commit may be numbered."""
 
 
 class StepFolder:
@@ -75,11 +73,10 @@ class StepFolder:
     @contextmanager
     def open_attempt(self) -> Iterator[Attempt]:
         """Work on a fresh attempt; one that fails before its commit leaves no files."""
-        number = len(self._keys()) + 1
         name = self.new_attempt()
         with claim_folder(self.attempt_folder(name)) as folder:
             try:
-                yield Attempt(name, folder, number)
+                yield Attempt(name, folder)
             except BaseException:
                 if folder.name not in self._committed():
                     shutil.rmtree(folder, ignore_errors=True)
@@ -99,9 +96,13 @@ class StepFolder:
         commit = self.newest()
         return commit if commit and commit.fingerprint == fingerprint else None
 
-    def commit(self, commit: StepCommit, number: int | None = None) -> None:
-        """Create the commit of this number, or else the next; raises PublishConflictError where the number is taken."""
-        key = f"commits/{number or len(self._keys()) + 1:020d}.json"
+    def next_number(self) -> int:
+        """Return what the next commit is numbered; a step asks before it looks at its inputs."""
+        return len(self._keys()) + 1
+
+    def commit(self, commit: StepCommit, number: int) -> None:
+        """Create the commit of this number; raises PublishConflictError where the number is taken."""
+        key = f"commits/{number:020d}.json"
         document = json.dumps(asdict(commit), indent=1, allow_nan=False)
         try:
             self._store.put_new(key, document.encode())

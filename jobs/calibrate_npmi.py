@@ -65,7 +65,7 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
     purchases, placed = (read_table(session, config.shop.work, table, run_date) for table in (PURCHASES, PRODUCT_NODES))
     # Every pair counts here, not only the best partners of a query.
     wide = replace(limits, tau=limits.calibration_tau, top_k=MANY)
-    with scored_pairs(session, config, wide, run_date) as (scored, _):
+    with scored_pairs(session, config, wide, run_date, step=STEP) as (scored, _):
         pairs = scored.where("tally IS NULL").select("query_a", "query_b", "npmi")
         cells = {row["cell"]: (row["pairs"], row["mean_npmi"]) for row in count_cells(pairs).collect()}
         if not cells:

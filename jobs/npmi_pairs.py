@@ -36,7 +36,7 @@ def run(session: SparkSession, config: Config, run_date: str, *, force: bool = F
 def build_table(session: SparkSession, config: Config, run_date: str, folder: Path) -> Account:
     """Write QUERY_PAIRS below the folder."""
     account = Account()
-    with scored_pairs(session, config, config.npmi, run_date) as (scored, totals):
+    with scored_pairs(session, config, config.npmi, run_date, step=STEP) as (scored, totals):
         tallies = {row["tally"]: row["count"] for row in count_tallies(scored).collect()}
         account.figures["shared_pairs"] = totals.shared_pairs
         account.figures |= {name: tallies.pop(name, 0) for name in ("multiply_adds", "candidates")}
@@ -50,13 +50,13 @@ def build_table(session: SparkSession, config: Config, run_date: str, folder: Pa
 
 @contextmanager
 def scored_pairs(
-    session: SparkSession, config: Config, limits: NpmiConfig, run_date: str
+    session: SparkSession, config: Config, limits: NpmiConfig, run_date: str, *, step: str
 ) -> Iterator[tuple[DataFrame, Totals]]:
     """Give the scored pairs of `spark.npmi.score_pairs` for the time of the block; says first what they will cost."""
     purchases = read_table(session, config.shop.work, PURCHASES, run_date)
     with coded_products(purchases, shares=limits.variant == "gramnorm") as (coded, products, totals):
         forecast = forecast_product(coded, products, totals, block_entries=config.gram.block_entries)
-        announce(f"{STEP}: {describe_forecast(forecast)}")
+        announce(f"{step}: {describe_forecast(forecast)}")
         rows = query_rows(counted_entries(coded, products), totals, variant=limits.variant)
         with held(score_pairs(rows, limits, blocks=forecast.blocks)) as scored:
             yield scored, totals

@@ -96,11 +96,13 @@ def run_step(
 ) -> StepCommit:
     """Build a step's tables in a fresh attempt and commit them; equal inputs and settings are left as they are.
 
-    `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
+    `sections` are the parts of the configuration that the result depends on; the gates are judged in any case. An
+    attempt that fails leaves no files.
     Raises GateError where the result is not fit to be used, PublishConflictError where another process was first.
     """
     folder = StepFolder(config.shop.work, step, run_date)
     folder.remove_abandoned()
+    number = folder.next_number()
     before = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in upstream
     ]
@@ -108,7 +110,9 @@ def run_step(
     settings = {name: _settings(config, name) for name in sections}
     print_of_step = fingerprint(step, identities, before, settings, __version__)
     done = folder.finished(print_of_step)
+    earlier = newest_before(config.shop.work, step, run_date)
     if done and not force:
+        judge_step(step, done.counts, earlier, config.gates)
         return done
     started = time.monotonic()
     with folder.open_attempt() as attempt:
@@ -121,7 +125,7 @@ def run_step(
             "figures": account.figures,
             "tables": account.tables,
         }
-        judge_step(step, counts, newest_before(config.shop.work, step, run_date), config.gates)
+        judge_step(step, counts, earlier, config.gates)
         commit = StepCommit(
             step=step,
             run_date=run_date,
@@ -132,7 +136,7 @@ def run_step(
             seconds=round(time.monotonic() - started, 3),
             created_at=now_text(),
         )
-        folder.commit(commit, attempt.number)
+        folder.commit(commit, number)
     return commit
 
 

@@ -26,12 +26,10 @@ SEEDS = 4
 class Totals:
     """Sums over all products, in the letters of `spark.npmi`."""
 
-    products: int
     entries: int
     """Pairs of a query and a product that has another query."""
     shared_pairs: int
     """sum_k d_k (d_k - 1) / 2 over products of d_k queries: the multiply-adds that form every co-occurring pair."""
-    most_queries_of_a_product: int
     purchases: int
     """N."""
     met_others: float
@@ -84,8 +82,6 @@ def measure_products(products: DataFrame) -> Totals:
         "share_squares": F.col("product_share") * F.col("product_share"),
     }
     row = products.agg(
-        F.count("*").alias("products"),
-        F.max("queries").alias("most_queries_of_a_product"),
         F.count_if(~F.col("one_product")).alias("mixed_codes"),
         *[F.sum(value).alias(name) for name, value in sums.items()],
     ).collect()[0]

@@ -37,12 +37,10 @@ def multiply_blocks(left: pa.Table, right: pa.Table | None, top_k: int) -> Itera
 
 def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
     columns = align_columns(one.codes, other.codes)
-    blocks = (one,) if one is other else (one, other)
-    places = [find_columns(block.codes, columns) for block in blocks]
+    places = [find_columns(block.codes, columns) for block in (one, other)]
     weights = column_values(places[0], one.weights, len(columns))
-    counted = zip(blocks, places, strict=True)
+    counted = zip((one, other), places, strict=True)
     sides = [count_matrix(block.starts, found, block.counts, len(columns)) for block, found in counted]
-    sides = [sides[0], sides[-1]]
     ones = [_with_data(side, np.ones_like(side.data)) for side in sides]
     # Every product is symmetric to the last bit: which block is on the left depends on their number.
     weighed = [_with_data(side, side.data * np.sqrt(weights)[side.indices]) for side in sides]

@@ -71,7 +71,8 @@ def write_queries(work: Path, queries: Sequence[str]) -> None:
     folder = step.attempt_folder(attempt) / "CURATED_QUERIES"
     folder.mkdir(parents=True)
     pq.write_table(pa.table(columns, schema=schemas.CURATED_QUERIES.schema), folder / "part-0.parquet")
-    step.commit(StepCommit(step=step.step, run_date=RUN_DATE, attempt=attempt, fingerprint=fingerprint(list(queries))))
+    commit = StepCommit(step=step.step, run_date=RUN_DATE, attempt=attempt, fingerprint=fingerprint(list(queries)))
+    step.commit(commit, step.next_number())
 
 
 @pytest.fixture(scope="session")

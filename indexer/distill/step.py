@@ -44,6 +44,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
     folder.remove_abandoned()
+    number = folder.next_number()
     training = identify_training(config, run_date)
     print_of_step = identify_step(training, config.gates)
     finished = folder.finished(print_of_step)
@@ -65,7 +66,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
             seconds=round(time.monotonic() - started, 1),
             created_at=now_text(),
         )
-        folder.commit(commit, attempt.number)
+        folder.commit(commit, number)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return commit
 

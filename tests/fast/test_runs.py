@@ -7,7 +7,7 @@ import pytest
 
 from indexer import claims
 from indexer.errors import ConfigError, ContractError, ManifestError, PublishConflictError
-from indexer.runs import Attempt, StepCommit, StepFolder, check_run_date, fingerprint, identify_input, newest_before
+from indexer.runs import StepCommit, StepFolder, check_run_date, fingerprint, identify_input, newest_before
 
 
 def commit_of(folder: StepFolder, mark: str) -> StepCommit:
@@ -21,16 +21,18 @@ def open_built(folder: StepFolder):
         yield attempt
 
 
-def commit_attempt(folder: StepFolder, attempt: Attempt, mark: str) -> None:
-    folder.commit(replace(commit_of(folder, mark), attempt=attempt.name), attempt.number)
+def commit_mark(folder: StepFolder, mark: str, *, attempt: str | None = None, number: int | None = None) -> StepCommit:
+    commit = commit_of(folder, mark)
+    commit = replace(commit, attempt=attempt or commit.attempt)
+    folder.commit(commit, number or folder.next_number())
+    return commit
 
 
 def test_the_newest_commit_counts(tmp_path):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
     assert folder.newest() is None
-    first, second = commit_of(folder, "a"), commit_of(folder, "b")
-    folder.commit(first)
-    folder.commit(second)
+    commit_mark(folder, "a")
+    second = commit_mark(folder, "b")
     assert folder.newest() == second
     assert folder.finished("b") == second
     assert folder.finished("a") is None
@@ -40,14 +42,14 @@ def test_the_newest_commit_counts(tmp_path):
 
 def test_another_date_is_untouched(tmp_path):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
-    folder.commit(commit_of(folder, "a"))
+    commit_mark(folder, "a")
     assert StepFolder(tmp_path, "npmi_pairs", "2026-11-21").newest() is None
 
 
 def test_the_night_before_is_the_newest_earlier_one_that_finished(tmp_path):
     for day in ("2026-09-30", "2026-10-01", "2026-11-21"):
         folder = StepFolder(tmp_path, "npmi_pairs", day)
-        folder.commit(commit_of(folder, day))
+        commit_mark(folder, day)
     (tmp_path / "npmi_pairs" / "run_date=2026-11-19" / "attempt=0").mkdir(parents=True)
     assert newest_before(tmp_path, "npmi_pairs", "2026-11-20").run_date == "2026-10-01"
     assert newest_before(tmp_path, "npmi_pairs", "2026-09-30") is None
@@ -56,13 +58,14 @@ def test_the_night_before_is_the_newest_earlier_one_that_finished(tmp_path):
 
 def test_of_two_attempts_at_once_the_first_to_finish_wins(tmp_path):
     folder, other = (StepFolder(tmp_path, "npmi_pairs", "2026-11-20") for _ in range(2))
-    folder.commit(commit_of(folder, "before"))
+    commit_mark(folder, "before")
 
     def finish_late():
+        number = other.next_number()
         with open_built(other) as late:
             with open_built(folder) as first:
-                commit_attempt(folder, first, "a")
-            commit_attempt(other, late, "b")
+                commit_mark(folder, "a", attempt=first.name)
+            commit_mark(other, "b", attempt=late.name, number=number)
 
     with pytest.raises(PublishConflictError, match="finished while this one worked") as caught:
         finish_late()
@@ -79,7 +82,7 @@ def test_only_an_unfinished_attempt_is_removed(tmp_path, commits):
     def break_off():
         with open_built(folder) as attempt:
             if commits:
-                commit_attempt(folder, attempt, "a")
+                commit_mark(folder, "a", attempt=attempt.name)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -92,7 +95,7 @@ def test_a_sweep_spares_what_any_commit_names(tmp_path, monkeypatch):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
     for mark in ("a", "b"):
         with open_built(folder) as attempt:
-            commit_attempt(folder, attempt, mark)
+            commit_mark(folder, mark, attempt=attempt.name)
     (folder.attempt_folder("lost") / "QUERY_PAIRS").mkdir(parents=True)
     assert folder.remove_abandoned() == []
     monkeypatch.setattr(claims, "IDLE_SECONDS", -1)
@@ -107,7 +110,7 @@ def test_missing_table_names_the_step_to_run(tmp_path):
 
 def test_damaged_commit_is_refused(tmp_path):
     folder = StepFolder(tmp_path, "npmi_pairs", "2026-11-20")
-    folder.commit(commit_of(folder, "a"))
+    commit_mark(folder, "a")
     next((folder.folder / "commits").iterdir()).write_text("{")
     with pytest.raises(ManifestError, match="not a step commit"):
         folder.newest()

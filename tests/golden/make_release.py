@@ -48,7 +48,7 @@ def write_queries(work: Path) -> None:
     folder = step.attempt_folder("golden") / "CURATED_QUERIES"
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "part-0.parquet")
-    step.commit(StepCommit(step="curated_queries", run_date=RUN_DATE, attempt="golden", fingerprint="golden"))
+    step.commit(StepCommit(step="curated_queries", run_date=RUN_DATE, attempt="golden", fingerprint="golden"), 1)
 
 
 def write_catalogue(path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_training_serves_as_many_nights_as_configured(shop):
     config = load_config(str(shop / "shop.toml"), options=["distill.every_days=7"], environment={})
     folder = StepFolder(config.shop.work, "distill", "2026-11-14")
     commit = StepCommit(step="distill", run_date="2026-11-14", attempt="a", fingerprint="f")
-    folder.commit(commit)
+    folder.commit(commit, 1)
     assert find_training(config, "2026-11-20") == commit
     assert find_training(config, "2026-11-21") is None
     assert find_training(config, "2026-11-13") is None

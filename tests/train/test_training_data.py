@@ -40,7 +40,7 @@ def write_table(work, table, rows):
         columns = {name: [row.get(name) for row in some] for name in table.schema.names}
         pq.write_table(pa.table(columns, schema=table.schema), folder / f"part-{part}.parquet")
     if commit is None:
-        step.commit(StepCommit(step=table.written_by, run_date=DATE, attempt=attempt, fingerprint=table.name))
+        step.commit(StepCommit(step=table.written_by, run_date=DATE, attempt=attempt, fingerprint=table.name), 1)
 
 
 @pytest.fixture
