@@ -13,6 +13,13 @@ RUN_DATE = "2026-11-20"
 COLUMNS = ("product_id", "title", "brand", "updated_at")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that share the run of the demo."""
+    for item in items:
+        group = "demo" if item.path.parent.name == "e2e" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return GOLDEN

@@ -1,6 +1,7 @@
 """The jobs one after another on a tiny shop: tables, accounts, reruns, and what they print."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,19 +44,23 @@ PURCHASES = [
 
 @pytest.fixture
 def config(tmp_path):
+    return write_shop(tmp_path)
+
+
+def write_shop(folder):
     lines = "".join("\t".join(map(str, row)) + "\n" for row in PURCHASES)
-    (tmp_path / "purchases.tsv").write_text(f"query\tproduct_id\tpurchases\n{lines}")
+    (folder / "purchases.tsv").write_text(f"query\tproduct_id\tpurchases\n{lines}")
     records = [
         {"id": product_id, "title": title, "category_path": path} for product_id, (title, path) in PRODUCTS.items()
     ]
-    (tmp_path / "catalogue.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "shop.toml").write_text(
+    (folder / "catalogue.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "shop.toml").write_text(
         '[shop]\nwork = "work"\n'
         '[purchases]\npath = "purchases.tsv"\nmax_reject_share = 0.2\n'
         '[catalogue]\npath = "catalogue.jsonl"\ncolumns = {product_id = "id"}\n'
         "[npmi]\ntau = 0.2\n"
     )
-    return load_config(str(tmp_path / "shop.toml"), environment={})
+    return load_config(str(folder / "shop.toml"), environment={})
 
 
 def rows(config: Config, table: schemas.Table):
@@ -66,12 +71,25 @@ def rows(config: Config, table: schemas.Table):
     return found.to_pylist()
 
 
-def run_all(session, config, **options):
-    return {job.STEP: job.run(session, config, DATE, **options) for job in JOBS}
+def run_all(session, config):
+    return {job.STEP: job.run(session, config, DATE) for job in JOBS}
 
 
-def test_a_night_from_purchases_to_negatives(session, config):
-    commits = run_all(session, config)
+@pytest.fixture(scope="module")
+def finished(session, tmp_path_factory):
+    """A shop's folder after its night, and the commits."""
+    folder = tmp_path_factory.mktemp("night")
+    return folder, run_all(session, write_shop(folder))
+
+
+@pytest.fixture
+def night(finished, tmp_path):
+    """The commits of the test's own shop after its night."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    return finished[1]
+
+
+def test_a_night_from_purchases_to_negatives(config, night):
     assert {(r["query"], r["product_id"], r["purchases"]) for r in rows(config, schemas.PURCHASES)} == {
         ("baby sipper", "p1", 40),
         ("baby sipper", "p2", 25),
@@ -107,22 +125,21 @@ def test_a_night_from_purchases_to_negatives(session, config):
         ("fire stick", 60.0, 1),
         ("novel", 90.0, 1),
     }
-    counts = commits["purchase_gram"].counts
+    counts = night["purchase_gram"].counts
     assert counts["inputs"] == {"RAW_PURCHASES": {"rows_in": 9, "valid": 8, "rejected": 1}}
     assert counts["filters"] == {"merged": 0, "below_min_purchases": 1}
-    assert [(r["reason"], r["count"]) for r in commits["purchase_gram"].rejects] == [("query_empty", 1)]
+    assert [(r["reason"], r["count"]) for r in night["purchase_gram"].rejects] == [("query_empty", 1)]
     folder = StepFolder(config.shop.work, "purchase_gram", DATE)
     stored = ds.dataset(folder.table_folder("REJECTS")).to_table().to_pylist()
     assert [(r["table"], r["reason"], r["count"]) for r in stored] == [("RAW_PURCHASES", "query_empty", 1)]
     assert list((folder.folder.parents[1] / "staging").iterdir()) == []
 
 
-def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path):
-    first = run_all(session, config)
-    assert run_all(session, config) == first
+def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path, night):
+    assert run_all(session, config) == night
     forced = npmi_pairs.run(session, config, DATE, force=True)
-    assert forced.attempt != first["npmi_pairs"].attempt
-    assert forced.fingerprint == first["npmi_pairs"].fingerprint
+    assert forced.attempt != night["npmi_pairs"].attempt
+    assert forced.fingerprint == night["npmi_pairs"].fingerprint
     stricter = replace(config, npmi=replace(config.npmi, tau=0.99))
     with pytest.raises(GateError, match="npmi_pairs: QUERY_PAIRS has 0 rows"):
         npmi_pairs.run(session, stricter, DATE)
@@ -131,14 +148,14 @@ def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path)
     assert changed.counts["tables"] == {"QUERY_PAIRS": 0}
     # Pairs that cannot reach tau are not even scored.
     assert (changed.counts["filters"], changed.counts["figures"]["candidates"]) == ({}, 0)
-    assert curated_queries.run(session, stricter, DATE) == first["curated_queries"]
+    assert curated_queries.run(session, stricter, DATE) == night["curated_queries"]
     with (tmp_path / "purchases.tsv").open("a") as file:
         file.write("new\tp1\t99\n")
     assert purchase_gram.run(session, config, DATE).counts["inputs"]["RAW_PURCHASES"]["rows_in"] == 10
     assert curated_queries.run(session, config, DATE).counts["tables"]["CURATED_QUERIES"] == 6
 
 
-def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
+def test_a_shops_own_tree_and_classifier(session, config, tmp_path, night):
     tree = "node_id,parent_id,name\n1,,Baby\n2,1,Feeding\n3,2,Sippers\n4,,Camping\n5,4,Fire\n6,77,Lost\n7,6,Below\n"
     (tmp_path / "tree.csv").write_text(tree)
     (tmp_path / "classes.csv").write_text("query,node_id,score\nFire  Stick,5,0.8\nfire stick,99,0.1\n")
@@ -148,7 +165,6 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
         taxonomy=replace(config.taxonomy, path=str(tmp_path / "tree.csv"), max_reject_share=0.3),
         query_classes=replace(config.query_classes, path=str(tmp_path / "classes.csv"), max_reject_share=0.5),
     )
-    purchase_gram.run(session, own, DATE)
     commit = taxonomy_labels.run(session, own, DATE)
     assert {r["node_id"] for r in rows(own, schemas.TAXONOMY)} == {"1", "2", "3", "4", "5"}
     assert {(r["table"], r["reason"], r["count"]) for r in commit.rejects} == {
@@ -164,11 +180,12 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path):
         taxonomy_labels.run(session, own, DATE)
     newest = StepFolder(own.shop.work, "taxonomy_labels", DATE)
     assert newest.newest() == commit
-    assert [path.name for path in newest.folder.glob("attempt=*")] == [f"attempt={commit.attempt}"]
+    attempts = {night["taxonomy_labels"].attempt, commit.attempt}
+    assert {path.name for path in newest.folder.glob("attempt=*")} == {f"attempt={name}" for name in attempts}
 
 
+@pytest.mark.usefixtures("night")
 def test_purchases_of_products_that_the_catalogue_lacks(session, config, tmp_path):
-    purchase_gram.run(session, config, DATE)
     lines = (tmp_path / "catalogue.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "catalogue.jsonl").write_text("".join(lines[:-1]))
     figures = taxonomy_labels.run(session, config, DATE).counts["figures"]
@@ -180,8 +197,8 @@ def test_purchases_of_products_that_the_catalogue_lacks(session, config, tmp_pat
         taxonomy_labels.run(session, strict, DATE)
 
 
+@pytest.mark.usefixtures("night")
 def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, config, tmp_path):
-    purchase_gram.run(session, config, DATE)
     with (tmp_path / "catalogue.jsonl").open("a") as file:
         for product_id, path, day in (("p3", "Camping", ""), ("p4", "Toys", "2026-01-01"), ("p5", "", "")):
             record = {"id": product_id, "title": "Again", "category_path": path, "updated_at": day}
@@ -196,9 +213,8 @@ def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, confi
     assert (nodes["p4"], "p3" in nodes) == ("Toys", False)
 
 
+@pytest.mark.usefixtures("night")
 def test_a_night_that_lost_its_categories_is_refused_and_leaves_nothing(session, config, tmp_path):
-    for job in (purchase_gram, taxonomy_labels):
-        job.run(session, config, DATE)
     purchase_gram.run(session, config, LATER)
     records = [{"id": name, "title": "t", "category_path": "All"} for name in PRODUCTS]
     (tmp_path / "catalogue.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -279,9 +295,8 @@ def test_the_command_prints_an_account(command):
     assert document["tables"] == {"PURCHASES": 7, "QUERY_GRAM": 1, "PRODUCT_GRAM": 1}
 
 
-def test_a_calibration_prints_its_deciles_and_pairs_and_draws_a_page(command, session, config):
-    for job in (purchase_gram, taxonomy_labels):
-        job.run(session, config, DATE)
+@pytest.mark.usefixtures("night")
+def test_a_calibration_prints_its_deciles_and_pairs_and_draws_a_page(command, config):
     built = command(calibrate_npmi, "--run-date", DATE)
     assert built.exit_code == 0, built.output
     assert "tau 0.2: the pairs above it reach an agreement of 0.95; tau is 0.2 now" in built.stdout
@@ -326,14 +341,13 @@ def test_text_of_the_shop_cannot_steer_the_terminal(command, tmp_path):
     assert result.stderr.rstrip("\n").isprintable()
 
 
-def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path):
-    first = purchase_gram.run(session, config, DATE)
+def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path, night):
     moved = tmp_path / "moved"
     moved.mkdir()
     (tmp_path / "purchases.tsv").rename(moved / "purchases.tsv")
     assert isinstance(config.purchases, InputConfig)
     other = replace(config, purchases=replace(config.purchases, path=str(moved / "purchases.tsv")))
-    assert purchase_gram.run(session, other, DATE) == first
+    assert purchase_gram.run(session, other, DATE) == night["purchase_gram"]
 
 
 @pytest.mark.parametrize("created", [True, False])
