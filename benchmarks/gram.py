@@ -13,16 +13,10 @@ duckdb and sparse_dot_topn are not among the project's requirements: pip install
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +27,8 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.gram_inputs import SHAPES, write_purchases
+from benchmarks.machine import print_machine
+from benchmarks.processes import run_watched
 
 CORES, MEMORY = 2, "4g"
 WARM_PAIRS = 2_000
@@ -41,23 +37,18 @@ PARTNERS = 4_096
 """sparse_dot_topn asks for a limit; the check of the pair sets tells whether it was too low."""
 
 
-def run_pruned(session: Any, source: Path, target: Path, tau: float) -> dict[str, Any]:
-    """Find the pairs as jobs/npmi_pairs.py does, without limits other than tau."""
+def run_pruned(session: Any, source: Path, target: Path, tau: float, *, shuffled: bool = False) -> dict[str, Any]:
+    """Find the pairs as jobs/npmi_pairs.py does, with no limit but tau; `shuffled`: as if no task could hold all."""
     from indexer.config import GramConfig, NpmiConfig
-    from spark.forecast import forecast_product
-    from spark.gram import coded_products, counted_entries
-    from spark.npmi import query_rows, score_pairs
+    from spark.pair_plan import plan_pairs
 
-    limits = NpmiConfig(tau=tau, min_support=0, top_k=10**9)
-    purchases = session.read.parquet(str(source))
-    with coded_products(purchases) as (coded, products, totals):
-        forecast = forecast_product(coded, products, totals, block_entries=GramConfig().block_entries)
-        rows = query_rows(counted_entries(coded, products), totals, variant="walk")
-        scored = score_pairs(rows, limits, blocks=forecast.blocks)
+    limits, rows = NpmiConfig(tau=tau, min_support=0, top_k=10**9), pq.read_metadata(source).num_rows
+    block_entries = min(GramConfig().block_entries, rows - 1) if shuffled else GramConfig().block_entries
+    with plan_pairs(session, source, limits, rows=rows, block_entries=block_entries) as plan:
         columns = ("query_a", "query_b", "npmi", "tally", "count")
-        scored.select(*columns).write.mode("overwrite").parquet(str(target))
+        plan.score().select(*columns).write.mode("overwrite").parquet(str(target))
     tallies = pq.read_table(target, columns=["tally", "count"], filters=[("tally", "=", "multiply_adds")])
-    return {"multiply_adds": sum(tallies["count"].to_pylist()), "blocks": forecast.blocks}
+    return {"multiply_adds": sum(tallies["count"].to_pylist()), "blocks": plan.forecast.blocks}
 
 
 def run_self_join(session: Any, source: Path, target: Path, tau: float, *, join: str) -> dict[str, Any]:
@@ -174,6 +165,7 @@ def run_topn(source: Path, target: Path, tau: float) -> dict[str, Any]:
 
 SPARK = {
     "pruned": run_pruned,
+    "pruned_shuffled": lambda *given: run_pruned(*given, shuffled=True),
     "self_join": lambda *given: run_self_join(*given, join="merge"),
     "self_join_hash": lambda *given: run_self_join(*given, join="shuffle_hash"),
     "self_join_broadcast": lambda *given: run_self_join(*given, join="broadcast"),
@@ -203,15 +195,7 @@ def run_contender(name: str, source: Path, target: Path, tau: float) -> dict[str
 
 def measure(name: str, source: Path, target: Path, tau: float) -> dict[str, Any]:
     """Run a contender in a process of its own; adds the peak memory of its processes."""
-    command = [sys.executable, __file__, "--contender", name, str(source), str(target), str(tau)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        peaks: dict[str, int] = {}
-        watching = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
-        watching.start()
-        output = process.stdout.read() if process.stdout else ""
-    watching.join()
-    if process.returncode:
-        raise SystemExit(f"{name} ended with {process.returncode}")
+    output, peaks = run_watched([sys.executable, __file__, "--contender", name, str(source), str(target), str(tau)])
     return {"contender": name, **json.loads(output.splitlines()[-1]), **peaks}
 
 
@@ -243,7 +227,7 @@ def main() -> None:
         name, source, target, tau = options.contender
         print(json.dumps(run_contender(name, Path(source), Path(target), float(tau))))
         return
-    _print_machine()
+    _print_head()
     if options.curve:
         for pairs in options.curve:
             _print_row("shop", pairs, options.tau[0], _curve_point(options.folder, pairs, options.tau[0]))
@@ -255,7 +239,7 @@ def main() -> None:
 
 def _compare(shape: str, tau: float, options: argparse.Namespace) -> None:
     source = write_purchases(options.folder, shape, options.pairs)
-    names = [name for name in (*SPARK, *PLAIN) if name not in options.skip]
+    names = [name for name in (*SPARK, *PLAIN) if name == "pruned" or name not in options.skip]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(options.rounds):
         for name in names if number % 2 == 0 else names[::-1]:
@@ -276,13 +260,9 @@ def _curve_point(folder: Path, pairs: int, tau: float) -> dict[str, Any]:
     return found | {"kept": len(_read_pairs(folder / "pruned.out")[0])}
 
 
-def _print_machine() -> None:
-    packages = ("pyspark", "scipy", "numpy", "pyarrow", "duckdb", "sparse_dot_topn")
-    print(" ".join(f"{name} {_version(name)}" for name in ("python", *packages)))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    print(
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.2f}; Spark local[{CORES}], {MEMORY} heap"
-    )
+def _print_head() -> None:
+    print_machine("pyspark", "scipy", "numpy", "pyarrow", "duckdb", "sparse_dot_topn")
+    print(f"Spark local[{CORES}], {MEMORY} heap")
     print(
         f"{'shape':8} {'pairs':>10} {'tau':>4} {'contender':19} {'work s':>8} {'start s':>8} {'x pruned':>8} "
         f"{'multiply-adds':>15} {'kept':>11} {'|dNPMI|':>8} {'JVM GiB':>8} {'other GiB':>9} {'spilled MiB':>11}"
@@ -296,15 +276,6 @@ def _print_row(shape: str, pairs: int, tau: float, run: dict[str, Any]) -> None:
         f"{run.get('java', 0) / 2**30:8.2f} {run.get('python', 0) / 2**30:9.2f} {run.get('spilled', 0) / 2**20:11,.0f}",
         flush=True,
     )
-
-
-def _version(name: str) -> str:
-    if name == "python":
-        return platform.python_version()
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "-"
 
 
 def _open_spark(folder: Path) -> Any:
@@ -324,36 +295,6 @@ def _spilled(folder: Path) -> int:
             if '"SparkListenerTaskEnd"' in line:
                 spilled += (json.loads(line).get("Task Metrics") or {}).get("Disk Bytes Spilled", 0)
     return spilled
-
-
-def _watch(process: "subprocess.Popen[str]", peaks: dict[str, int]) -> None:
-    """Keep the largest resident memory of the JVM and of the other processes, each summed, until the end."""
-    while process.poll() is None:
-        sums = {"java": 0, "python": 0}
-        for name, resident in _descendants(process.pid):
-            sums["java" if name == "java" else "python"] += resident
-        for name, value in sums.items():
-            peaks[name] = max(peaks.get(name, 0), value)
-        time.sleep(0.05)
-
-
-def _descendants(root: int) -> Iterator[tuple[str, int]]:
-    parents, facts = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
-            except OSError:
-                continue
-            fields = rest.split()
-            parents[int(entry.name)] = int(fields[1])
-            facts[int(entry.name)] = (name, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
-    for pid, fact in facts.items():
-        above: int | None = pid
-        while above and above != root:
-            above = parents.get(above)
-        if above == root:
-            yield fact
 
 
 def _encode(source: Path) -> tuple[list[str], Any, Any, Any]:

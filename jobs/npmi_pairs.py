@@ -8,13 +8,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from indexer.config import Config, NpmiConfig
 from indexer.contracts.schemas import PURCHASES, QUERY_PAIRS
-from indexer.runs import StepCommit
+from indexer.runs import StepCommit, StepFolder
 from jobs.command import run_job
 from jobs.steps import Account, announce, held, run_step
-from spark.forecast import describe_forecast, forecast_product
-from spark.gram import Totals, coded_products, counted_entries
-from spark.npmi import count_tallies, judge_partners, query_rows, score_pairs
-from spark.tables import read_table
+from spark.forecast import describe_forecast
+from spark.gram import Totals
+from spark.npmi import count_tallies, judge_partners
+from spark.pair_plan import plan_pairs
 
 STEP = "npmi_pairs"
 
@@ -53,13 +53,13 @@ def scored_pairs(
     session: SparkSession, config: Config, limits: NpmiConfig, run_date: str, *, step: str
 ) -> Iterator[tuple[DataFrame, Totals]]:
     """Give the scored pairs of `spark.npmi.score_pairs` for the time of the block; says first what they will cost."""
-    purchases = read_table(session, config.shop.work, PURCHASES, run_date)
-    with coded_products(purchases, shares=limits.variant == "gramnorm") as (coded, products, totals):
-        forecast = forecast_product(coded, products, totals, block_entries=config.gram.block_entries)
-        announce(f"{step}: {describe_forecast(forecast)}")
-        rows = query_rows(counted_entries(coded, products), totals, variant=limits.variant)
-        with held(score_pairs(rows, limits, blocks=forecast.blocks)) as scored:
-            yield scored, totals
+    purchases = StepFolder(config.shop.work, PURCHASES.written_by, run_date)
+    rows = purchases.require(PURCHASES.name).counts["tables"][PURCHASES.name]
+    folder = purchases.table_folder(PURCHASES.name)
+    with plan_pairs(session, folder, limits, rows=rows, block_entries=config.gram.block_entries) as planned:
+        announce(f"{step}: {describe_forecast(planned.forecast)}")
+        with held(planned.score()) as scored:
+            yield scored, planned.totals
 
 
 if __name__ == "__main__":

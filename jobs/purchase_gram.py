@@ -14,7 +14,7 @@ from indexer.runs import StepCommit, check_run_date
 from jobs.command import run_job
 from jobs.purchase_input import enter_counts, input_days, input_sections, read_purchases, sum_pairs
 from jobs.steps import Account, announce, held, located, run_step
-from spark.forecast import describe_forecast, forecast_product
+from spark.forecast import describe_forecast, forecast_product, name_heaviest
 from spark.gram import coded_products, counted_entries, gram_rows, query_gram
 from spark.inputs import Location
 from spark.purchases import count_purchases
@@ -67,7 +67,9 @@ def write_grams(
             continue
         counts = purchases if side == "query" else exchanged
         with coded_products(counts) as (coded, products, totals):
-            forecast = forecast_product(coded, products, totals, block_entries=config.block_entries)
+            cores = session.sparkContext.defaultParallelism
+            heaviest = name_heaviest(coded, products)
+            forecast = forecast_product(totals, heaviest, block_entries=config.block_entries, cores=cores)
             announce(f"{STEP}: {table.name}: {describe_forecast(forecast)}")
             rows = gram_rows(counted_entries(coded, products), totals)
             pairs = query_gram(rows, blocks=forecast.blocks, top_k=config.top_k)

@@ -9,8 +9,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-BlockWork = Callable[[pa.Table, pa.Table | None], Iterator[pa.RecordBatch]]
-"""Takes the rows of two blocks, or of one that meets itself, and yields the result."""
+from spark.block_rows import Block, read_block
+
+BlockWork = Callable[[Block, Block], Iterator[pa.RecordBatch]]
+"""Takes two blocks, or one twice where it meets itself, and yields the result."""
 
 TASK, SIDE = "_task", "_side"
 ITSELF, LEFT, RIGHT = 0, 1, 2
@@ -21,6 +23,19 @@ def count_blocks(entries: int, *, block_entries: int, cores: int) -> int:
     by_memory = math.ceil(entries / block_entries)
     by_cores = math.ceil((math.sqrt(8 * cores + 1) - 1) / 2)
     return max(1, by_memory, by_cores)
+
+
+def deal_pairs(blocks: int, *, tasks: int) -> list[list[tuple[int, int]]]:
+    """Return the unordered pairs of blocks, those of a block with itself included, in lots of about equal work."""
+    pairs = [(low, high) for low in range(blocks) for high in range(low, blocks)]
+    lots: list[list[tuple[int, int]]] = [[] for _ in range(min(tasks, len(pairs)))]
+    work = [0] * len(lots)
+    # A block with itself is half the work of two blocks.
+    for pair in sorted(pairs, key=lambda pair: pair[0] == pair[1]):
+        lightest = work.index(min(work))
+        lots[lightest].append(pair)
+        work[lightest] += 1 if pair[0] == pair[1] else 2
+    return lots
 
 
 def work_blocks(rows: DataFrame, work: BlockWork, schema: T.StructType, *, key: str, blocks: int) -> DataFrame:
@@ -55,17 +70,21 @@ def _partition_work(work: BlockWork) -> Callable[[Iterable[pa.RecordBatch]], Ite
                 for side in (ITSELF, LEFT, RIGHT)
             )
             if itself.num_rows:
-                yield from work(itself, None)
+                block = read_block(itself)
+                yield from work(block, block)
             if left.num_rows and right.num_rows:
-                yield from work(left, right)
+                yield from work(read_block(left), read_block(right))
 
     return run
 
 
 def _spread(session: SparkSession, tasks: int) -> list[int]:
     """Return numbers for the tasks, of which Spark's hash sends each to a partition of its own."""
-    numbers = session.range(tasks * 32).select("id", F.pmod(F.hash("id"), F.lit(tasks)).alias("partition"))
-    first = {row["partition"]: row["id"] for row in numbers.groupBy("partition").agg(F.min("id").alias("id")).collect()}
+    hashes = f"transform(sequence(0L, {tasks * 32 - 1}L), number -> pmod(hash(number), {tasks}))"
+    first: dict[int, int] = {}
+    # An expression without a table runs on the driver alone.
+    for number, partition in enumerate(session.sql(f"SELECT {hashes}").collect()[0][0]):
+        first.setdefault(partition, number)
     # A partition that none of the numbers meets stays empty; then another one has two tasks, one after the other.
     spare = (number for number in range(tasks * 32) if number not in first.values())
     return [first[partition] if partition in first else next(spare) for partition in range(tasks)]

@@ -1,5 +1,6 @@
 """What a product of all queries by all queries will cost, told before it starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
@@ -30,9 +31,10 @@ class Forecast:
     """Products after most queries, with their number of queries."""
 
 
-def forecast_product(coded: DataFrame, products: DataFrame, totals: Totals, *, block_entries: int) -> Forecast:
-    """Plan the blocks for the session's cores and this many entries a block."""
-    cores = coded.sparkSession.sparkContext.defaultParallelism
+def forecast_product(
+    totals: Totals, heaviest: Sequence[tuple[str, int]], *, block_entries: int, cores: int, sent: bool = True
+) -> Forecast:
+    """Plan the blocks for this many cores and entries a block; `sent` tells whether rows travel to their tasks."""
     blocks = count_blocks(totals.entries, block_entries=block_entries, cores=cores)
     return Forecast(
         entries=totals.entries,
@@ -40,9 +42,9 @@ def forecast_product(coded: DataFrame, products: DataFrame, totals: Totals, *, b
         blocks=blocks,
         tasks=blocks * (blocks + 1) // 2,
         task_bytes=BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks),
-        sent_entries=totals.entries * blocks,
+        sent_entries=totals.entries * blocks if sent else 0,
         seconds_unpruned=totals.shared_pairs / MULTIPLY_ADDS_PER_SECOND / cores,
-        heaviest=tuple(_name_heaviest(coded, products)),
+        heaviest=tuple(heaviest),
     )
 
 
@@ -57,8 +59,9 @@ def describe_forecast(forecast: Forecast) -> str:
     )
 
 
-def _name_heaviest(coded: DataFrame, products: DataFrame) -> list[tuple[str, int]]:
+def name_heaviest(coded: DataFrame, products: DataFrame) -> list[tuple[str, int]]:
+    """Return the products after most queries, with their number of queries."""
     rows = products.orderBy(F.col("queries").desc(), "code").limit(HEAVIEST).collect()
-    queries = {row["code"]: row["queries"] for row in rows}
-    named = coded.where(F.col("code").isin(list(queries))).select("code", "product_id").distinct().collect()
-    return sorted(((row["product_id"], queries[row["code"]]) for row in named), key=lambda pair: (-pair[1], pair[0]))
+    # A product after many queries stands near the start of any part: no whole scan for a name.
+    named = [(coded.where(F.col("code") == row["code"]).take(1)[0]["product_id"], row["queries"]) for row in rows]
+    return sorted(named, key=lambda pair: (-pair[1], pair[0]))

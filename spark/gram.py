@@ -15,6 +15,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from indexer.contracts.schemas import QUERY_GRAM
 from indexer.errors import IntegrityError
 from spark.block_pairs import work_blocks
+from spark.block_rows import Block
 from spark.gram_blocks import GRAM_SCHEMA, multiply_blocks
 from spark.pairs import rank_partners
 from spark.purchases import query_totals
@@ -143,8 +144,8 @@ def query_gram(rows: DataFrame, *, blocks: int, top_k: int) -> DataFrame:
     With `top_k` above 0 only pairs that are among the best, by joint, of one of their queries.
     """
 
-    def work(left: pa.Table, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
-        yield from multiply_blocks(left, right, top_k)
+    def work(one: Block, other: Block) -> Iterator[pa.RecordBatch]:
+        yield from multiply_blocks(one, other, top_k)
 
     pairs = work_blocks(rows, work, from_arrow_schema(GRAM_SCHEMA), key="query", blocks=blocks)
     if not top_k:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from indexer.contracts.schemas import QUERY_GRAM
-from spark.block_rows import Block, Pairs, best_pairs, read_block, write_pairs
+from spark.block_rows import Block, Pairs, best_pairs, write_pairs
 from spark.sparse_product import (
     Candidates,
     Doubles,
@@ -26,10 +26,8 @@ EXACT, LARGEST = 2.0**53, 2.0**63
 GRAM_SCHEMA = pa.schema([pa.field(field.name, field.type) for field in QUERY_GRAM.schema])
 
 
-def multiply_blocks(left: pa.Table, right: pa.Table | None, top_k: int) -> Iterator[pa.RecordBatch]:
+def multiply_blocks(one: Block, other: Block, top_k: int) -> Iterator[pa.RecordBatch]:
     """Yield QUERY_GRAM of two blocks, or of one with itself; above 0, `top_k` drops what is beyond it here already."""
-    one = read_block(left)
-    other = one if right is None else read_block(right)
     pairs = _multiply(one, other)
     for part in best_pairs(pairs, one, other, score="strength", top_k=top_k) if top_k else pairs:
         yield from write_pairs(part, one, other, GRAM_SCHEMA)

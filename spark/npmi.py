@@ -19,6 +19,7 @@ are left out before they exist (`spark.sparse_product`).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -28,6 +29,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from indexer.config import NpmiConfig
 from indexer.contracts.schemas import QUERY_PAIRS
 from spark.block_pairs import work_blocks
+from spark.block_rows import Block
 from spark.gram import Totals, collect_rows
 from spark.npmi_blocks import SCORED_SCHEMA, score_blocks
 from spark.pairs import first_reason, rank_partners
@@ -39,18 +41,32 @@ def query_rows(entries: DataFrame, totals: Totals, *, variant: str) -> DataFrame
     `entries` are those of `spark.gram.counted_entries`; products of one query alone count in the marginals only.
     """
     count, product = F.col("purchases").cast("double"), F.col("product_purchases").cast("double")
-    bought, one = F.sum("purchases").cast("double"), F.lit(1.0)
+    bought = F.sum("purchases").cast("double")
+    reading = choose_reading(
+        variant,
+        product=product,
+        bought=bought,
+        met_others=F.sum(count * (product - count) / product),
+        shares=F.sum(count * F.col("product_share")) / bought,
+        totals=totals,
+        one=F.lit(1.0),
+    )
+    return collect_rows(entries, **reading)
+
+
+def choose_reading(
+    variant: str, *, product: Any, bought: Any, met_others: Any, shares: Any, totals: Totals, one: Any = 1.0
+) -> dict[str, Any]:
+    """Return weight_k, factor_i and marginal_i of N_k, n_i, r_i and sum_k A_ik T_k, all columns or all arrays."""
     # Without a shared product a sum is 0, and there is no pair to divide.
     met, squares = totals.met_others or 1.0, totals.share_squares or 1.0
-    met_others = F.sum(count * (product - count) / product)
-    shares = F.sum(count * F.col("product_share")) / bought
     weight, factor, marginal = {
         "walk": (1 / (product * totals.purchases), one, bought / totals.purchases),
         "offdiag": (1 / (product * met), one, met_others / met),
         "gramnorm": (one / squares, 1 / bought, shares / squares),
         "literal": (one, 1 / bought, bought / totals.purchases),
     }[variant]
-    return collect_rows(entries, weight=weight, marginal=marginal, factor=factor)
+    return {"weight": weight, "factor": factor, "marginal": marginal}
 
 
 def score_pairs(rows: DataFrame, config: NpmiConfig, *, blocks: int) -> DataFrame:
@@ -60,8 +76,8 @@ def score_pairs(rows: DataFrame, config: NpmiConfig, *, blocks: int) -> DataFram
     that fell to each filter. At least the `top_k` best partners of a query are there, and few others.
     """
 
-    def work(left: pa.Table, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
-        yield from score_blocks(left, right, config)
+    def work(one: Block, other: Block) -> Iterator[pa.RecordBatch]:
+        yield from score_blocks(one, other, config)
 
     return work_blocks(rows, work, from_arrow_schema(SCORED_SCHEMA), key="query", blocks=blocks)
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from indexer.config import NpmiConfig
 from indexer.contracts.schemas import QUERY_PAIRS
-from spark.block_rows import Block, Pairs, best_pairs, read_block, write_pairs
+from spark.block_rows import Block, Pairs, best_pairs, write_pairs
 from spark.sparse_product import (
     Candidates,
     Doubles,
@@ -33,13 +33,11 @@ SCORED_SCHEMA = pa.schema(
 """QUERY_PAIRS, or a `tally` and its `count` where the rest is null."""
 
 
-def score_blocks(left: pa.Table, right: pa.Table | None, config: NpmiConfig) -> Iterator[pa.RecordBatch]:
+def score_blocks(one: Block, other: Block, config: NpmiConfig) -> Iterator[pa.RecordBatch]:
     """Yield the pairs of two blocks, or of one with itself, that pass all filters, then what the others fell to.
 
     `beyond_top_k` counts pairs that are beyond the best of both their queries within these blocks already.
     """
-    one = read_block(left)
-    other = one if right is None else read_block(right)
     tally, kept = dict.fromkeys(("multiply_adds", "candidates", *REASONS), 0), 0
     passed = _pass_filters(one, other, config, tally)
     for pairs in best_pairs(passed, one, other, score="npmi", top_k=config.top_k):

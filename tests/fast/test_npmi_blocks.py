@@ -1,17 +1,25 @@
 """The pruned product of query rows against dense numpy: nothing is lost, whatever the blocks, order or names."""
 
 import math
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.config import NpmiConfig
+from indexer.errors import ContractError
 from spark import sparse_product
+from spark.block_pairs import deal_pairs
+from spark.block_rows import read_block
 from spark.npmi_blocks import npmi_ceilings, npmi_scores, score_blocks
+from spark.pair_plan import matrix_reading
+from spark.purchase_matrix import cut_blocks, measure_matrix, name_most_shared, read_matrix
 
 VARIANTS = ("walk", "offdiag", "gramnorm", "literal")
 
@@ -72,7 +80,8 @@ def score(tables, config):
                 continue
             if right is None and not left.num_rows:
                 continue
-            for batch in score_blocks(left, right, config):
+            one = read_block(left)
+            for batch in score_blocks(one, one if right is None else read_block(right), config):
                 for row in batch.to_pylist():
                     if row["tally"] is not None:
                         tally[row["tally"]] += row["count"]
@@ -281,3 +290,82 @@ def test_rows_after_many_far_heavier_ones_are_cut_as_exactly():
     )
     assert len(pairs) == tails + 1
     assert (2 * tails + 1, 2 * tails) in pairs
+
+
+def write_purchases(folder, matrix, *, files, seed):
+    """Write the matrix as PURCHASES in a random order, in several files."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(np.argwhere(matrix))
+    for number, part in enumerate(np.array_split(rows, files)):
+        columns = {
+            "query": pa.array([f"q{i}" for i in part[:, 0]], pa.string()),
+            "product_id": pa.array([f"p{k}" for k in part[:, 1]], pa.string()),
+            "purchases": pa.array(matrix[part[:, 0], part[:, 1]], pa.int64()),
+        }
+        pq.write_table(pa.table(columns), folder / f"part-{number}.parquet", row_group_size=3)
+
+
+def score_folder(folder, config, *, blocks=1):
+    """Score every pair of blocks of the purchases in a folder, as the Spark tasks do that read it."""
+    matrix = read_matrix(folder)
+    margins = measure_matrix(matrix)
+    cut = cut_blocks(matrix, margins, matrix_reading(margins, config.variant), blocks=blocks)
+    lots = deal_pairs(blocks, tasks=2)
+    batches = [batch for lot in lots for low, high in lot for batch in score_blocks(cut[low], cut[high], config)]
+    rows = [row for batch in batches for row in batch.to_pylist() if row["tally"] is None]
+    assert len({(row["query_a"], row["query_b"]) for row in rows}) == len(rows)
+    return {(row["query_a"], row["query_b"]): row for row in rows}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=25, deadline=None)
+@given(matrix=matrices(), tau=st.sampled_from([-0.5, 0.0, 0.3, 0.5]), blocks=st.integers(1, 4))
+def test_purchases_in_files_give_the_same_pairs(variant, matrix, tau, blocks):
+    config = NpmiConfig(variant=variant, tau=tau, min_support=0, top_k=10**6, force_literal=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_purchases(Path(folder) / "one", matrix, files=1, seed=1)
+        write_purchases(Path(folder) / "many", matrix, files=blocks, seed=2)
+        whole = score_folder(Path(folder) / "one", config)
+        assert score_folder(Path(folder) / "many", config, blocks=blocks) == whole
+    expected = expect(matrix, variant, tau)
+    found = {pair: row["npmi"] for pair, row in whole.items()}
+    assert clear(found, tau).keys() == clear(expected, tau).keys()
+    assert clear(found, tau) == pytest.approx(clear(expected, tau), abs=1e-9)
+
+
+def test_margins_of_purchases_in_files_by_hand(tmp_path):
+    write_purchases(tmp_path / "p", np.array([[40, 20, 0], [20, 20, 0], [0, 20, 80]]), files=2, seed=0)
+    matrix = read_matrix(tmp_path / "p")
+    margins = measure_matrix(matrix)
+    assert (matrix.queries.to_pylist(), matrix.products.to_pylist()) == (["q0", "q1", "q2"], ["p0", "p1", "p2"])
+    assert (margins.product.tolist(), margins.bought.tolist()) == ([60, 60, 80], [60, 40, 100])
+    assert margins.shared.tolist() == [2, 3, 1]
+    # q0 meets others at p0 in 40 * 20 / 60 of its purchases, at p1 in 20 * 40 / 60.
+    assert margins.met_others == pytest.approx([80 / 3, 80 / 3, 40 / 3])
+    # T = (2/3 + 1/2, 1/3 + 1/2 + 1/5, 4/5)
+    assert margins.shares == pytest.approx([101 / 90, 11 / 10, 127 / 150])
+    totals = margins.totals
+    assert (totals.entries, totals.shared_pairs, totals.purchases) == (5, 4, 200)
+    assert (totals.met_others, totals.share_squares) == pytest.approx((200 / 3, 49 / 36 + 961 / 900 + 16 / 25))
+    assert name_most_shared(matrix, margins, number=2) == [("p1", 3), ("p0", 2)]
+
+
+def test_purchases_in_files_that_cannot_be_used(tmp_path):
+    write_purchases(tmp_path / "none", np.zeros((1, 1), dtype=np.int64), files=1, seed=0)
+    assert score_folder(tmp_path / "none", NpmiConfig()) == {}
+    write_purchases(tmp_path / "huge", np.full((2, 2), 2**62), files=1, seed=0)
+    with pytest.raises(OverflowError, match="ARITHMETIC_OVERFLOW"):
+        read_matrix(tmp_path / "huge")
+    (tmp_path / "huge" / "part-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ContractError, match="cannot be read"):
+        read_matrix(tmp_path / "huge")
+
+
+@pytest.mark.parametrize(("blocks", "tasks", "heaviest"), [(1, 2, 1), (2, 2, 2), (3, 2, 5), (6, 16, 3)])
+def test_pairs_of_blocks_are_dealt_evenly(blocks, tasks, heaviest):
+    lots = deal_pairs(blocks, tasks=tasks)
+    assert sorted(pair for lot in lots for pair in lot) == [(i, j) for i in range(blocks) for j in range(i, blocks)]
+    assert len(lots) <= tasks
+    # A block with itself is one unit of work, two blocks are two.
+    assert max(sum(1 if i == j else 2 for i, j in lot) for lot in lots) == heaviest

@@ -155,7 +155,7 @@ def config_path(shop, tmp_path):
     path = tmp_path / "shop.toml"
     path.write_text(
         f'[shop]\nwork = "work"\n[purchases]\npath = "{shop}/purchases"\n[catalogue]\npath = "{shop}/catalogue.csv"\n'
-        "[npmi]\ntau = 0.05\n[spark]\nshuffle_partitions = 2\n"
+        "[npmi]\ntau = 0.05\n[gram]\nblock_entries = 100\n[spark]\nshuffle_partitions = 2\n"
     )
     return path
 

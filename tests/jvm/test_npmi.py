@@ -3,15 +3,18 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 from scipy import sparse
 
 from indexer.config import NpmiConfig
 from spark.block_pairs import count_blocks
-from spark.forecast import describe_forecast, forecast_product
+from spark.forecast import describe_forecast, forecast_product, name_heaviest
 from spark.gram import coded_products, counted_entries, gram_rows, query_gram
 from spark.npmi import judge_partners, query_rows, score_pairs
+from spark.pair_plan import plan_pairs
 
 pytestmark = pytest.mark.jvm
 
@@ -228,12 +231,32 @@ def test_blocks_fit_the_memory_and_give_every_core_a_task(entries, block_entries
 def test_forecast_names_the_cost_before_it_arises(session, purchases):
     frame = purchases([[5, 5, 0], [5, 0, 5], [5, 0, 5], [0, 9, 0]])
     with coded_products(frame) as (coded, products, totals):
-        forecast = forecast_product(coded, products, totals, block_entries=2)
+        forecast = forecast_product(totals, name_heaviest(coded, products), block_entries=2, cores=2)
     # p0 after three queries, p1 and p2 after two each: 3 + 1 + 1 pairs.
     assert (forecast.entries, forecast.shared_pairs) == (7, 5)
     assert (forecast.blocks, forecast.tasks, forecast.sent_entries) == (4, 10, 28)
     assert forecast.heaviest == (("p0", 3), ("p1", 2), ("p2", 2))
     assert "at most 5 multiply-adds" in describe_forecast(forecast)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_ways_to_the_pairs_agree(session, tmp_path, variant):
+    rng = np.random.default_rng(4)
+    matrix = rng.integers(1, 90, (30, 12)) * (rng.random((30, 12)) < 0.3)
+    i, k = np.nonzero(matrix)
+    queries, products = ([f"{letter}{number}" for number in numbers] for letter, numbers in (("q", i), ("p", k)))
+    columns = {"query": queries, "product_id": products, "purchases": matrix[i, k]}
+    pq.write_table(pa.table(columns), tmp_path / "part-0.parquet")
+    limits = NpmiConfig(variant=variant, tau=0.0, min_support=5, top_k=3, force_literal=True)
+    found = []
+    for block_entries in (len(i), len(i) // 2):
+        with plan_pairs(session, tmp_path, limits, rows=len(i), block_entries=block_entries) as plan:
+            assert bool(plan.forecast.sent_entries) == (block_entries < len(i))
+            kept = judge_partners(plan.score(), top_k=limits.top_k).where("reason IS NULL").drop("reason")
+            found.append({tuple(row)[:2]: [value or 0 for value in row[2:]] for row in kept.collect()})
+    assert found[0].keys() == found[1].keys()
+    assert all(found[0][pair] == pytest.approx(found[1][pair], rel=1e-12) for pair in found[0])
+    assert len(found[0]) > 20
 
 
 def test_equal_scores_are_ordered_by_text(session):
