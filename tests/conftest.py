@@ -13,6 +13,7 @@ RUN_DATE = "2026-11-20"
 COLUMNS = ("product_id", "title", "brand", "updated_at")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and all that share the run of the demo."""
     for item in items:
