@@ -17,7 +17,7 @@ demo: $(VENV)/demo ## Run the whole nightly job on a generated shop and search t
 	$(BIN)/indexer demo --folder demo-shop
 
 test: check ## Run every check and every test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/test ## Lint, types, layers
 	$(BIN)/ruff check .
