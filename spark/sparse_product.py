@@ -21,6 +21,8 @@ SLACK = 1e-7
 """Bounds and dot products may round below 1; the caller decides by the exact figures."""
 BATCH = 4_000_000
 """Multiply-adds or entries that are worked on at once: about 100 MB."""
+NUMBERS = 2**26
+"""Codes below may index a table: 512 MiB at most, and less than 10 MiB for a million products."""
 STRIPS = 8
 """A block times itself is cut so often, since a strip only meets itself and the rows below."""
 
@@ -63,13 +65,22 @@ class Figures:
 
 def align_columns(left: Integers, right: Integers) -> Integers:
     """Return the sorted codes that both blocks have: others form no pair."""
-    return np.intersect1d(left, right)
+    if not _are_numbers(left, right):
+        return np.intersect1d(left, right)
+    width = 1 + max(left.max(initial=0), right.max(initial=0))
+    present = np.zeros((2, width), dtype=bool)
+    present[0, left] = present[1, right] = True
+    return np.flatnonzero(present.all(axis=0))
 
 
 def find_columns(codes: Integers, columns: Integers) -> Integers:
     """Return the place of each code among the sorted columns, -1 where it is not there."""
     if not len(columns):
         return np.full(len(codes), -1)
+    if _are_numbers(codes, columns):
+        table = np.full(1 + max(codes.max(initial=0), columns[-1]), -1)
+        table[columns] = np.arange(len(columns))
+        return table[codes]
     place = np.minimum(np.searchsorted(columns, codes), len(columns) - 1)
     return np.where(columns[place] == codes, place, -1)
 
@@ -199,6 +210,11 @@ def _split(rows: sparse.csr_array, maxima: Doubles) -> tuple[sparse.csr_array, s
 def _select(rows: sparse.csr_array, chosen: npt.NDArray[np.bool_]) -> sparse.csr_array:
     indptr = np.concatenate([[0], np.cumsum(chosen)])[rows.indptr]
     return sparse.csr_array((rows.data[chosen], rows.indices[chosen], indptr), shape=rows.shape)
+
+
+def _are_numbers(*codes: Integers) -> bool:
+    """Return whether codes are small enough for a table of all: numbers of products, not hashes of their names."""
+    return all(not len(some) or (some.min() >= 0 and some.max() < NUMBERS) for some in codes)
 
 
 def _scale(rows: Rows, weights: Doubles, order: Integers) -> sparse.csr_array:
