@@ -17,9 +17,57 @@ INVISIBLES = (
 )
 """Control, zero-width, bidirectional-override, interlinear, replacement and tag characters: no meaning in a search."""
 
+ENTITIES = {
+    "amp": "&",
+    "lt": "<",
+    "gt": ">",
+    "quot": '"',
+    "apos": "'",
+    "nbsp": "\u00a0",
+    "reg": "\u00ae",
+    "copy": "\u00a9",
+    "trade": "\u2122",
+    "deg": "\u00b0",
+    "times": "\u00d7",
+    "bull": "\u2022",
+    "hellip": "\u2026",
+    "ndash": "\u2013",
+    "mdash": "\u2014",
+    "lsquo": "\u2018",
+    "rsquo": "\u2019",
+    "ldquo": "\u201c",
+    "rdquo": "\u201d",
+    "frac14": "\u00bc",
+    "frac12": "\u00bd",
+    "frac34": "\u00be",
+}
+"""The HTML entities that shops' exports hold, in any case: exports write titles in capitals too."""
+
+REFERENCE = "&(?:#0*([0-9]{1,7})|#[xX]0*([0-9a-fA-F]{1,6})|(?i:(" + "|".join(ENTITIES) + ")));"
+"""A character by its number, decimal or hexadecimal, or by its name; Python and Java read the pattern alike."""
+
+_REFERENCE = re.compile(REFERENCE)
 _SPACES = re.compile(SPACES)
 _INVISIBLES = re.compile(INVISIBLES + "|[\\ud800-\\udfff]")
 """Python alone can hold half a surrogate pair, which no file can."""
+
+
+def decode_entities(text: str) -> str:
+    """Decode HTML entities once: those of ENTITIES, and numbers; a number of no character is U+FFFD, as in HTML.
+
+    Unknown entities, and those without a semicolon, are left as they are.
+    """
+    return _REFERENCE.sub(_decode_reference, text)
+
+
+def find_fixes(text: str) -> list[str]:
+    """Return what is not as a writer meant it: entities, invisible characters, characters in parts (no NFC)."""
+    fixes = {
+        "entities_decoded": _REFERENCE.search(text) is not None,
+        "invisible_removed": _INVISIBLES.search(text) is not None,
+        "composed": not unicodedata.is_normalized("NFC", text),
+    }
+    return [name for name, found in fixes.items() if found]
 
 
 def clean_text(text: str) -> str:
@@ -44,3 +92,11 @@ def product_text(product: Mapping[str, object], *, fields: Sequence[str], separa
     values = (product.get(field) for field in fields)
     cleaned = (clean_text(value) for value in values if isinstance(value, str))
     return separator.join(text for text in cleaned if text)
+
+
+def _decode_reference(match: re.Match[str]) -> str:
+    decimal, hexadecimal, name = match.groups()
+    if name:
+        return ENTITIES[name.lower()]
+    code = int(decimal) if decimal else int(hexadecimal, 16)
+    return "\ufffd" if code == 0 or code > 0x10FFFF or 0xD800 <= code <= 0xDFFF else chr(code)

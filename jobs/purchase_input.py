@@ -103,7 +103,7 @@ def enter_counts(account: Account, found: PurchaseInput, counts: Counts, config:
             if reason not in purchases.FILTERS
         ],
     ]
-    account.add_rows(found.table, count_rows(source.counts["rows_in"], rejects), rejects)
+    account.add_rows(found.table, source.counts | count_rows(source.counts["rows_in"], rejects), rejects)
     _refuse_other_days(counts, found, config)
     account.check(found.table, location, config.max_reject_share)
     _refuse_nameless(counts, location, config)

@@ -30,15 +30,17 @@ from spark.tables import check_rejects, count_rows, reject_row, write_rejects, w
 class Account:
     """What a step counted; it ends in the step's commit."""
 
-    inputs: dict[str, dict[str, int]] = field(default_factory=dict)
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     filters: dict[str, int] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, int] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_rows(self, table: Table, counts: dict[str, int], rejects: list[dict[str, Any]]) -> None:
-        """Enter a table that was read."""
+    def add_rows(self, table: Table, counts: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+        """Enter a table that was read, and warn of columns that were not."""
         self.inputs[table.name] = counts
+        if "unknown_columns" in counts:
+            announce(f"{table.name}: columns that are not read: {counts['unknown_columns']}")
         self.rejects += rejects
 
     def reject(self, table: Table, reason: str, count: int, *, key: str | None, sample: str | None) -> None:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import or_
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -15,12 +16,13 @@ from indexer.contracts.rejects import WITHHELD
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
 from spark.duplicates import read_time
-from spark.text import is_blank, is_valid_text, repair_text, strip_text
+from spark.text import FIXES, decode_entities, is_blank, is_valid_text, repair_text, strip_text
 
 SAMPLE_CHARACTERS = 200
 UNBALANCED = "quote_unbalanced"
 """Not a reason to reject a row: such a record has swallowed lines after it, so the table cannot be used."""
 
+FIX = "_fix_"
 SMALLEST_MILLISECONDS = 10**11
 """As seconds this is the year 5138."""
 
@@ -38,7 +40,7 @@ def judge_rows(
 ) -> DataFrame:
     """Return the table's columns, typed, with `_reason`, `_key` and `_sample` of the row's first fault.
 
-    The `kept` columns pass through as they are.
+    `_fix_<name>` tells whether a text of the row has something to mend. The `kept` columns pass through as they are.
 
     The order of reasons is malformed, encoding, then per column missing, type, too_long, chars, range.
     Nullable text above its limit is cut instead.
@@ -50,6 +52,7 @@ def judge_rows(
         "_broken",
         *kept,
         *[_as_text(raw, column.name).alias(f"_raw_{column.name}") for column in present],
+        F.concat_ws("\n", *[column.name for column in present if column.text]).alias("_texts"),
         *[value.alias(name) for name, value in values.items()],
     )
     line = F.col("_line")
@@ -65,10 +68,11 @@ def judge_rows(
     fault = F.coalesce(*faults)
     keys = [f"_raw_{name}" for name in table.key or _required(table) if f"_raw_{name}" in staged.columns]
     return staged.select(
-        *[_cut(column).alias(column.name) for column in table.columns],
+        *[_finished(column, given=column in present).alias(column.name) for column in table.columns],
         fault["reason"].alias("_reason"),
         _shorten(F.concat_ws(" / ", *keys)).alias("_key"),
         _shorten(fault["sample"]).alias("_sample"),
+        *[test(F.col("_texts")).alias(FIX + name) for name, test in FIXES.items()],
         *kept,
     )
 
@@ -158,7 +162,7 @@ def _outside(column: ContractColumn, value: Column) -> Column | None:
         limits.append(value > column.maximum)
     if column.type == pa.float64():
         limits += [F.isnan(value), F.abs(value) == float("inf")]
-    return reduce(lambda one, other: one | other, limits) if limits else None
+    return reduce(or_, limits) if limits else None
 
 
 def _fault(reason: str, condition: Column, sample: Column) -> Column:
@@ -167,6 +171,14 @@ def _fault(reason: str, condition: Column, sample: Column) -> Column:
 
 def _is_cut(column: ContractColumn) -> bool:
     return column.nullable and column.type == pa.string()
+
+
+def _finished(column: ContractColumn, *, given: bool) -> Column:
+    """Cut a text that is too long and decode what people read: no reason depends on it, so it is worked out once."""
+    value = _cut(column)
+    if not (column.text and given):
+        return value
+    return decode_entities(value) if column.type == pa.string() else F.transform(value, decode_entities)
 
 
 def _cut(column: ContractColumn) -> Column:

@@ -3,7 +3,7 @@
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from indexer.contracts.duplicates import TIME
+from indexer.contracts.duplicates import TIME, YEAR
 
 WHOLE = f"^{TIME}\\z"
 """Spark looks for a pattern anywhere in a text."""
@@ -17,7 +17,8 @@ def judge_versions(catalogue: DataFrame) -> DataFrame:
     """
     same_id = Window.partitionBy("product_id")
     content = F.to_json(F.struct("node_ids", "category_path"))
-    timed = catalogue.withColumn("content", content).withColumn("time", read_time(F.col("updated_at")))
+    time = F.when(F.col("updated_at").rlike(f"^{YEAR}"), read_time(F.col("updated_at")))
+    timed = catalogue.withColumn("content", content).withColumn("time", time)
     dated = timed.withColumn("latest", F.max("time").over(same_id))
     newest = F.when(F.col("time").eqNullSafe(F.col("latest")), F.col("content"))
     ranged = dated.withColumn("low", F.min(newest).over(same_id)).withColumn("high", F.max(newest).over(same_id))

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,26 @@ from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from indexer.contracts.columns import expected_columns, match_columns, name_columns, refuse_absent, refuse_partial
+from indexer.contracts.columns import (
+    expected_columns,
+    find_unknown,
+    match_columns,
+    name_columns,
+    refuse_absent,
+    refuse_partial,
+)
 from indexer.contracts.days import Days, read_day
-from indexer.contracts.files import check_path, detect_format, download_files, find_files
+from indexer.contracts.files import Delivery, check_path, detect_format, download_files, find_files
 from indexer.contracts.preflight import check_file
-from indexer.contracts.raw import DELIMITERS, LONE_SURROGATE, RECORD_BYTES, parse_header, read_header, refuse_unbalanced
+from indexer.contracts.raw import (
+    DELIMITERS,
+    LONE_SURROGATE,
+    RECORD_BYTES,
+    parse_header,
+    read_batches,
+    read_header,
+    refuse_unbalanced,
+)
 from indexer.contracts.schemas import Table
 from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
@@ -37,7 +53,7 @@ LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
 """A node on a line of its own, as Shopify (`id : path`) and Google (`id - path`) publish theirs."""
 COMMENT = r"^\x{FEFF}?\s*#"
 KEY_SAMPLE_ROWS = 1_000
-"""Records whose keys a message names."""
+"""Records of which all keys are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,8 @@ class Location:
     """JSON-ready; other bytes give another one: hashes of local files, sizes and times of remote ones."""
     days: tuple[date, ...] = ()
     """The days of daily files, in order; none where files have no days."""
+    listed_twice: int = 0
+    """Objects that the store listed again."""
 
     @property
     def remote(self) -> bool:
@@ -78,12 +96,12 @@ def locate_input(
     check_path(source.path, section)
     if not source.path.startswith("s3://"):
         root = Path(source.path)
-        files = find_files(root, section=section, days=days, success_file=source.success_file)
-        return _local_location(files, root, source, section, days)
+        delivery = Delivery(find_files(root, section=section, days=days, success_file=source.success_file))
+        return _local_location(delivery, root, source, section, days)
     if (session.sparkContext.master or "").startswith("local"):
         root = _make_folder(staging / uuid.uuid4().hex)
-        files = download_files(source.path, root, days=days, success_file=source.success_file)
-        return _local_location(files, root, source, section, days)
+        delivery = download_files(source.path, root, days=days, success_file=source.success_file)
+        return _local_location(delivery, root, source, section, days)
     return _remote_location(session, source, section, days)
 
 
@@ -130,9 +148,14 @@ def refuse_keys(
     wrong = [name for name in expected_columns(table, columns) if name in absent]
     if not wrong:
         return
-    lines = _read_lines(session, location).where(is_valid_text(F.col("value"))).limit(KEY_SAMPLE_ROWS)
-    keys = lines.select(F.explode(F.json_object_keys("value")).alias("key")).distinct()
-    refuse_absent(table, columns, wrong, sorted(row.key for row in keys.collect()), shown=location.shown)
+    refuse_absent(table, columns, wrong, sorted(_sample_keys(session, location)), shown=location.shown)
+
+
+def read_unknown(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> set[str]:
+    """Return the columns of the input that the table does not have; of JSON those that its first records have."""
+    if location.format == "lines":
+        return set()
+    return find_unknown(table, name_columns(table, columns).values(), _column_names(session, location))
 
 
 def name_line(location: Location) -> None:
@@ -140,6 +163,24 @@ def name_line(location: Location) -> None:
     if location.format == "csv" and not location.remote:
         for file in location.files:
             refuse_unbalanced(Path(file), location.format)
+
+
+def _column_names(session: SparkSession, location: Location) -> Iterable[str]:
+    if location.format == "jsonl" and location.remote:
+        return _sample_keys(session, location)
+    if location.format == "jsonl":
+        return {key for batch in islice(read_batches(Path(location.files[0]), "jsonl", []), 1) for key in batch.keys}
+    if location.format != "parquet":
+        return _read_headers(session, location)
+    if location.remote:
+        return file_reader(session).parquet(*location.addresses).columns
+    return {name for file in location.files for name in read_header(Path(file), "parquet") or ()}
+
+
+def _sample_keys(session: SparkSession, location: Location) -> set[str]:
+    """Return the keys of the first records of a JSON input."""
+    lines = _read_lines(session, location).where(is_valid_text(F.col("value"))).limit(KEY_SAMPLE_ROWS)
+    return {key for row in lines.select(F.json_object_keys("value").alias("keys")).collect() for key in row.keys or ()}
 
 
 def _make_folder(folder: Path) -> Path:
@@ -150,7 +191,8 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _local_location(files: list[Path], root: Path, source: InputConfig, section: str, days: Days | None) -> Location:
+def _local_location(delivery: Delivery, root: Path, source: InputConfig, section: str, days: Days | None) -> Location:
+    files = delivery.files
     full = [file for file in files if file.stat().st_size]
     if not full:
         raise ContractError(f"{source.path}: 0 rows; an empty input stops the run")
@@ -163,6 +205,7 @@ def _local_location(files: list[Path], root: Path, source: InputConfig, section:
         # Files of other days have no part in the result.
         identity=_identify_files(files, root) if days else identify_input(root),
         days=_sort_days(str(file) for file in files) if days else (),
+        listed_twice=delivery.listed_twice,
     )
 
 

@@ -13,12 +13,13 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from indexer.contracts.rejects import describe_unknown
 from indexer.contracts.schemas import REJECTS, Table
 from indexer.errors import ContractError, IntegrityError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
-from spark.checks import UNBALANCED, judge_rows
-from spark.inputs import HAS, Location, file_reader, name_line, open_input, refuse_keys
+from spark.checks import FIX, UNBALANCED, judge_rows
+from spark.inputs import HAS, Location, file_reader, name_line, open_input, read_unknown, refuse_keys
 from spark.invariants import count_broken
 from spark.pairs import first_reason
 from spark.session import local_address, spark_failures
@@ -36,8 +37,9 @@ class Input:
     """The valid rows of a shop's table, and an account of the others."""
 
     rows: DataFrame
-    counts: dict[str, int]
-    """`rows_in` = `valid` + `rejected`."""
+    counts: dict[str, Any]
+    """`rows_in` = `valid` + `rejected`; where there are any, how many valid rows each fix of `indexer.text` concerns,
+    `files_listed_twice`, and the names of `unknown_columns`."""
     rejects: list[dict[str, Any]]
     """Rows of REJECTS."""
     unwanted: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -87,6 +89,7 @@ def read_input(
             raw = raw.drop(*absent, *(HAS + name for name in absent))
             judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
         _refuse_unbalanced(reasons, location)
+        unknown = read_unknown(session, table, location, source.columns)
     left_out = {row["_reason"]: row["count"] for row in reasons if row["_reason"] in (unwanted or {})}
     rejects = [
         reject_row(table, row["_reason"], row["count"], key=row["example"]["key"], sample=row["example"]["sample"])
@@ -98,6 +101,8 @@ def read_input(
         _refuse_unwanted(table, reasons, location)
     counts = count_rows(rows_in, rejects)
     check_rejects(counts, rejects, shown=location.shown, limit=source.max_reject_share, section=location.section)
+    counts |= _count_fixes(reasons) | ({"files_listed_twice": location.listed_twice} if location.listed_twice else {})
+    counts |= describe_unknown(unknown)
     valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names, *kept)
     return Input(rows=valid, counts=counts, rejects=rejects, unwanted=left_out)
 
@@ -109,14 +114,14 @@ def reject_row(
     return {"table": table.name, "reason": reason, "key": key, "sample": sample, "count": count}
 
 
-def count_rows(rows_in: int, rejects: list[dict[str, Any]]) -> dict[str, int]:
+def count_rows(rows_in: int, rejects: list[dict[str, Any]]) -> dict[str, Any]:
     """Return `rows_in`, `valid` and `rejected`."""
     rejected = sum(reject["count"] for reject in rejects)
     return {"rows_in": rows_in, "valid": rows_in - rejected, "rejected": rejected}
 
 
 def check_rejects(
-    counts: Mapping[str, int], rejects: list[dict[str, Any]], *, shown: str, limit: float, section: str
+    counts: Mapping[str, Any], rejects: list[dict[str, Any]], *, shown: str, limit: float, section: str
 ) -> None:
     """Raise ContractError for an empty table or one with too large a share of rejected rows."""
     if counts["rows_in"] == 0:
@@ -255,5 +260,12 @@ def _refuse_unbalanced(reasons: list[Any], location: Location) -> None:
 def _count_reasons(judged: DataFrame) -> list[Any]:
     example = F.struct(F.col("_key").alias("key"), F.col("_sample").alias("sample"))
     flags = [F.bool_or(name).alias(name) for name in _watched_flags(judged)]
-    per_reason = judged.groupBy("_reason").agg(F.count("*").alias("count"), F.min(example).alias("example"), *flags)
-    return per_reason.orderBy("_reason").collect()
+    fixes = [F.count_if(name).alias(name) for name in judged.columns if name.startswith(FIX)]
+    counted = [F.count("*").alias("count"), F.min(example).alias("example"), *flags, *fixes]
+    return judged.groupBy("_reason").agg(*counted).orderBy("_reason").collect()
+
+
+def _count_fixes(reasons: list[Any]) -> dict[str, int]:
+    """Return how many rows without a reason need each fix, of those that any needs."""
+    kept: dict[str, Any] = next((row.asDict() for row in reasons if row["_reason"] is None), {})
+    return {name.removeprefix(FIX): count for name, count in kept.items() if name.startswith(FIX) and count}

@@ -75,8 +75,8 @@ def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int) ->
 
 def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
     """Return the run's id: equal inputs, options, encoder and code have an equal one."""
-    with local_files(config.catalogue.path, section="catalogue") as files:
-        inputs = [[file.name, hash_file(file)] for file in files]
+    with local_files(config.catalogue.path, section="catalogue") as delivery:
+        inputs = [[file.name, hash_file(file)] for file in delivery.files]
     rules = {name: value for name, value in as_document(config.catalogue).items() if name != "path"}
     queries = hash_queries(config, run_date) if find_curated(config, run_date) else None
     identity = fingerprint(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.contracts.cleaning import decode_texts
 from indexer.contracts.raw import json_text, parse_json
 from indexer.contracts.schemas import Column, Table
 from indexer.errors import ContractError
@@ -55,7 +56,7 @@ def check_column(
         findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, CONTROL))))
     if column.minimum is not None or column.maximum is not None:
         findings.append((f"{column.name}_range", _out_of_range(typed, column)))
-    return typed, findings, cut
+    return decode_texts(typed) if column.text else typed, findings, cut
 
 
 def refuse_text(table: Table, names: Mapping[str, str], types: Mapping[str, pa.DataType], *, shown: str) -> None:

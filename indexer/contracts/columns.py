@@ -1,6 +1,6 @@
 """How a shop's columns meet the contract's: under the same name, or as the configuration maps them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from indexer.contracts.schemas import (
@@ -65,6 +65,12 @@ def match_columns(table: Table, columns: Mapping[str, str], found: Collection[st
     absent = [column for column in expected_columns(table, columns) if names[column] not in found]
     refuse_absent(table, columns, absent, found, shown=shown)
     return {column: name for column, name in names.items() if name in found}
+
+
+def find_unknown(table: Table, names: Collection[str], found: Iterable[str]) -> set[str]:
+    """Return the names found that are none of the shop's names in use, nor lead to one."""
+    used = {*names, *(name.partition(".")[0] for name in names if table.nested)}
+    return set(found) - used
 
 
 def refuse_absent(

@@ -14,6 +14,8 @@ TIME = (
     "(Z|[+-](?:0[0-9]|1[0-7])(?::?[0-5][0-9])?)?)?"
 )
 """Date, time and zone of ISO 8601 in its extended form, as a whole text; Python and Java read the pattern alike."""
+YEAR = "(?:199[0-9]|20[0-9]{2})-"
+"""How a time begins that may decide: what has no such year (9999) is no time, lest it stand for ever."""
 OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -34,8 +36,8 @@ def choose_version(versions: Sequence[Version]) -> int | None:
 
 
 def read_time(text: str | None) -> datetime:
-    """Return a time written as TIME, taken as UTC where it names no zone; what is no time is older than any."""
-    if text is None or not re.fullmatch(TIME, text):
+    """Return a time written as TIME and of a YEAR, taken as UTC where it names no zone; what is none is the oldest."""
+    if text is None or not re.match(YEAR, text) or not re.fullmatch(TIME, text):
         return OLDEST
     try:
         time = datetime.fromisoformat(text)

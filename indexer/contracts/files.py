@@ -2,9 +2,11 @@
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from indexer.contracts.days import Days, read_day
 from indexer.errors import ConfigError, ContractError
@@ -21,8 +23,16 @@ SUCCESS = "_SUCCESS"
 """What Spark and Hadoop write last into the folder that they were given: that of the parts, or one above."""
 
 
+class Delivery(NamedTuple):
+    """The files of an input on the local disk."""
+
+    files: list[Path]
+    listed_twice: int = 0
+    """Objects that the store listed again; each is downloaded once."""
+
+
 @contextmanager
-def local_files(path: str, *, section: str, success_file: bool = False) -> Iterator[list[Path]]:
+def local_files(path: str, *, section: str, success_file: bool = False) -> Iterator[Delivery]:
     """Give the input's files on the local disk, in name order; `s3://` objects are downloaded for the while.
 
     `section` is the configuration's section that has the path, for messages; `success_file` says whether a folder
@@ -30,7 +40,7 @@ def local_files(path: str, *, section: str, success_file: bool = False) -> Itera
     """
     check_path(path, section)
     if not path.startswith("s3://"):
-        yield find_files(Path(path), section=section, success_file=success_file)
+        yield Delivery(find_files(Path(path), section=section, success_file=success_file))
         return
     with tempfile.TemporaryDirectory(prefix="indexer-input-") as folder:
         yield download_files(path, Path(folder), success_file=success_file)
@@ -62,14 +72,15 @@ def find_files(path: Path, *, section: str, days: Days | None = None, success_fi
     return files
 
 
-def download_files(url: str, folder: Path, *, days: Days | None = None, success_file: bool = False) -> list[Path]:
+def download_files(url: str, folder: Path, *, days: Days | None = None, success_file: bool = False) -> Delivery:
     """Download the object, or the objects below the prefix, into a folder; raises as `find_files` does."""
     bucket, _, prefix = url.removeprefix("s3://").rstrip("/").partition("/")
     if not bucket or not prefix:
         raise ConfigError(f"{url}: expected s3://bucket/key of a file or folder")
     store = open_store(f"s3://{bucket}")
     # A store may list an object twice while it changes.
-    found = list(dict.fromkeys(item.key for item in store.list(prefix)))
+    listed = Counter(item.key for item in store.list(prefix))
+    found = list(listed)
     # A key that ends in a slash is no file: consoles make such objects to show a folder.
     parts = [key[len(prefix) + 1 :] for key in found if key.startswith(f"{prefix}/") and not key.endswith("/")]
     # A key named in full is wanted, hidden or not.
@@ -85,7 +96,7 @@ def download_files(url: str, folder: Path, *, days: Days | None = None, success_
         day = f"{read_day(name)}-" if days else ""
         files.append(folder / f"{number:06d}-{day}{re.sub('[^A-Za-z0-9._-]', '_', name.rpartition('/')[2])}")
         store.get_file(keys[name], files[-1])
-    return files
+    return Delivery(files, sum(listed[keys[name]] - 1 for name in names))
 
 
 def detect_format(path: Path, configured: str = "auto") -> str:

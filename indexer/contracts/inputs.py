@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.contracts.checks import Findings, check_column, first_reasons, refuse_text
+from indexer.contracts.cleaning import count_fixes
 from indexer.contracts.columns import (
     SECTIONS,
     expected_columns,
+    find_unknown,
     match_columns,
     name_columns,
     refuse_absent,
@@ -47,8 +49,9 @@ class InputReader:
         self.counts = InputCounts(self.table.name, self.source.path)
         self._keys = set()
         section, success_file = SECTIONS[self.table.name], self.source.success_file
-        with local_files(self.source.path, section=section, success_file=success_file) as files:
-            headers = {file: self._match_file(file) for file in files}
+        with local_files(self.source.path, section=section, success_file=success_file) as delivery:
+            self.counts.fix("files_listed_twice", delivery.listed_twice)
+            headers = {file: self._match_file(file) for file in delivery.files}
             refuse_partial({str(file): names for file, names in headers.items() if names})
             for file, names in headers.items():
                 yield from self._read_file(file, names)
@@ -63,6 +66,7 @@ class InputReader:
         if header is None:
             return name_columns(self._shop_table, self.source.columns)
         names = match_columns(self._shop_table, self.source.columns, header, shown=str(file)) if header else {}
+        self.counts.unknown_columns |= find_unknown(self._shop_table, names.values(), header)
         if kind == "parquet":
             refuse_text(self._shop_table, names, read_types(file), shown=str(file))
         return names
@@ -83,12 +87,14 @@ class InputReader:
             return
         columns = self.source.columns
         names = name_columns(self._shop_table, columns)
+        self.counts.unknown_columns |= find_unknown(self._shop_table, names.values(), self._keys)
         absent = [name for name in expected_columns(self._shop_table, columns) if names[name] not in self._keys]
         refuse_absent(self._shop_table, columns, absent, sorted(self._keys), shown=self.source.path)
 
     def _check_batch(self, raw: RawBatch, names: dict[str, str]) -> pa.RecordBatch:
         columns: dict[str, pa.Array] = {}
         findings: Findings = []
+        fixed: dict[str, set[int]] = {}
         rows = len(raw.reasons)
         if self.table is LABELS:
             self._grade_labels(raw, names, columns, findings)
@@ -97,6 +103,8 @@ class InputReader:
                 continue
             theirs = names.get(column.name)
             values = raw.columns[theirs] if theirs is not None else pa.nulls(rows, column.type)
+            if column.text:
+                count_fixes(values, lambda fix, row: fixed.setdefault(fix, set()).add(row))
             typed, found, cut = check_column(values, column, place=raw.place, separator=self._separator())
             columns[column.name] = typed
             self._count_damage(column.name, typed)
@@ -104,6 +112,8 @@ class InputReader:
             self.counts.fix(f"{column.name}_cut", cut)
         reasons = first_reasons(raw.reasons, findings)
         self._count(raw, reasons, names)
+        for fix, changed in fixed.items():
+            self.counts.fix(fix, sum(not reasons[row].is_valid for row in changed))
         arrays = [columns[column.name] for column in self.table.columns]
         batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in self.table.columns])
         return batch.filter(pc.is_null(reasons)).cast(self.table.schema)

@@ -1,5 +1,6 @@
 """Counts of an input: rows in = rows out + rows rejected, by reason, with one example each."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class InputCounts:
     rejects: dict[str, Reject] = field(default_factory=dict)
     fixes: dict[str, int] = field(default_factory=dict)
     """Values changed on the way in, such as texts cut to their limit."""
+    unknown_columns: set[str] = field(default_factory=set)
+    """The shop's names of columns that the contract does not have."""
 
     def reject(self, reason: str, *, key: str | None = None, sample: str | None = None, count: int = 1) -> None:
         """Count rejected rows; the first example of a reason is kept."""
@@ -48,7 +51,8 @@ class InputCounts:
     def as_counts(self) -> dict[str, Any]:
         """Return the figures for a step's summary."""
         counts: dict[str, Any] = {"rows_in": self.rows_in, "rows_out": self.rows_out, "rejected": self.rejected}
-        return counts | ({"fixed": dict(sorted(self.fixes.items()))} if self.fixes else {})
+        fixed = {"fixed": dict(sorted(self.fixes.items()))} if self.fixes else {}
+        return counts | fixed | describe_unknown(self.unknown_columns)
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return rows of the REJECTS table."""
@@ -76,6 +80,11 @@ class InputCounts:
     def _reasons(self) -> str:
         worst = sorted(self.rejects.items(), key=lambda item: -item[1].count)[:5]
         return ", ".join(f"{reason} {entry.count}, such as {entry.sample!r}" for reason, entry in worst)
+
+
+def describe_unknown(columns: Collection[str]) -> dict[str, str]:
+    """Return the figure that names the columns an input has and its contract has not; nothing without any."""
+    return {"unknown_columns": ", ".join(sorted(columns))[:SAMPLE_CHARACTERS]} if columns else {}
 
 
 def _shorten(text: str | None) -> str | None:

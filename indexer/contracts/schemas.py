@@ -4,6 +4,7 @@ Readers check rows against it, Spark derives its types from it, documentation pr
 """
 
 from dataclasses import dataclass
+from datetime import date
 
 import pyarrow as pa
 
@@ -11,6 +12,9 @@ ID_BYTES = 256
 TEXT_BYTES = 8_192
 QUERY_BYTES = 1_024
 LARGEST_COUNT = 2**62
+FIRST_DAY = date(1990, 1, 1)
+LAST_DAY = date(2099, 12, 31)
+"""No shop sold anything on a screen before, and none has sold anything after: such days are defaults and slips."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,11 @@ class Column:
     doc: str
     nullable: bool = False
     """A null is accepted, and an input may lack the column."""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | date | None = None
+    maximum: float | date | None = None
     max_bytes: int | None = None
+    text: bool = False
+    """Words for people, in which HTML entities are decoded; ids stay as they are."""
     identifier: bool = False
     """Control characters are refused: ids are written one per line."""
     path: str = ""
@@ -62,7 +68,7 @@ class Table:
 
 def query_column(name: str = "query", doc: str = "query text, normalised by indexer.text") -> Column:
     """Describe a column that holds a query."""
-    return Column(name, pa.string(), doc, max_bytes=QUERY_BYTES)
+    return Column(name, pa.string(), doc, max_bytes=QUERY_BYTES, text=True)
 
 
 def product_id_column() -> Column:
@@ -71,13 +77,13 @@ def product_id_column() -> Column:
 
 
 def node_column(name: str, doc: str, nullable: bool = False) -> Column:
-    """Describe a column that holds a taxonomy node id."""
-    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES)
+    """Describe a column that holds a taxonomy node id, which may be made of names."""
+    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES, text=True)
 
 
 def text_column(name: str, doc: str, nullable: bool = True) -> Column:
     """Describe a column of free text."""
-    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES)
+    return Column(name, pa.string(), doc, nullable=nullable, max_bytes=TEXT_BYTES, text=True)
 
 
 def user_column(name: str, doc: str) -> Column:
@@ -101,7 +107,9 @@ RAW_PURCHASES = Table(
         query_column(doc="query text as the shopper typed it"),
         product_id_column(),
         Column("purchases", pa.int64(), "purchases of the product after the query", nullable=True, minimum=1),
-        Column("event_date", pa.date32(), "day of the purchases (UTC)", nullable=True),
+        Column(
+            "event_date", pa.date32(), "day of the purchases (UTC)", nullable=True, minimum=FIRST_DAY, maximum=LAST_DAY
+        ),
         user_column("user_id", "who bought; only counted, never published"),
     ),
 )
@@ -110,7 +118,13 @@ RAW_EVENTS = Table(
     "RAW_EVENTS",
     (
         Column("action_name", pa.string(), "what the shopper did, such as purchase, add_to_cart or click"),
-        Column("timestamp", pa.timestamp("us", "UTC"), "ISO 8601 time, or seconds or milliseconds since 1970; UTC"),
+        Column(
+            "timestamp",
+            pa.timestamp("us", "UTC"),
+            "ISO 8601 time, or seconds or milliseconds since 1970; UTC",
+            minimum=FIRST_DAY,
+            maximum=LAST_DAY,
+        ),
         Column(
             "object_id",
             pa.string(),
@@ -120,7 +134,7 @@ RAW_EVENTS = Table(
             path="event_attributes.object.object_id",
         ),
         Column("query_id", pa.string(), "the search that led to the event", nullable=True),
-        Column("user_query", pa.string(), "text of that search; wins over `query_id`", nullable=True),
+        Column("user_query", pa.string(), "text of that search; wins over `query_id`", nullable=True, text=True),
         Column(
             "quantity",
             pa.int64(),
@@ -140,7 +154,7 @@ RAW_QUERIES = Table(
     "RAW_QUERIES",
     (
         Column("query_id", pa.string(), "the search's id, as the events have it"),
-        Column("user_query", pa.string(), "query text as the shopper typed it", nullable=True),
+        Column("user_query", pa.string(), "query text as the shopper typed it", nullable=True, text=True),
     ),
     key=("query_id",),
     nested=True,
@@ -155,8 +169,8 @@ CATALOGUE = Table(
         text_column("product_type", "product type"),
         text_column("color", "color name"),
         text_column("description", "long description, cut to its limit"),
-        Column("node_ids", pa.list_(pa.string()), "taxonomy nodes of the product", nullable=True),
-        Column("category_path", pa.list_(pa.string()), "names from the root to the leaf", nullable=True),
+        Column("node_ids", pa.list_(pa.string()), "taxonomy nodes of the product", nullable=True, text=True),
+        Column("category_path", pa.list_(pa.string()), "names from the root to the leaf", nullable=True, text=True),
         Column("updated_at", pa.string(), "ISO 8601 time; the newest of several rows of one id wins", nullable=True),
     ),
     key=("product_id",),
@@ -177,7 +191,7 @@ TAXONOMY_PATHS = Table(
     "TAXONOMY_PATHS",
     (
         node_column("node_id", "node id"),
-        Column("category_path", pa.list_(pa.string()), "names from the root to the node itself"),
+        Column("category_path", pa.list_(pa.string()), "names from the root to the node itself", text=True),
     ),
     key=("node_id",),
 )

@@ -158,8 +158,8 @@ def _measure(
 
 
 def _hash_files(path: str, section: str) -> list[list[str]]:
-    with local_files(path, section=section) as files:
-        return [[file.name, hash_file(file)] for file in files]
+    with local_files(path, section=section) as delivery:
+        return [[file.name, hash_file(file)] for file in delivery.files]
 
 
 def _identify_model(name: str) -> Any:

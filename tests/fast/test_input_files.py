@@ -18,8 +18,8 @@ from indexer.input_config import CatalogueConfig
 def test_a_folder_is_read_in_name_order_and_hidden_files_are_left_out(tmp_path):
     for name in ("part-1.csv", "part-0.csv", "_SUCCESS", ".part-2.csv.crc"):
         (tmp_path / name).write_text("product_id,title\n1,x\n")
-    with local_files(str(tmp_path), section="catalogue") as files:
-        assert [file.name for file in files] == ["part-0.csv", "part-1.csv"]
+    with local_files(str(tmp_path), section="catalogue") as delivery:
+        assert [file.name for file in delivery.files] == ["part-0.csv", "part-1.csv"]
 
 
 def test_files_of_hidden_folders_are_left_out_unless_they_are_named(tmp_path):
@@ -29,8 +29,8 @@ def test_files_of_hidden_folders_are_left_out_unless_they_are_named(tmp_path):
         (tmp_path / "_in" / name).write_text("product_id,title\n1,x\n")
 
     def names(path):
-        with local_files(str(path), section="catalogue") as files:
-            return [file.relative_to(tmp_path / "_in").as_posix() for file in files]
+        with local_files(str(path), section="catalogue") as delivery:
+            return [file.relative_to(tmp_path / "_in").as_posix() for file in delivery.files]
 
     assert names(tmp_path / "_in") == ["day/1.csv", "part-0.csv"]
     assert names(tmp_path / "_in" / "_old") == ["_old/day/part-0.csv"]
@@ -110,7 +110,7 @@ def test_of_daily_files_those_of_the_days_are_taken(tmp_path, monkeypatch):
 
     monkeypatch.setattr("indexer.contracts.files.open_store", lambda url: Bucket())
     (tmp_path / "in").mkdir()
-    files = download_files("s3://bucket/2026-01-01", tmp_path / "in", days=days)
+    files, _ = download_files("s3://bucket/2026-01-01", tmp_path / "in", days=days)
     assert [file.name for file in files] == [
         "000000-2026-11-19-part-0.csv",
         "000001-2026-11-20-2026-11-01_to_2026-11-20.csv",

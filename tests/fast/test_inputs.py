@@ -116,6 +116,39 @@ def test_a_long_optional_text_is_cut_and_counted(tmp_path):
     assert reader.counts.as_counts()["fixed"] == {"description_cut": 1}
 
 
+DAMAGED = [
+    {"product_id": "1&amp;", "title": "Salt &amp; pepper &amp;lt;", "brand": "A&#38;B", "x": "&amp;", "y": "1"},
+    {"product_id": "2", "title": "cafe\u0301\u200b", "category_path": ["Home &amp; Garden", "Caf\u00e9"]},
+    {"product_id": "3", "title": "&nbsp;", "brand": "e\u0301"},
+    {"product_id": "4", "title": "x", "category_path": None},
+]
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet", "c.tsv"])
+def test_entities_are_decoded_and_rows_with_damaged_texts_and_unknown_columns_counted(tmp_path, name):
+    path, columns = tmp_path / name, ["product_id", "title", "brand", "category_path", "x", "y"]
+    if name == "c.parquet":
+        pq.write_table(pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in DAMAGED]), path)
+    elif name == "c.jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in DAMAGED))
+    else:
+        paths = [" > ".join(row.get("category_path") or ()) for row in DAMAGED]
+        cells = [row | {"category_path": text} for row, text in zip(DAMAGED, paths, strict=True)]
+        lines = [columns, *([row.get(key, "") for key in columns] for row in cells)]
+        path.write_text("".join("\t".join(line) + "\n" for line in lines))
+    reader = catalogue(path)
+    rows = [(row["product_id"], row["title"], row["brand"], row["category_path"]) for row in read(reader)]
+    assert rows == [
+        ("1&amp;", "Salt & pepper &lt;", "A&B", None),
+        ("2", "cafe\u0301\u200b", None, ["Home & Garden", "Caf\u00e9"]),
+        ("3", "\u00a0", "e\u0301", None),
+        ("4", "x", None, None),
+    ]
+    counts = reader.counts.as_counts()
+    assert counts["fixed"] == {"composed": 2, "entities_decoded": 3, "invisible_removed": 1}
+    assert counts["unknown_columns"] == "x, y"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -1,10 +1,12 @@
 """Text rules, on strings chosen to be nasty."""
 
+import html
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.text import clean_text, escape, normalise_query, product_text
+from indexer.text import ENTITIES, clean_text, decode_entities, escape, find_fixes, normalise_query, product_text
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,49 @@ def test_cleaning_twice_changes_nothing(text):
     assert normalise_query(normalise_query(text)) == normalise_query(text)
     assert once == once.strip()
     assert "  " not in once
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Johnson &amp; Johnson", "Johnson & Johnson"),
+        ("90&ldquo; x 3&#39; &Amp; JAM &AMP; &#x1F600;", "90\u201c x 3' & JAM & \U0001f600"),
+        ("once &amp;lt; &amp;amp;", "once &lt; &amp;"),
+        ("&lt;script&gt;", "<script>"),
+        ("AT&T &eacute; &amp &; &#; &#x; &#99999999; &#x1234567;",) * 2,
+        ("&#0;&#xD800;&#1114112;", "\ufffd" * 3),
+    ],
+)
+def test_entities_are_decoded_once_and_unknown_ones_left_alone(raw, expected):
+    assert decode_entities(raw) == expected
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"))))
+def test_entities_are_decoded_as_the_standard_library_does(text):
+    assert decode_entities(html.escape(text)) == text
+    numbered = "".join(f"&#{ord(c)};&#x{ord(c):X};" for c in text)
+    assert decode_entities(numbered) == html.unescape(numbered).ljust(2 * len(text)) == "".join(c * 2 for c in text)
+
+
+def test_every_named_entity_is_the_one_of_html():
+    assert {name: html.unescape(f"&{name};") for name in ENTITIES} == ENTITIES
+
+
+@pytest.mark.parametrize(
+    ("text", "fixes"),
+    [
+        ("caf\u00e9 \u2122 \u00a0 tab\t", []),
+        ("cafe\u0301", ["composed"]),
+        ("a\u200bb", ["invisible_removed"]),
+        ("a\u202eb", ["invisible_removed"]),
+        ("a\U000e0041", ["invisible_removed"]),
+        ("\x1b[31mred", ["invisible_removed"]),
+        ("a &amp; e\u0301\x00", ["entities_decoded", "invisible_removed", "composed"]),
+        ("AT&T", []),
+    ],
+)
+def test_what_is_mended_is_named(text, fixes):
+    assert find_fixes(text) == fixes
 
 
 def test_product_text_joins_what_is_there():

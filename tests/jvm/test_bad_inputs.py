@@ -9,6 +9,7 @@ import pytest
 
 from indexer.contracts import preflight, schemas
 from indexer.contracts.inputs import open_input
+from indexer.contracts.rejects import describe_unknown
 from indexer.errors import ContractError
 from indexer.input_config import InputConfig
 from spark.inputs import locate_input
@@ -16,6 +17,7 @@ from spark.tables import read_input
 
 pytestmark = pytest.mark.jvm
 
+FIXES = ("entities_decoded", "invisible_removed", "composed")
 HEADER = b"query,product_id,purchases\n"
 PURCHASES = {"query": ["a", "b"], "product_id": ["p", "q"], "purchases": [3, 4]}
 TABLE = pa.table(PURCHASES)
@@ -154,6 +156,7 @@ JUDGED = {
     "byte order mark in JSON": ("p.jsonl", b"\xef\xbb\xbf" + records(GOOD, GOOD), ["a", "a"], {}),
     "gzip of two members": ("p.csv.gz", gzip.compress(HEADER) + gzip.compress(b"a,p,1\n"), ["a"], {}),
     "unknown extra column": ("p.csv", b"query,x,product_id\na,x,p\n", ["a"], {}),
+    "unknown extra key": ("p.jsonl", records({"x": 1} | GOOD, {"y": {"query": 1}} | GOOD), ["a", "a"], {}),
     "null and blank id": ("p.jsonl", ids(b"null", b'""', b'" \\u3000"'), ["a"], {"product_id_missing": 3}),
     "id of 256 bytes": ("p.jsonl", ids(b'"' + b"x" * 256 + b'"'), ["a", "z"], {}),
     "id over 256 bytes": ("p.jsonl", ids(b'"' + b"x" * 257 + b'"'), ["a"], {"product_id_too_long": 1}),
@@ -174,6 +177,26 @@ JUDGED = {
     ),
     "negative or zero count": ("p.csv", cells(b"purchases", b"-1", b"0"), ["a"], {"purchases_range": 2}),
     "fractional or huge count": ("p.csv", cells(b"purchases", b"1.5", b"9" * 19), ["a"], {"purchases_type": 2}),
+    "entities": (
+        "p.tsv",
+        b"query\tproduct_id\na &amp; b &amp;lt;\tp&amp;\n&#160;\tp\n&lt;" + b"x" * 1_022 + b"\tp\n",
+        ["a & b &lt;", "\u00a0"],
+        {"query_too_long": 1},
+    ),
+    "texts that normalisation mends": (
+        "p.jsonl",
+        records(
+            *({"query": query, "product_id": "p"} for query in ("e\u0301", "a\u200b", "\x1b[31m", "a", "b &#38;\u202e"))
+        ),
+        ["\x1b[31m", "a", "a\u200b", "b &\u202e", "e\u0301"],
+        {},
+    ),
+    "absurd day": (
+        "p.csv",
+        cells(b"event_date", b"9999-12-31", b"2100-01-01", b"0001-01-01", b"1970-01-01", b"1899-12-30"),
+        ["a"],
+        {"event_date_range": 5},
+    ),
     "no date": (
         "p.csv",
         cells(b"event_date", b"0000-00-00", b"2026-02-30", b"2026-01-01T10:00:00", b"2026-1-1"),
@@ -181,6 +204,19 @@ JUDGED = {
         {"event_date_type": 4},
     ),
 }
+
+
+# name -> what else is counted
+MENDED = {
+    "unknown extra column": {"unknown_columns": "x"},
+    "unknown extra key": {"unknown_columns": "x, y"},
+    "entities": {"entities_decoded": 2},
+    "texts that normalisation mends": {"entities_decoded": 1, "invisible_removed": 3, "composed": 1},
+}
+
+
+def mended(counts):
+    return {name: counts[name] for name in (*FIXES, "unknown_columns") if name in counts}
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -194,6 +230,9 @@ def test_a_bad_row_is_rejected_and_the_others_stay(session, tmp_path, name):
     assert sorted(row.query for row in found.rows.select("query").collect()) == kept
     assert {reject["reason"]: reject["count"] for reject in found.rejects} == reasons
     assert found.counts["rows_in"] == counts.rows_in == len(kept) + sum(reasons.values())
+    assert (
+        mended(found.counts) == mended(counts.fixes | describe_unknown(counts.unknown_columns)) == MENDED.get(name, {})
+    )
 
 
 def test_numbers_that_are_none_are_out_of_range_in_parquet(session, tmp_path):
@@ -223,5 +262,7 @@ def test_a_folder_with_its_success_file_and_an_object_listed_twice_is_read_once(
 
     monkeypatch.setattr("indexer.contracts.files.open_store", lambda url: Doubled())
     source = InputConfig(path="s3://bucket/day", success_file=True)
-    assert read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source).counts["valid"] == 2
-    assert len(read_without_spark(schemas.RAW_PURCHASES, source)[0]) == 2
+    found = read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source)
+    assert found.counts == {"rows_in": 2, "valid": 2, "rejected": 0, "files_listed_twice": 2}
+    rows, counts = read_without_spark(schemas.RAW_PURCHASES, source)
+    assert (len(rows), counts.fixes) == (2, {"files_listed_twice": 2})

@@ -60,7 +60,8 @@ BAD_EVENTS = {
     "quantity_range": [event(user_query="a", quantity=quantity) for quantity in (-1, 0, 10**9 + 1)],
     "quantity_type": [event(user_query="a", quantity=2.5)],
     "action_name_missing": [event(None, user_query="a")],
-    "event_date_future": [event(user_query="a", time="9999-01-01")],
+    "event_date_future": [event(user_query="a", time="2099-01-01")],
+    "timestamp_range": [event(user_query="a", time="9999-01-01"), event(user_query="a", time=0)],
 }
 QUERIES = [
     {"query_id": "q1", "user_query": "toddler cup"},
@@ -117,6 +118,7 @@ def test_every_event_counts_or_is_accounted_for(session, shop, tmp_path):
         "rows_in": rows_in,
         "valid": rows_in - rejected,
         "rejected": rejected,
+        "unknown_columns": "session_id",
     }
     assert commit.counts["inputs"]["RAW_QUERIES"] == {"rows_in": 6, "valid": 4, "rejected": 2}
     assert commit.counts["filters"] == {
@@ -237,7 +239,7 @@ def test_purchases_of_a_real_log(session, shop, tmp_path):
     assert pairs["notebook", "0882780391659"] == 3
     assert pairs["briefcase", "0092636243159"] == 5
     assert commit.rejects == []
-    assert commit.counts["inputs"]["RAW_EVENTS"] == {"rows_in": 414, "valid": 414, "rejected": 0}
+    assert commit.counts["inputs"]["RAW_EVENTS"].items() >= {"rows_in": 414, "valid": 414, "rejected": 0}.items()
     assert commit.counts["figures"]["events"] == 26_828
     filters = commit.counts["filters"]
     assert (filters["repeated"], filters["merged"]) == (1, 413 - 259)

@@ -55,7 +55,7 @@ def test_bad_rows_are_rejected_by_reason_and_counted(read, bad_tsv):
         "purchases_type": 3,
         "event_date_type": 1,
     }
-    assert result.counts == {"rows_in": 17, "valid": 3, "rejected": 14}
+    assert result.counts == {"rows_in": 17, "valid": 3, "rejected": 14, "invisible_removed": 1}
     assert {row.query for row in result.rows.collect()} == {"good", '"12 inch', "damaged \ufffd"}
     samples = {reject["reason"]: (reject["key"], reject["sample"]) for reject in result.rejects}
     assert samples["purchases_range"] == ("negative / p8", "-3")

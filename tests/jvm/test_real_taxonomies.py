@@ -82,7 +82,7 @@ def test_a_noisy_tree_of_parents_places_products_by_path_and_leaf(label, bestbuy
     limits = ("catalogue.max_reject_share=0.04", "taxonomy.max_reject_share=0.1")
     commit, read = label(*limits, "nodes.leaf_names=true", taxonomy=tree, catalogue=bestbuy_products)
     # 363 parents are not in the file; with the nodes below these, 376 nodes hang on nothing. One name is null.
-    assert commit.counts["inputs"]["TAXONOMY"] == {"rows_in": 4_584, "valid": 4_207, "rejected": 377}
+    assert commit.counts["inputs"]["TAXONOMY"].items() >= {"rows_in": 4_584, "valid": 4_207, "rejected": 377}.items()
     assert rejects(commit) == {
         ("TAXONOMY", "name_missing"): 1,
         ("TAXONOMY", "parent_unknown"): 376,
@@ -139,7 +139,9 @@ def test_the_published_file_of_a_taxonomy_and_a_classifier_that_names_leaves(lab
         "nodes.leaf_names=true",
         catalogue=products,
     )
-    assert commit.counts["inputs"]["TAXONOMY_PATHS"] == {"rows_in": 10_595, "valid": 10_595, "rejected": 0}
+    assert (
+        commit.counts["inputs"]["TAXONOMY_PATHS"].items() >= {"rows_in": 10_595, "valid": 10_595, "rejected": 0}.items()
+    )
     assert {row["node_id"]: row["parent_id"] for row in read(schemas.TAXONOMY).to_pylist()} == {
         node_id: shopify.get(path.rpartition(" > ")[0]) for path, node_id in shopify.items()
     }
@@ -171,7 +173,7 @@ def test_a_crosswalk_translates_one_taxonomy_into_another(label, shopify):
         crosswalk=[*crosswalk, crosswalk[0]],
         catalogue=products,
     )
-    assert commit.counts["inputs"]["CROSSWALK"] == {"rows_in": 10_536, "valid": 10_536, "rejected": 0}
+    assert commit.counts["inputs"]["CROSSWALK"].items() >= {"rows_in": 10_536, "valid": 10_536, "rejected": 0}.items()
     assert commit.counts["filters"]["repeated_crosswalk"] == 1
     assert (
         commit.counts["figures"].items()
@@ -203,7 +205,7 @@ def test_a_classifiers_own_classes_beside_purchases(label):
     commit, read = label(
         *settings, taxonomy=[*tree, {"node_id": "Salon Chairs", "name": "Salon Chairs"}], catalogue=catalogue
     )
-    assert commit.counts["inputs"]["QUERY_CLASSES"] == {"rows_in": 480, "valid": 474, "rejected": 6}
+    assert commit.counts["inputs"]["QUERY_CLASSES"].items() >= {"rows_in": 480, "valid": 474, "rejected": 6}.items()
     assert commit.counts["figures"]["classified_queries"] == 474
     assert commit.counts["filters"].items() >= {"overruled_nodes": 0, "shared_nodes": 1}.items()
     nodes = read(schemas.QUERY_NODES).to_pylist()

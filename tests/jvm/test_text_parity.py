@@ -1,4 +1,4 @@
-"""Python and Spark normalise query text alike: the same nasty strings go through both, in one job."""
+"""Python and Spark decode, judge and normalise query text alike: the same nasty strings go through both, in one job."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from indexer.text import clean_text, normalise_query
+from indexer.text import ENTITIES, clean_text, decode_entities, find_fixes, normalise_query
 from spark import text
 
 pytestmark = pytest.mark.jvm
@@ -40,23 +40,37 @@ NASTY = [
     "a\u0345 \u1fb3 ᾳ",
     "Ǆ ǅ ǆ Ω K Å",
     "\u2000\u2001 leading and trailing \u205f",
+    "Salt &amp; pepper &AMP; &Amp;lt; &amp;amp; &lt;script&gt;",
+    "&#39;&#039;&#x27;&#X0027; &#8482;&#128512;&#x1f600;&#1114111;&#153;&#1;",
+    "AT&T & &; &#; &#x; &amp &bogus; &#0; &#xD800; &#57343; &#1114112; &#9999999; &#99999999; &&amp;&lt",
+    "".join(f"&{name};" for name in ENTITIES),
+    "\x1b[31mred\x1b[0m",
+    "caf\u00e9 \u212b \u2126 \uac00",
 ]
 
 
 def through_spark(session, strings):
     frame = session.createDataFrame(list(enumerate(strings)), "n int, q string").repartition(2)
-    chosen = frame.select("n", text.clean_text(F.col("q")).alias("c"), text.normalised_query(F.col("q")).alias("q"))
-    return [(row.c, row.q) for row in chosen.orderBy("n").collect()]
+    query = F.col("q")
+    fixes = [F.when(test(query), F.lit(name)) for name, test in text.FIXES.items()]
+    chosen = frame.select(
+        "n",
+        text.clean_text(query).alias("c"),
+        text.normalised_query(query).alias("q"),
+        text.decode_entities(query).alias("d"),
+        F.array_compact(F.array(*fixes)).alias("f"),
+    )
+    return [(row.c, row.q, row.d, row.f) for row in chosen.orderBy("n").collect()]
 
 
 def test_nasty_strings(session):
-    expected = [(clean_text(string), normalise_query(string)) for string in NASTY]
+    expected = [(clean_text(text), normalise_query(text), decode_entities(text), find_fixes(text)) for text in NASTY]
     for string, found, wanted in zip(NASTY, through_spark(session, NASTY), expected, strict=True):
         assert found == wanted, repr(string)
 
 
 def test_null_stays_null(session):
-    assert through_spark(session, [None]) == [(None, None)]
+    assert through_spark(session, [None]) == [(None, None, None, [])]
 
 
 def test_every_character_on_its_own(session):
@@ -66,9 +80,9 @@ def test_every_character_on_its_own(session):
         "".join(known[i : i + 40]) for i in range(20_000, len(known), 40)
     ]
     wrong = [
-        (string, found, normalise_query(string))
-        for string, (_, found) in zip(strings, through_spark(session, strings), strict=True)
-        if found != normalise_query(string)
+        (string, found, fixes)
+        for string, (_, found, _, fixes) in zip(strings, through_spark(session, strings), strict=True)
+        if (found, fixes) != (normalise_query(string), find_fixes(string))
     ]
     assert not wrong, wrong[:3]
 
@@ -76,4 +90,5 @@ def test_every_character_on_its_own(session):
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs", "Cn", "Co")), max_size=30), min_size=150, max_size=300))
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_arbitrary_text(session, strings):
-    assert [q for _, q in through_spark(session, strings)] == [normalise_query(string) for string in strings]
+    expected = [(normalise_query(string), find_fixes(string)) for string in strings]
+    assert [(query, fixes) for _, query, _, fixes in through_spark(session, strings)] == expected
