@@ -126,7 +126,7 @@ def test_a_night_from_purchases_to_negatives(config, night):
         ("novel", 90.0, 1),
     }
     counts = night["purchase_gram"].counts
-    assert counts["inputs"] == {"RAW_PURCHASES": {"rows_in": 9, "valid": 8, "rejected": 1}}
+    assert counts["inputs"] == {"RAW_PURCHASES": {"rows_in": 9, "valid": 8, "rejected": 1, "invisible_removed": 1}}
     assert counts["filters"] == {"merged": 0, "below_min_purchases": 1}
     assert [(r["reason"], r["count"]) for r in night["purchase_gram"].rejects] == [("query_empty", 1)]
     folder = StepFolder(config.shop.work, "purchase_gram", DATE)
