@@ -44,9 +44,9 @@ ENTITIES = {
 """The HTML entities that shops' exports hold, in any case: exports write titles in capitals too."""
 
 REFERENCE = "&(?:#0*([0-9]{1,7})|#[xX]0*([0-9a-fA-F]{1,6})|(?i:(" + "|".join(ENTITIES) + ")));"
-"""A character by its number, decimal or hexadecimal, or by its name; Python and Java read the pattern alike."""
+"""A character by its number, decimal or hexadecimal, or its name; Python needs re.ASCII to fold case as Java does."""
 
-_REFERENCE = re.compile(REFERENCE)
+_REFERENCE = re.compile(REFERENCE, re.ASCII)
 _SPACES = re.compile(SPACES)
 _INVISIBLES = re.compile(INVISIBLES + "|[\\ud800-\\udfff]")
 """Python alone can hold half a surrogate pair, which no file can."""

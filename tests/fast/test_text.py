@@ -50,6 +50,7 @@ def test_cleaning_twice_changes_nothing(text):
         ("&lt;script&gt;", "<script>"),
         ("AT&T &eacute; &amp &; &#; &#x; &#99999999; &#x1234567;",) * 2,
         ("&#0;&#xD800;&#1114112;", "\ufffd" * 3),
+        ("&apo\u017f; &t\u0131mes; &hell\u0130p;",) * 2,
     ],
 )
 def test_entities_are_decoded_once_and_unknown_ones_left_alone(raw, expected):
