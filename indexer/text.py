@@ -43,6 +43,9 @@ ENTITIES = {
 }
 """The HTML entities that shops' exports hold, in any case: exports write titles in capitals too."""
 
+WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
+"""What a number that Unicode gives to a control character means in HTML; five of the 32 mean nothing else."""
+
 REFERENCE = "&(?:#0*([0-9]{1,7})|#[xX]0*([0-9a-fA-F]{1,6})|(?i:(" + "|".join(ENTITIES) + ")));"
 """A character by its number, decimal or hexadecimal, or its name; Python needs re.ASCII to fold case as Java does."""
 
@@ -53,9 +56,10 @@ _INVISIBLES = re.compile(INVISIBLES + "|[\\ud800-\\udfff]")
 
 
 def decode_entities(text: str) -> str:
-    """Decode HTML entities once: those of ENTITIES, and numbers; a number of no character is U+FFFD, as in HTML.
+    """Decode HTML entities once: those of ENTITIES, and numbers.
 
-    Unknown entities, and those without a semicolon, are left as they are.
+    As in HTML, 128 to 159 are read by WINDOWS_1252, and a number of no character is U+FFFD. Unknown entities, and
+    those without a semicolon, are left as they are.
     """
     return _REFERENCE.sub(_decode_reference, text)
 
@@ -99,4 +103,4 @@ def _decode_reference(match: re.Match[str]) -> str:
     if name:
         return ENTITIES[name.lower()]
     code = int(decimal) if decimal else int(hexadecimal, 16)
-    return "\ufffd" if code == 0 or code > 0x10FFFF or 0xD800 <= code <= 0xDFFF else chr(code)
+    return "\ufffd" if code == 0 or code > 0x10FFFF or 0xD800 <= code <= 0xDFFF else chr(code).translate(WINDOWS_1252)

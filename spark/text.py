@@ -6,7 +6,7 @@ import pyspark
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from indexer.text import ENTITIES, INVISIBLES, REFERENCE, SPACES
+from indexer.text import ENTITIES, INVISIBLES, REFERENCE, SPACES, WINDOWS_1252
 
 SPARK_3 = pyspark.__version__.startswith("3.")
 VISIBLE = "[^" + SPACES.removeprefix("[").removesuffix("]+") + "]"
@@ -81,7 +81,9 @@ def _decode_start(part: Column) -> Column:
 def _character(code: Column) -> Column:
     """Return the character of a number that may be none."""
     single = code.between(1, 0x10FFFF) & ~code.between(0xD800, 0xDFFF)
-    return F.when(single, F.reflect(F.lit("java.lang.Character"), F.lit("toString"), code)).otherwise("\ufffd")
+    character = F.reflect(F.lit("java.lang.Character"), F.lit("toString"), code)
+    meant = F.translate(character, "".join(map(chr, WINDOWS_1252)), "".join(WINDOWS_1252.values()))
+    return F.when(single, meant).otherwise("\ufffd")
 
 
 FIXES: Mapping[str, Callable[[Column], Column]] = {

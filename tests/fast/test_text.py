@@ -64,6 +64,12 @@ def test_entities_are_decoded_as_the_standard_library_does(text):
     assert decode_entities(numbered) == html.unescape(numbered).ljust(2 * len(text)) == "".join(c * 2 for c in text)
 
 
+def test_numbers_of_control_characters_are_read_as_in_html():
+    numbered = [f"&#{code};&#x{code:x};&#0{code};" for code in range(0x80, 0xA0)]
+    assert [decode_entities(text) for text in numbered] == [html.unescape(text) for text in numbered]
+    assert decode_entities("Levi&#146;s &#x80;5&#153;") == "Levi\u2019s \u20ac5\u2122"
+
+
 def test_every_named_entity_is_the_one_of_html():
     assert {name: html.unescape(f"&{name};") for name in ENTITIES} == ENTITIES
 

@@ -47,6 +47,7 @@ NASTY = [
     "&apo\u017f;",
     "&t\u0131mes;",
     "&hell\u0130p;",
+    "".join(f"&#{code};" for code in range(127, 161)) + "&#x92;&#X099;&#0146;",
     "\x1b[31mred\x1b[0m",
     "caf\u00e9 \u212b \u2126 \uac00",
 ]
