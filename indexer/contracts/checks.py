@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.contracts.cleaning import decode_texts
+from indexer.contracts.cleaning import decode_texts, is_text_list
 from indexer.contracts.raw import json_text, parse_json
 from indexer.contracts.schemas import Column, Table
 from indexer.errors import ContractError
@@ -130,7 +130,7 @@ def _widen(values: pa.Array, column: Column, place: str) -> pa.Array:
         (pa.int64(), lambda kind: pa.types.is_integer(kind) and kind != pa.uint64()),
         (pa.float64(), lambda kind: pa.types.is_floating(kind) or pa.types.is_integer(kind)),
         (pa.date32(), pa.types.is_date),
-        (pa.list_(pa.string()), _is_text_list),
+        (pa.list_(pa.string()), is_text_list),
     ]
     if have == want or any(want == kind and accepts(have) for kind, accepts in tests):
         return values.cast(want)
@@ -143,12 +143,6 @@ def _refuse_type(place: str, column: Column, found: pa.DataType) -> ContractErro
     return ContractError(
         f"{place}: column {column.name} has type {found}; expected {column.type}, write it again in this type"
     )
-
-
-def _is_text_list(kind: pa.DataType) -> bool:
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return False
-    return bool(pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
 
 
 def _limit_text(values: pa.Array, column: Column, findings: Findings) -> tuple[pa.Array, int]:

@@ -13,7 +13,7 @@ UNUSUAL = r"[^\x20-\x7e]|&"
 
 def decode_texts(values: pa.Array) -> pa.Array:
     """Decode the entities of texts, or of the texts in lists; anything else is returned as it is."""
-    if _is_list(values.type):
+    if is_text_list(values.type):
         lists = values.to_pylist() if _holds(pc.list_flatten(values), "&") else None
         return values if lists is None else pa.array([_decode_items(items) for items in lists], values.type)
     if not pa.types.is_string(values.type) or not _holds(values, "&"):
@@ -25,8 +25,10 @@ def decode_texts(values: pa.Array) -> pa.Array:
 
 def count_fixes(values: pa.Array, count: Callable[[str, int], None]) -> None:
     """Call `count` with the fix and the row of every text, or text in a list, that has something to mend."""
-    if _is_list(values.type):
-        texts, rows = pc.list_flatten(values), pc.list_parent_indices(values)
+    if is_text_list(values.type):
+        # A null may have items behind it: they belong to a row for one of the two functions only.
+        lists = pc.fill_null(values, [])
+        texts, rows = pc.list_flatten(lists), pc.list_parent_indices(lists)
     elif pa.types.is_string(values.type):
         texts, rows = values, pa.array(range(len(values)), pa.int64())
     else:
@@ -37,8 +39,11 @@ def count_fixes(values: pa.Array, count: Callable[[str, int], None]) -> None:
             count(fix, row)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_string(kind.value_type))
+def is_text_list(kind: pa.DataType) -> bool:
+    """Tell whether a column holds lists of text, however wide their offsets are."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    return bool(pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
 
 
 def _holds(texts: pa.Array, mark: str) -> bool:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.contracts import schemas
+from indexer.contracts.checks import check_column
+from indexer.contracts.cleaning import count_fixes
 from indexer.contracts.inputs import InputReader, open_input
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig, InputConfig, LabelsConfig, PurchasesConfig
@@ -147,6 +149,20 @@ def test_entities_are_decoded_and_rows_with_damaged_texts_and_unknown_columns_co
     counts = reader.counts.as_counts()
     assert counts["fixed"] == {"composed": 2, "entities_decoded": 3, "invisible_removed": 1}
     assert counts["unknown_columns"] == "x, y"
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()], ids=str)
+@pytest.mark.parametrize("kind", [pa.ListArray, pa.LargeListArray], ids=lambda kind: kind.__name__)
+def test_lists_of_wide_types_and_nulls_with_items_behind_them_are_decoded_and_counted(kind, text):
+    offsets = pa.array([0, 1, 3, 3, 5], pa.int64() if kind is pa.LargeListArray else pa.int32())
+    items = pa.array(["Caf\u00e9", "x &amp; y", "e\u0301", "Home &amp; Garden", None], text)
+    lists = kind.from_arrays(offsets, items, mask=pa.array([False, True, False, False]))
+    fixes = []
+    count_fixes(lists, lambda fix, row: fixes.append((fix, row)))
+    assert fixes == [("entities_decoded", 3)]
+    typed, findings, _ = check_column(lists, schemas.CATALOGUE.column("category_path"), place="c.parquet")
+    assert typed.to_pylist() == [["Caf\u00e9"], None, None, ["Home & Garden"]]
+    assert findings == []
 
 
 @pytest.mark.parametrize(
