@@ -82,7 +82,7 @@ def _typed(raw: DataFrame, column: ContractColumn, target: T.DataType, separator
         return F.lit(None).cast(target)
     value, kind = F.col(column.name), raw.schema[column.name].dataType
     if isinstance(target, T.ArrayType):
-        names = value if isinstance(kind, T.ArrayType) else _split(value, separator)
+        names = F.transform(value, decode_entities) if isinstance(kind, T.ArrayType) else _split(value, separator)
         trimmed = F.transform(F.filter(names, lambda name: ~is_blank(name)), lambda name: strip_text(name))
         return F.when(F.size(trimmed) > 0, trimmed)
     if isinstance(target, T.StringType):
@@ -111,10 +111,11 @@ def _instant(value: Column, kind: T.DataType) -> Column:
 
 
 def _split(text: Column, separator: str) -> Column:
-    """Read a list written as a JSON array or as one string; a broken array is null."""
+    """Read a list written as a JSON array or as one string, and decode its items; a broken array is null."""
     array = F.from_json(text, T.ArrayType(T.StringType()), {"mode": "PERMISSIVE"})
-    parts = F.split(text, "\\Q" + separator.strip() + "\\E")
-    return F.when(F.trim(text).startswith("["), array).otherwise(parts)
+    # Decoded as a whole, since entities may end in the separator.
+    parts = F.split(decode_entities(text), "\\Q" + separator.strip() + "\\E")
+    return F.when(F.trim(text).startswith("["), F.transform(array, decode_entities)).otherwise(parts)
 
 
 def _as_text(raw: DataFrame, name: str) -> Column:
@@ -175,10 +176,8 @@ def _is_cut(column: ContractColumn) -> bool:
 
 def _finished(column: ContractColumn, *, given: bool) -> Column:
     """Cut a text that is too long and decode what people read: no reason depends on it, so it is worked out once."""
-    value = _cut(column)
-    if not (column.text and given):
-        return value
-    return decode_entities(value) if column.type == pa.string() else F.transform(value, decode_entities)
+    decoded = column.text and given and column.type == pa.string()
+    return decode_entities(_cut(column)) if decoded else _cut(column)
 
 
 def _cut(column: ContractColumn) -> Column:

@@ -13,7 +13,7 @@ from indexer.contracts.cleaning import decode_texts, is_text_list
 from indexer.contracts.raw import json_text, parse_json
 from indexer.contracts.schemas import Column, Table
 from indexer.errors import ContractError
-from indexer.text import SPACES
+from indexer.text import SPACES, decode_entities
 
 CONTROL = r"[\x00-\x1f\x7f]"
 WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
@@ -42,6 +42,8 @@ def check_column(
     else:
         empty = pc.is_null(values)
         typed = _widen(values, column, place)
+        # A list written as text is decoded when it is split.
+        typed = decode_texts(typed) if pa.types.is_list(typed.type) else typed
         unparsed = None
     if not column.nullable:
         findings.append((f"{column.name}_missing", empty))
@@ -56,7 +58,7 @@ def check_column(
         findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, CONTROL))))
     if column.minimum is not None or column.maximum is not None:
         findings.append((f"{column.name}_range", _out_of_range(typed, column)))
-    return decode_texts(typed) if column.text else typed, findings, cut
+    return decode_texts(typed) if column.text and pa.types.is_string(typed.type) else typed, findings, cut
 
 
 def refuse_text(table: Table, names: Mapping[str, str], types: Mapping[str, pa.DataType], *, shown: str) -> None:
@@ -106,15 +108,16 @@ def _parse(values: pa.StringArray, kind: pa.DataType, separator: str) -> pa.Arra
 
 
 def _parse_list(text: str | None, separator: str) -> list[str] | None:
+    """Split a list and decode its items; one text is decoded as a whole, since entities may end in the separator."""
     if text is None:
         return None
     if not text.lstrip().startswith("["):
-        return text.split(separator.strip())
+        return decode_entities(text).split(separator.strip())
     try:
         items = parse_json(text)
     except (ValueError, RecursionError):
         return None
-    return [word for word in map(json_text, items) if word is not None]
+    return [decode_entities(word) for word in map(json_text, items) if word is not None]
 
 
 def _clean_list(items: list[str | None] | None) -> list[str] | None:

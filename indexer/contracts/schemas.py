@@ -30,7 +30,8 @@ class Column:
     maximum: float | date | None = None
     max_bytes: int | None = None
     text: bool = False
-    """Words for people, in which HTML entities are decoded; ids stay as they are."""
+    """HTML entities are decoded: queries, titles, names, paths and node ids, which may be made of names; never product,
+    event or query ids."""
     identifier: bool = False
     """Control characters are refused: ids are written one per line."""
     path: str = ""

@@ -151,6 +151,24 @@ def test_entities_are_decoded_and_rows_with_damaged_texts_and_unknown_columns_co
     assert counts["unknown_columns"] == "x, y"
 
 
+@pytest.mark.parametrize(
+    ("separator", "written", "names"),
+    [
+        (";", "Toys &amp; Games;Dolls", ["Toys & Games", "Dolls"]),
+        ("/", "Toys &amp; Games/A &amp;lt; B", ["Toys & Games", "A &lt; B"]),
+        (";", '["Toys &amp; Games;Dolls", "A &amp;lt; B", "&nbsp;"]', ["Toys & Games;Dolls", "A &lt; B"]),
+        (";", ["Toys &amp; Games;Dolls", "A &amp;lt; B", "&nbsp;"], ["Toys & Games;Dolls", "A &lt; B"]),
+        (" > ", "Home &amp; Garden &gt; Pots > &nbsp;", ["Home & Garden", "Pots"]),
+        (">", "&nbsp;", None),
+    ],
+)
+def test_a_list_written_as_one_text_is_decoded_once_before_it_is_split(separator, written, names):
+    column = schemas.CATALOGUE.column("category_path")
+    typed, findings, _ = check_column(pa.array([written]), column, place="c.csv", separator=separator)
+    assert typed.to_pylist() == [names]
+    assert not any(applies[0].as_py() for _, applies in findings)
+
+
 @pytest.mark.parametrize("text", [pa.string(), pa.large_string()], ids=str)
 @pytest.mark.parametrize("kind", [pa.ListArray, pa.LargeListArray], ids=lambda kind: kind.__name__)
 def test_lists_of_wide_types_and_nulls_with_items_behind_them_are_decoded_and_counted(kind, text):
@@ -245,6 +263,13 @@ def test_mapping_of_an_unknown_column_is_refused(tmp_path):
     (tmp_path / "c.csv").write_text("product_id,title\n1,x\n")
     with pytest.raises(ConfigError, match=r"^\[catalogue.columns\] tilte: CATALOGUE has only product_id, title"):
         read(catalogue(tmp_path / "c.csv", columns={"tilte": "title"}))
+
+
+def test_entities_are_decoded_in_ids_of_nodes_and_in_no_others():
+    columns = [column for table in schemas.TABLES.values() for column in table.columns]
+    ids = {column.name: column.text for column in columns if column.name.endswith(("_id", "_ids", "_node"))}
+    assert {name for name, text in ids.items() if text} == {"node_id", "node_ids", "parent_id", "from_node", "to_node"}
+    assert {"product_id", "object_id", "event_id", "query_id", "user_id"} <= ids.keys()
 
 
 def test_schema_carries_the_column_docs():
