@@ -157,10 +157,12 @@ def _column_faults(column: ContractColumn) -> list[Column]:
 
 def _outside(column: ContractColumn, value: Column) -> Column | None:
     limits = []
+    # The last day lasts until midnight.
+    ranked = F.to_date(value) if pa.types.is_timestamp(column.type) else value
     if column.minimum is not None:
-        limits.append(value < column.minimum)
+        limits.append(ranked < column.minimum)
     if column.maximum is not None:
-        limits.append(value > column.maximum)
+        limits.append(ranked > column.maximum)
     if column.type == pa.float64():
         limits += [F.isnan(value), F.abs(value) == float("inf")]
     return reduce(or_, limits) if limits else None
