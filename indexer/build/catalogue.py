@@ -60,6 +60,8 @@ class Spool:
     rejected: Counter[str] = field(default_factory=Counter)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the REJECTS table."""
+    remarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Table -> what was mended in its texts, and its columns that were not read."""
 
 
 def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *, progress: bool) -> Spool:
@@ -85,6 +87,7 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
         counts.reject("text_empty", key=empty[0], count=len(empty))
     spool.rows_in = counts.rows_in
     spool.rejects = counts.as_rows()
+    spool.remarks = {reader.table.name: counts.as_remarks()}
     spool.rejected.update({reason: reject.count for reason, reject in counts.rejects.items()})
     return spool
 

@@ -129,6 +129,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         bytes=release_bytes(manifest),
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
+        remarks=_gather_remarks(finished),
         seconds=run.seconds,
     )
 
@@ -235,6 +236,10 @@ def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:
         )
 
 
+def _gather_remarks(finished: Sequence[FinishedCollection]) -> dict[str, dict[str, Any]]:
+    return {table: remarks for item in finished for table, remarks in item.plan.spool.remarks.items()}
+
+
 def _write_report(
     run: _Run, story: Mapping[str, Any], finished: Sequence[FinishedCollection], gates: Sequence[GateResult]
 ) -> Path:
@@ -242,7 +247,11 @@ def _write_report(
     build = {
         "step": "build",
         "seconds": round(sum(run.seconds.values()), 1),
-        "counts": {"stages": dict(run.seconds), **{item.name: item.as_figures() for item in finished}},
+        "counts": {
+            "inputs": _gather_remarks(finished),
+            "stages": dict(run.seconds),
+            **{item.name: item.as_figures() for item in finished},
+        },
         "rejects": [row for item in finished for row in item.rejects],
     }
     page = render_report(

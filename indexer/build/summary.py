@@ -49,6 +49,8 @@ class ReleaseSummary:
     """Where the report lies: on this machine, or in the store where the run was published before."""
     rejects: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the REJECTS table."""
+    remarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Table -> what was mended in its texts, and its columns that were not read."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> wall time."""
 

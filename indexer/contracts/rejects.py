@@ -51,8 +51,12 @@ class InputCounts:
     def as_counts(self) -> dict[str, Any]:
         """Return the figures for a step's summary."""
         counts: dict[str, Any] = {"rows_in": self.rows_in, "rows_out": self.rows_out, "rejected": self.rejected}
+        return counts | self.as_remarks()
+
+    def as_remarks(self) -> dict[str, Any]:
+        """Return the figures that are no rows: what was mended in them, and the columns that were not read."""
         fixed = {"fixed": dict(sorted(self.fixes.items()))} if self.fixes else {}
-        return counts | fixed | describe_unknown(self.unknown_columns)
+        return fixed | describe_unknown(self.unknown_columns)
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return rows of the REJECTS table."""

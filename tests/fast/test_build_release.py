@@ -14,6 +14,7 @@ from indexer.build import hnsw, publish, release, shard
 from indexer.build.publish import RunFolder, encoder_seal
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
+from indexer.cli.summary import print_release
 from indexer.config import Config, GatesConfig
 from indexer.errors import (
     ConfigError,
@@ -72,6 +73,22 @@ def test_a_release_holds_every_row_once_and_says_so(make_shop: Shop, build: Any,
     assert index.reformulate("mugs red", k=1) == ["red mug"]
     assert Path(summary.report).read_text().count("<svg") == 0
     json.dumps(summary.as_dict())
+
+
+def test_the_summary_says_what_was_mended_and_which_columns_were_not_read(
+    make_shop: Shop, build: Any, products: Any, capsys: pytest.CaptureFixture[str]
+):
+    config = make_shop([*products(98), ("A", "Salt &amp; pepper", None), ("B", "cafe\u0301 lamp", None)])
+    catalogue = Path(config.catalogue.path)
+    catalogue.write_text(
+        "".join(f"{line},x\n" for line in catalogue.read_text().splitlines()).replace(",x", ",shelf", 1)
+    )
+    summary = build(config)
+    remarks = {"fixed": {"composed": 1, "entities_decoded": 1}, "unknown_columns": "shelf"}
+    assert summary.remarks == {"CATALOGUE": remarks}
+    assert "shelf" in Path(summary.report).read_text()
+    print_release(summary.as_dict())
+    assert "unknown_columns shelf" in capsys.readouterr().out
 
 
 def test_the_same_run_again_is_already_published(make_shop: Shop, build: Any, products: Any):
