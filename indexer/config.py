@@ -50,7 +50,8 @@ class GramConfig:
     """Products of the purchase counts by themselves: their blocks, and the Gram matrices that become tables."""
 
     block_entries: int = 4_000_000
-    """Pairs of query and product in one block; a task holds two blocks, about 250 bytes a pair."""
+    """Pairs of query and product in one block; a task holds two blocks, about 250 bytes a pair. A night of no more
+    pairs is not sent about: each task reads it from the files, which takes 100 bytes a pair of the night."""
     sides: tuple[str, ...] = ()
     """Tables to write, query or product; the query pairs are found without them."""
     top_k: int = 100

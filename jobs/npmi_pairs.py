@@ -54,8 +54,8 @@ def scored_pairs(
 ) -> Iterator[tuple[DataFrame, Totals]]:
     """Give the scored pairs of `spark.npmi.score_pairs` for the time of the block; says first what they will cost."""
     purchases = StepFolder(config.shop.work, PURCHASES.written_by, run_date)
-    rows = purchases.require(PURCHASES.name).counts["tables"][PURCHASES.name]
-    folder = purchases.table_folder(PURCHASES.name)
+    commit = purchases.require(PURCHASES.name)
+    rows, folder = commit.counts["tables"][PURCHASES.name], purchases.attempt_folder(commit.attempt) / PURCHASES.name
     with plan_pairs(session, folder, limits, rows=rows, block_entries=config.gram.block_entries) as planned:
         announce(f"{step}: {describe_forecast(planned.forecast)}")
         with held(planned.score()) as scored:

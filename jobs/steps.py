@@ -19,6 +19,7 @@ from indexer.contracts.days import Days
 from indexer.contracts.schemas import Table
 from indexer.errors import IntegrityError
 from indexer.runs import StepCommit, StepFolder, fingerprint, newest_before, now_text
+from indexer.text import escape
 from jobs.gates import judge_step
 from spark.inputs import Location, locate_input
 from spark.pairs import count_filters
@@ -98,8 +99,7 @@ def run_step(
 ) -> StepCommit:
     """Build a step's tables in a fresh attempt and commit them; equal inputs and settings are left as they are.
 
-    `sections` are the parts of the configuration that the result depends on; the gates are judged in any case. An
-    attempt that fails leaves no files.
+    `sections` are the parts of the configuration that the result depends on. An attempt that fails leaves no files.
     Raises GateError where the result is not fit to be used, PublishConflictError where another process was first.
     """
     folder = StepFolder(config.shop.work, step, run_date)
@@ -112,9 +112,7 @@ def run_step(
     settings = {name: _settings(config, name) for name in sections}
     print_of_step = fingerprint(step, identities, before, settings, __version__)
     done = folder.finished(print_of_step)
-    earlier = newest_before(config.shop.work, step, run_date)
     if done and not force:
-        judge_step(step, done.counts, earlier, config.gates)
         return done
     started = time.monotonic()
     with folder.open_attempt() as attempt:
@@ -127,7 +125,7 @@ def run_step(
             "figures": account.figures,
             "tables": account.tables,
         }
-        judge_step(step, counts, earlier, config.gates)
+        judge_step(step, counts, newest_before(config.shop.work, step, run_date), config.gates)
         commit = StepCommit(
             step=step,
             run_date=run_date,
@@ -146,7 +144,7 @@ def announce(text: str) -> None:
     """Tell people what is about to happen; says nothing where one JSON document is all that may be printed."""
     context = click.get_current_context(silent=True)
     if context is None or not context.params.get("as_json"):
-        click.echo(text, err=True)
+        click.echo(escape(text), err=True)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ MULTIPLY_ADDS_PER_SECOND = 20_000_000
 """Of one core that forms every pair; pruning leaves a few percent of them to do."""
 BYTES_PER_ENTRY = 250
 """Peak of a task per pair of query and product of its two blocks (`benchmarks/gram.py`)."""
+BYTES_PER_ENTRY_READ = 100
+"""Peak of reading a whole night per pair of it, before its blocks are multiplied."""
 HEAVIEST = 3
 
 
@@ -36,12 +38,14 @@ def forecast_product(
 ) -> Forecast:
     """Plan the blocks for this many cores and entries a block; `sent` tells whether rows travel to their tasks."""
     blocks = count_blocks(totals.entries, block_entries=block_entries, cores=cores)
+    pairs = blocks * (blocks + 1) // 2
+    in_blocks = BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks)
     return Forecast(
         entries=totals.entries,
         shared_pairs=totals.shared_pairs,
         blocks=blocks,
-        tasks=blocks * (blocks + 1) // 2,
-        task_bytes=BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks),
+        tasks=pairs if sent else min(pairs, cores),
+        task_bytes=in_blocks if sent else max(in_blocks, BYTES_PER_ENTRY_READ * totals.entries),
         sent_entries=totals.entries * blocks if sent else 0,
         seconds_unpruned=totals.shared_pairs / MULTIPLY_ADDS_PER_SECOND / cores,
         heaviest=tuple(heaviest),

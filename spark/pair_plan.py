@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -13,11 +12,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from indexer.config import NpmiConfig
 from indexer.contracts.schemas import PURCHASES
 from spark.block_pairs import deal_pairs
+from spark.block_rows import Block
 from spark.forecast import HEAVIEST, Forecast, forecast_product, name_heaviest
 from spark.gram import Totals, coded_products, counted_entries
 from spark.npmi import choose_reading, query_rows, score_pairs
 from spark.npmi_blocks import SCORED_SCHEMA, score_blocks
-from spark.purchase_matrix import Margins, cut_blocks, measure_matrix, name_most_shared, read_matrix
+from spark.purchase_matrix import cut_blocks, measure_matrix, name_most_shared, read_matrix
 from spark.tables import read_rows
 
 
@@ -56,20 +56,22 @@ def score_files(session: SparkSession, folder: Path, config: NpmiConfig, *, bloc
     tasks = deal_pairs(blocks, tasks=cores)
 
     def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number in (number for batch in batches for number in batch.column(0).to_pylist()):
-            matrix = read_matrix(folder)
-            margins = measure_matrix(matrix)
-            cut = cut_blocks(matrix, margins, matrix_reading(margins, config.variant), blocks=blocks)
-            for low, high in tasks[number]:
-                yield from score_blocks(cut[low], cut[high], config)
+        for batch in batches:
+            for lot in (tasks[number] for number in batch.column(0).to_pylist()):
+                wanted = {block for pair in lot for block in pair}
+                cut = read_blocks(folder, config.variant, blocks=blocks, wanted=wanted)
+                for low, high in lot:
+                    yield from score_blocks(cut[low], cut[high], config)
 
     numbers = session.range(0, len(tasks), 1, numPartitions=len(tasks))
     return numbers.mapInArrow(work, from_arrow_schema(SCORED_SCHEMA))
 
 
-def matrix_reading(margins: Margins, variant: str) -> dict[str, Any]:
-    """Return the reading of purchases in arrays."""
-    return choose_reading(
+def read_blocks(folder: Path, variant: str, *, blocks: int, wanted: Iterable[int]) -> dict[int, Block]:
+    """Read PURCHASES and return the wanted blocks of its queries; nothing else stays in memory."""
+    matrix = read_matrix(folder)
+    margins = measure_matrix(matrix)
+    reading = choose_reading(
         variant,
         product=margins.product,
         bought=margins.bought,
@@ -77,6 +79,7 @@ def matrix_reading(margins: Margins, variant: str) -> dict[str, Any]:
         shares=margins.shares,
         totals=margins.totals,
     )
+    return cut_blocks(matrix, margins, reading, blocks=blocks, wanted=wanted)
 
 
 def _measure_files(folder: Path) -> tuple[Totals, list[tuple[str, int]]]:

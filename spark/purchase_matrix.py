@@ -1,6 +1,6 @@
 """The purchases of a night that fit one task, as arrays straight from the files: no shuffle, no join, no strings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,13 @@ def name_most_shared(matrix: PurchaseMatrix, margins: Margins, *, number: int) -
     return [(matrix.products[int(place)].as_py(), int(margins.shared[place])) for place in best]
 
 
-def cut_blocks(matrix: PurchaseMatrix, margins: Margins, reading: Mapping[str, Any], *, blocks: int) -> list[Block]:
-    """Return the rows of every block, without the products of one query alone; `reading` is that of `spark.npmi`."""
+def cut_blocks(
+    matrix: PurchaseMatrix, margins: Margins, reading: Mapping[str, Any], *, blocks: int, wanted: Iterable[int]
+) -> dict[int, Block]:
+    """Return the wanted ones of so many blocks, by number; `reading` is that of `spark.npmi`.
+
+    Products of one query alone are left out, and so are queries without others.
+    """
     counts = matrix.counts
     known = margins.shared[counts.indices] > 1
     indptr = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
@@ -112,22 +117,20 @@ def cut_blocks(matrix: PurchaseMatrix, margins: Margins, reading: Mapping[str, A
     weights = np.broadcast_to(reading["weight"], margins.product.shape)[codes]
     factors, marginals = (np.broadcast_to(reading[name], margins.bought.shape) for name in ("factor", "marginal"))
     lengths = np.diff(indptr)
-    found = []
-    for block in range(blocks):
+    found = {}
+    for block in wanted:
         rows = np.arange(block, len(lengths), blocks)
         rows = rows[lengths[rows] > 0]
         starts = np.concatenate([[0], np.cumsum(lengths[rows])])
         entries = np.repeat(indptr[rows] - starts[:-1], lengths[rows]) + np.arange(starts[-1])
-        found.append(
-            Block(
-                names=matrix.queries.take(pa.array(rows)),
-                marginals=marginals[rows],
-                factors=factors[rows],
-                starts=starts,
-                codes=codes[entries],
-                counts=data[entries],
-                weights=weights[entries],
-            )
+        found[block] = Block(
+            names=matrix.queries.take(pa.array(rows)),
+            marginals=marginals[rows],
+            factors=factors[rows],
+            starts=starts,
+            codes=codes[entries],
+            counts=data[entries],
+            weights=weights[entries],
         )
     return found
 

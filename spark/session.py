@@ -35,6 +35,7 @@ UNREADABLE = (
     "is not a Parquet file",
     "COLUMN_ALREADY_EXISTS",
     "CANNOT_MERGE_SCHEMA",
+    ": cannot be read: ",
 )
 """What Spark's messages say where a file is damaged."""
 MESSAGE_CHARACTERS = 300
@@ -65,7 +66,7 @@ def spark_failures(place: str) -> Iterator[None]:
     """Turn Spark's report of a damaged file or a count beyond 64 bits into a ContractError."""
     try:
         yield
-    except (PySparkException, Py4JJavaError) as error:
+    except (PySparkException, Py4JJavaError, OverflowError) as error:
         message = str(error)
         if any(mark in message for mark in TOO_LARGE):
             raise ContractError(
@@ -107,7 +108,8 @@ def _configure(builder: SparkSession.Builder, config: SparkConfig) -> SparkSessi
     quiet = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
     settings = {
         "spark.driver.memory": config.driver_memory,
-        "spark.driver.extraJavaOptions": f"{quiet} {config.java_options}".strip(),
+        # Turkish, Azeri and Lithuanian fold i otherwise, and a text would depend on who runs the job.
+        "spark.driver.extraJavaOptions": f"-Duser.language=en {quiet} {config.java_options}".strip(),
         "spark.sql.shuffle.partitions": config.shuffle_partitions,
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.ui.enabled": "false",

@@ -16,7 +16,7 @@ def print_step(commit: StepCommit, *, status: str = "done") -> None:
     """Print a step's figures and its rejects."""
     click.echo(f"{commit.step}  {commit.run_date}  {status}  {commit.seconds:.1f} s")
     for line in _figure_lines(commit.counts):
-        click.echo(f"  {line}")
+        click.echo(escape(f"  {line}"))
     for reject in commit.rejects:
         example = f", such as {reject['key'] or reject['sample']!r}" if reject["key"] or reject["sample"] else ""
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}{example}"))

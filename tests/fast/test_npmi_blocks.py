@@ -17,9 +17,10 @@ from indexer.errors import ContractError
 from spark import sparse_product
 from spark.block_pairs import deal_pairs
 from spark.block_rows import read_block
+from spark.forecast import forecast_product
 from spark.npmi_blocks import npmi_ceilings, npmi_scores, score_blocks
-from spark.pair_plan import matrix_reading
-from spark.purchase_matrix import cut_blocks, measure_matrix, name_most_shared, read_matrix
+from spark.pair_plan import read_blocks
+from spark.purchase_matrix import measure_matrix, name_most_shared, read_matrix
 
 VARIANTS = ("walk", "offdiag", "gramnorm", "literal")
 
@@ -308,11 +309,10 @@ def write_purchases(folder, matrix, *, files, seed):
 
 def score_folder(folder, config, *, blocks=1):
     """Score every pair of blocks of the purchases in a folder, as the Spark tasks do that read it."""
-    matrix = read_matrix(folder)
-    margins = measure_matrix(matrix)
-    cut = cut_blocks(matrix, margins, matrix_reading(margins, config.variant), blocks=blocks)
-    lots = deal_pairs(blocks, tasks=2)
-    batches = [batch for lot in lots for low, high in lot for batch in score_blocks(cut[low], cut[high], config)]
+    batches = []
+    for lot in deal_pairs(blocks, tasks=2):
+        cut = read_blocks(folder, config.variant, blocks=blocks, wanted={number for pair in lot for number in pair})
+        batches += [batch for low, high in lot for batch in score_blocks(cut[low], cut[high], config)]
     rows = [row for batch in batches for row in batch.to_pylist() if row["tally"] is None]
     assert len({(row["query_a"], row["query_b"]) for row in rows}) == len(rows)
     return {(row["query_a"], row["query_b"]): row for row in rows}
@@ -347,6 +347,9 @@ def test_margins_of_purchases_in_files_by_hand(tmp_path):
     assert margins.shares == pytest.approx([101 / 90, 11 / 10, 127 / 150])
     totals = margins.totals
     assert (totals.entries, totals.shared_pairs, totals.purchases) == (5, 4, 200)
+    forecast = forecast_product(totals, [("p1", 3)], block_entries=10, cores=2, sent=False)
+    # Two tasks for three pairs of two blocks of three entries.
+    assert (forecast.blocks, forecast.tasks, forecast.sent_entries, forecast.task_bytes) == (2, 2, 0, 1500)
     assert (totals.met_others, totals.share_squares) == pytest.approx((200 / 3, 49 / 36 + 961 / 900 + 16 / 25))
     assert name_most_shared(matrix, margins, number=2) == [("p1", 3), ("p0", 2)]
 

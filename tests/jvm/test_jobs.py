@@ -17,6 +17,7 @@ from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from jobs import calibrate_npmi, curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
 from jobs.command import make_command
+from jobs.steps import announce
 
 pytestmark = pytest.mark.jvm
 
@@ -339,6 +340,11 @@ def test_text_of_the_shop_cannot_steer_the_terminal(command, tmp_path):
     assert result.exit_code == 3
     assert "\\x1b]0;title\\x07" in result.stderr
     assert result.stderr.rstrip("\n").isprintable()
+
+
+def test_an_announcement_cannot_steer_it_either(capsys):
+    announce("the column q\t\x1b]0;t\x07 is not read")
+    assert capsys.readouterr().err == "the column q\\t\\x1b]0;t\\x07 is not read\n"
 
 
 def test_an_input_of_another_name_is_the_same_input(session, config, tmp_path, night):
