@@ -165,6 +165,7 @@ def test_half_a_million_lines_of_305_days(session, tmp_path):
         "rows_in": 541_909,
         "valid": valid,
         "rejected": 135_080 + bad,
+        "unknown_columns": "Country, Description, InvoiceDate, InvoiceNo, UnitPrice",
     }
     assert commit.counts["filters"] == {
         "merged": valid - nothing - len(sums),
