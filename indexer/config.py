@@ -203,7 +203,17 @@ class DistillConfig:
     student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
     gamma: float = 0.9
-    """Weight of the teacher's soft scores in equation 7."""
+    """Weight of the teacher's soft scores in equation 7; 1 learns from them alone, 0 from none."""
+    recovery_epochs: int = 5
+    """Epochs that bring a cut student back to the uncut one, on texts alone, before it is taught; 0 leaves it cut."""
+    unlabelled_products: int = 20_000
+    """Products of the catalogue whose texts serve without labels: in the recovery and for scored pairs."""
+    scored_share: float = 0.0
+    """Unlabelled pairs with the teacher's score per labelled pair (Shang et al. 2025, abstract); 0 takes none."""
+    alpha_teacher: float = 0.0
+    """Weight of the alignment of the student's vectors with the teacher's (HISS, a reconstruction)."""
+    alpha_start: float = 0.0
+    """Weight of the alignment of a model in training with what it started from."""
     theta_low: float = 0.7
     theta_high: float = 0.85
     alpha_labels: float = 1.0
@@ -214,7 +224,9 @@ class DistillConfig:
     switch_epoch: int = 2
     """Epochs by equation 5 before equation 6 takes over; the paper gives none."""
     patience: int = 2
-    """Epochs without a better validation ROC-AUC before training stops."""
+    """Epochs without a better validation score before training stops."""
+    select_by: tuple[str, ...] = ("auc", "query_auc", "ndcg_10")
+    """Validation figures whose mean chooses the epoch; the paper has auc alone, under which ranking can fall."""
     batch_size: int = 512
     """Labelled pairs per step; query pairs come on top by `similar_share` and `dissimilar_share`."""
     similar_share: float = 0.5
@@ -249,6 +261,11 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         weight, share, count = (0, 10**6), (0, 1), (1, MANY)
+        require_ranges(self, recovery_epochs=(0, MANY), unlabelled_products=(0, MANY), scored_share=(0, 1_000))
+        require_ranges(self, alpha_teacher=weight, alpha_start=weight)
+        require(bool(self.select_by), "select_by: expected one figure at least, such as auc")
+        for figure in self.select_by:
+            require_one_of("select_by", figure, ("auc", "query_auc", "ndcg_5", "ndcg_10"))
         require_ranges(self, gamma=share, alpha_labels=weight, alpha_similar=weight, alpha_dissimilar=weight)
         require_ranges(self, epochs=count, switch_epoch=(0, MANY), patience=count, every_days=count)
         require_ranges(self, batch_size=count, similar_share=(0, 100), dissimilar_share=(0, 100))

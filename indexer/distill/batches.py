@@ -57,6 +57,11 @@ def query_source(pairs: Rows) -> PairSource:
     return PairSource(left=pairs[:, 0], right=pairs[:, 1])
 
 
+def text_source(rows: Rows) -> PairSource:
+    """Return texts as pairs with themselves, for what is asked of the texts alone."""
+    return PairSource(left=rows, right=rows)
+
+
 def count_steps(labels: int, batch_size: int) -> int:
     """Return the steps of an epoch."""
     return -(-labels // batch_size)
@@ -67,15 +72,16 @@ def plan_epoch(
 ) -> list[Step]:
     """Cut the sources into steps of nearly equal size, in an order fixed by (seed, epoch).
 
-    `labels` stands in full; each other source brings `share` pairs per labelled pair, its pairs drawn in turn so
-    that none is used more than once more than another.
+    `labels`, or else the only source, stands in full; each other one brings `share` pairs per labelled pair, its pairs
+    drawn in turn so that none is used more than once more than another.
     """
-    labels = sources["labels"]
-    steps = count_steps(len(labels), batch_size)
+    whole = "labels" if "labels" in sources else next(iter(sources))
+    size = len(sources[whole])
+    steps = count_steps(size, batch_size)
     parts: dict[str, list[Rows]] = {}
     for place, (name, source) in enumerate(sorted(sources.items())):
         rng = np.random.default_rng((seed, epoch, place))
-        wanted = len(labels) if name == "labels" else round(shares[name] * len(labels))
+        wanted = size if name == whole else round(shares[name] * size)
         parts[name] = np.array_split(_draw_in_turn(len(source), wanted, rng), steps)
     return [{name: sources[name].take(rows[step]) for name, rows in parts.items()} for step in range(steps)]
 

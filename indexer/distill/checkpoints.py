@@ -21,7 +21,7 @@ class Position:
     epoch: int = 1
     step: int = 0
     finished: bool = False
-    best_auc: float = -1.0
+    best_score: float = -1.0
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)

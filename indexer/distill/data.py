@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.config import Config, DistillConfig
-from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
+from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements, sample_product_texts
 from indexer.distill.query_pairs import (
     Pair,
     index_node_sets,
@@ -38,6 +38,10 @@ class TrainingData:
     """(queries, largest set): the nodes of each query, filled with -1."""
     mining_queries: NDArray[np.int64]
     """Queries whose neighbours may become hard negatives."""
+    open_queries: NDArray[np.int64]
+    """Queries that training may see."""
+    unlabelled: list[str]
+    """Texts of other products; their rows come after those of `products`."""
     counts: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,9 +52,14 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     Raises GateError where a part holds labels of one class only.
     """
     judgements = read_judgements(config.catalogue, config.labels)
-    if not config.purchases.path:
-        return assemble_data(judgements, similar=[], dissimilar=[], nodes={}, mining=[], config=config)
     work, distill = config.shop.work, config.distill
+    unlabelled = sample_product_texts(
+        config.catalogue, limit=distill.unlabelled_products, seed=distill.seed, known=set(judgements.products)
+    )
+    if not config.purchases.path:
+        return assemble_data(
+            judgements, similar=[], dissimilar=[], nodes={}, mining=[], unlabelled=unlabelled, config=config
+        )
     similar, dissimilar = read_query_pairs(work, run_date)
     held_out = find_held_out(judgements.queries, distill)
     mining = sample_queries(
@@ -59,7 +68,15 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
     asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
     nodes = read_node_sets(work, run_date, config.nodes, wanted=asked)
-    return assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes=nodes, mining=mining, config=config)
+    return assemble_data(
+        judgements,
+        similar=similar,
+        dissimilar=dissimilar,
+        nodes=nodes,
+        mining=mining,
+        unlabelled=unlabelled,
+        config=config,
+    )
 
 
 def find_held_out(queries: Sequence[str], config: DistillConfig) -> set[str]:
@@ -76,6 +93,7 @@ def assemble_data(
     nodes: Mapping[str, frozenset[str]],
     mining: Sequence[str],
     config: Config,
+    unlabelled: Sequence[str] = (),
 ) -> TrainingData:
     """Split by query, drop pairs that would leak held-out queries, and number all texts.
 
@@ -108,7 +126,8 @@ def assemble_data(
         "dissimilar_held_out": len(dissimilar) - len(open_dissimilar),
         "dissimilar_also_similar": len(open_dissimilar) - len(kept_dissimilar),
         "mining_queries": len(mining),
-        "unique_texts": len(queries) + len(judgements.products),
+        "unlabelled_products": len(unlabelled),
+        "unique_texts": len(queries) + len(judgements.products) + len(unlabelled),
     }
     return TrainingData(
         queries=queries,
@@ -121,6 +140,8 @@ def assemble_data(
         dissimilar=index_pairs(kept_dissimilar, rows),
         query_nodes=index_node_sets(nodes, queries),
         mining_queries=np.array([rows[query] for query in mining], dtype=np.int64),
+        open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
+        unlabelled=list(unlabelled),
         counts={**judgements.counts, **counts},
         rejects=judgements.rejects,
     )

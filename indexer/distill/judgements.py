@@ -1,6 +1,6 @@
 """Judged (query, product) pairs: the shop's labels joined with the texts of the products they name."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from indexer.contracts import schemas
 from indexer.contracts.duplicates import Version, choose_version
 from indexer.contracts.inputs import open_input
 from indexer.contracts.rejects import InputCounts
+from indexer.distill.query_pairs import smallest_hashes
 from indexer.errors import ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 from indexer.text import normalise_query, product_text
@@ -110,6 +111,20 @@ def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tup
             reader.counts.rows_out -= len(rows)
             reader.counts.reject("duplicate_id", key=product_id, sample=str(rows[0].content), count=len(rows))
     return texts, reader.counts
+
+
+def sample_product_texts(catalogue: CatalogueConfig, *, limit: int, seed: int, known: Collection[str]) -> list[str]:
+    """Stream the catalogue and return at most `limit` distinct texts that are not known, in order."""
+    if not limit:
+        return []
+    texts = (
+        text
+        for batch in open_input(schemas.CATALOGUE, catalogue)
+        for product in batch.to_pylist()
+        if (text := product_text(product, fields=catalogue.text_fields, separator=catalogue.text_separator))
+        and text not in known
+    )
+    return sorted(smallest_hashes(texts, limit=limit, seed=seed))
 
 
 @dataclass

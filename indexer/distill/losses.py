@@ -65,6 +65,14 @@ def distillation_loss(soft: Tensor, hard: Tensor, *, gamma: float) -> Tensor:
     return gamma * soft + (1 - gamma) * hard
 
 
+def alignment_loss(vectors: Tensor, targets: Tensor) -> Tensor:
+    """One minus the mean cosine of each text's unit vector and its target, both (texts, dimension).
+
+    To the teacher it is the alignment of HISS (reconstruction), to the uncut encoder the recovery of a cut one.
+    """
+    return 1 - (vectors * targets).sum(-1).mean()
+
+
 def reduce_items(items: Tensor, reduction: Reduction, weight: Tensor | None = None) -> Tensor:
     """Return the (weighted) mean or sum of per-item losses; an empty batch costs 0."""
     total = items.sum() if weight is None else (items * weight).sum()

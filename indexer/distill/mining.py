@@ -81,7 +81,7 @@ def find_neighbours(vectors: Tensor, rows: Pairs, *, count: int) -> Pairs:
     found = []
     for start in range(0, len(rows), TILE_ROWS):
         tile = chosen[start : start + TILE_ROWS]
-        places = _nearest_places(tile, chosen, own=start, count=count)
+        places = nearest_places(tile, chosen, own=start, count=count)
         left = numbers[start : start + len(tile)].unsqueeze(1).expand_as(places)
         found.append(torch.stack([left, numbers[places]], dim=-1).reshape(-1, 2))
     return torch.cat(found).numpy()
@@ -143,15 +143,19 @@ def draw_per_query(pairs: Pairs, scores: NDArray[np.float32], *, limit: int, rng
     return pairs[np.array(sorted(chosen), dtype=np.int64)]
 
 
-def _nearest_places(tile: Tensor, chosen: Tensor, *, own: int, count: int) -> Tensor:
-    """Return the places of the nearest rows of `chosen`, each tile row itself (from place `own` on) left out."""
+def nearest_places(tile: Tensor, chosen: Tensor, *, count: int, own: int | None = None) -> Tensor:
+    """Return the places of the nearest rows of `chosen`, best first, by exact search; (tile rows, count).
+
+    Where the tile's rows stand in `chosen` from place `own` on, each leaves out itself.
+    """
     best_scores = tile.new_empty(len(tile), 0)
     best_places = torch.empty(len(tile), 0, dtype=torch.long)
     for start in range(0, len(chosen), TILE_COLUMNS):
         block = chosen[start : start + TILE_COLUMNS]
         places = torch.arange(start, start + len(block)).expand(len(tile), -1)
         scores = tile @ block.T
-        scores = scores.masked_fill(places == (own + torch.arange(len(tile))).unsqueeze(1), -2.0)
+        if own is not None:
+            scores = scores.masked_fill(places == (own + torch.arange(len(tile))).unsqueeze(1), -2.0)
         all_scores, all_places = torch.cat([best_scores, scores], 1), torch.cat([best_places, places], 1)
         best_scores, picked = all_scores.topk(min(count, all_scores.shape[1]), dim=1)
         best_places = all_places.gather(1, picked)

@@ -46,7 +46,7 @@ def sample_queries(
         for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
         if query not in held_out
     )
-    return sorted(_smallest_hashes(sure, limit=limit, seed=seed))
+    return sorted(smallest_hashes(sure, limit=limit, seed=seed))
 
 
 def read_node_sets(
@@ -80,6 +80,26 @@ def choose_labels(shares: Sequence[tuple[str, float]], config: NodesConfig) -> f
     return frozenset(nodes)
 
 
+def smallest_hashes(texts: Iterable[str], *, limit: int, seed: int) -> set[str]:
+    """Return the `limit` distinct texts with the smallest hashes under the seed; memory holds no more of them."""
+    key = str(seed).encode()
+    largest_first: list[tuple[int, str]] = []
+    kept: set[str] = set()
+    for text in texts:
+        if text in kept:
+            continue
+        digest = hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
+        entry = (-int.from_bytes(digest, "big"), text)
+        if len(kept) < limit:
+            heapq.heappush(largest_first, entry)
+        elif entry > largest_first[0]:
+            kept.remove(heapq.heapreplace(largest_first, entry)[1])
+        else:
+            continue
+        kept.add(text)
+    return kept
+
+
 def index_pairs(pairs: Sequence[Pair], rows: Mapping[str, int]) -> NDArray[np.int64]:
     """Return (pairs, 2) row numbers."""
     return np.array([(rows[a], rows[b]) for a, b in pairs], dtype=np.int64).reshape(-1, 2)
@@ -94,26 +114,6 @@ def index_node_sets(sets: Mapping[str, frozenset[str]], queries: Sequence[str]) 
         found = sorted(numbers[node] for node in sets.get(query, ()))
         table[row, : len(found)] = found
     return table
-
-
-def _smallest_hashes(queries: Iterable[str], *, limit: int, seed: int) -> set[str]:
-    """Return the `limit` distinct queries with the smallest hashes under the seed."""
-    key = str(seed).encode()
-    largest_first: list[tuple[int, str]] = []
-    kept: set[str] = set()
-    for query in queries:
-        if query in kept:
-            continue
-        digest = hashlib.blake2b(query.encode(), digest_size=8, key=key).digest()
-        entry = (-int.from_bytes(digest, "big"), query)
-        if len(kept) < limit:
-            heapq.heappush(largest_first, entry)
-        elif entry > largest_first[0]:
-            kept.remove(heapq.heapreplace(largest_first, entry)[1])
-        else:
-            continue
-        kept.add(query)
-    return kept
 
 
 def _read_pairs(work: str | Path, run_date: str, table: Table, names: dict[str, str]) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from indexer.config import DistillConfig
-from indexer.distill.batches import PairSource, Step, count_steps, label_source, plan_epoch, query_source
+from indexer.distill.batches import (
+    PairSource,
+    Rows,
+    Step,
+    count_steps,
+    label_source,
+    plan_epoch,
+    query_source,
+    text_source,
+)
 from indexer.distill.checkpoints import CheckpointFolder, Position
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, Tokens
-from indexer.distill.evaluate import measure_scores
+from indexer.distill.evaluate import EvaluationRow, measure_scores
+from indexer.distill.losses import alignment_loss
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
 from indexer.errors import GateError
@@ -30,7 +40,8 @@ class TrainingResult:
     history: list[dict[str, Any]]
     """One row per epoch, the first (epoch 0) before any training."""
     best_epoch: int
-    best_auc: float
+    best_score: float
+    """Mean of the figures that `select_by` names."""
 
 
 class Trainer:
@@ -46,21 +57,26 @@ class Trainer:
         name: str,
         folder: Path,
         teachers: Sequence[Tensor] = (),
+        targets: Mapping[str, Tensor] | None = None,
+        scored: Rows | None = None,
         progress: bool = True,
         bf16: bool = False,
     ) -> None:
+        """`targets` has a unit vector per text row for every alignment of the objective, `scored` unlabelled pairs."""
         self.encoder, self.data, self.objective, self.config = encoder, data, objective, config
         self.name, self.progress, self.bf16 = name, progress, bf16
-        self.teachers = teachers
+        self.teachers, self.targets = teachers, targets or {}
+        self.scored = np.empty((0, 2), dtype=np.int64) if scored is None else scored
         self.position = Position()
         self.texts = tokenise_data(encoder, data)
         self.dissimilar = data.dissimilar
         self.checkpoints = CheckpointFolder(folder, name)
         self.parameters = [p for p in encoder.transformer.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
-        self.steps_per_epoch = count_steps(len(data.train), config.batch_size)
-        late = objective.terms["dissimilar"].from_epoch if len(data.dissimilar) or len(data.mining_queries) > 1 else 1
-        self.first_choice = min(late, config.epochs)
+        self.text_rows = np.concatenate([data.open_queries, np.arange(len(data.queries), len(self.texts))])
+        whole = len(data.train) if "labels" in objective.terms else len(self.text_rows)
+        self.steps_per_epoch = count_steps(whole, config.batch_size)
+        self.first_choice = _first_choice(objective, data, config)
         """First epoch whose weights may be kept: one in which every term has had its say."""
 
     def run(self) -> TrainingResult:
@@ -74,16 +90,20 @@ class Trainer:
         self.encoder.transformer.eval()
         position = self.position
         return TrainingResult(
-            history=position.history, best_epoch=position.best_epoch, best_auc=round(position.best_auc, 6)
+            history=position.history, best_epoch=position.best_epoch, best_score=round(position.best_score, 6)
         )
 
     def run_step(self, step: Step) -> dict[str, float]:
         """Encode each unique text of the step once, pay every term, and move the weights."""
         self.optimiser.zero_grad(set_to_none=True)
         present = {name: pairs for name, pairs in step.items() if len(pairs)}
-        scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16)
+        rows, vectors, scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16)
         soft = self._teacher_scores(present) if self.objective.gamma else {}
-        loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft)
+        alignments = {
+            name: alignment_loss(vectors, self.targets[name][rows].to(vectors.device))
+            for name in self.objective.alignments
+        }
+        loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
         if not torch.isfinite(loss):
             raise GateError(
                 f"training of the {self.name}: the loss is {loss.item()} in epoch {self.position.epoch}; lower "
@@ -111,7 +131,7 @@ class Trainer:
             for name, value in self.run_step(step).items():
                 position.sums[name] = position.sums.get(name, 0.0) + value
             position.step += 1
-            bar.set_postfix(loss=f"{position.sums['loss'] / position.step:.4f}", auc=f"{position.best_auc:.4f}")
+            bar.set_postfix(loss=f"{position.sums['loss'] / position.step:.4f}", best=f"{position.best_score:.4f}")
             if position.step % self.config.checkpoint_steps == 0 and position.step < len(plan):
                 self._save_state()
         self._finish_epoch(position.epoch, started)
@@ -134,6 +154,8 @@ class Trainer:
             "labels": label_source(self.data),
             "similar": query_source(self.data.similar),
             "dissimilar": query_source(self.dissimilar),
+            "scored": query_source(self.scored),
+            "texts": text_source(self.text_rows),
         }
         return plan_epoch(
             {name: source for name, source in every.items() if name in terms},
@@ -147,9 +169,9 @@ class Trainer:
         """Measure on the validation queries, keep the best weights, decide whether to stop, and save."""
         position = self.position
         row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
-        auc = row.auc if row.auc is not None else 0.0
-        if epoch >= self.first_choice and auc > position.best_auc:
-            position.best_auc, position.best_epoch = auc, epoch
+        score = choose_score(row, self.config.select_by)
+        if epoch >= self.first_choice and score > position.best_score:
+            position.best_score, position.best_epoch = score, epoch
             self.checkpoints.save_best(self.encoder.transformer.state_dict())
         position.history.append(
             {
@@ -208,17 +230,37 @@ class Trainer:
         return True
 
 
+def _first_choice(objective: Objective, data: TrainingData, config: DistillConfig) -> int:
+    if "dissimilar" not in objective.terms:
+        # Nothing that validation could judge is taught: the last epoch is the one that is wanted.
+        return config.epochs
+    mines = len(data.dissimilar) or len(data.mining_queries) > 1
+    return min(objective.terms["dissimilar"].from_epoch if mines else 1, config.epochs)
+
+
+def choose_score(row: EvaluationRow, figures: Sequence[str]) -> float:
+    """Return the mean of the named figures that the validation queries allow, 0 where they allow none."""
+    found = [value for name in figures if (value := getattr(row, name)) is not None]
+    return sum(found) / len(found) if found else 0.0
+
+
 def tokenise_data(encoder: TextEncoder, data: TrainingData) -> list[Tokens]:
     """Return the token ids of every text, queries first: the rows that pairs speak of."""
-    return encoder.tokenise_queries(data.queries) + encoder.tokenise_products(data.products)
+    return encoder.tokenise_queries(data.queries) + encoder.tokenise_products([*data.products, *data.unlabelled])
 
 
-def score_pairs(encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf16: bool = False) -> dict[str, Tensor]:
-    """Return the cosine of each pair by source, with gradient; a text of many pairs is encoded once."""
+def score_pairs(
+    encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf16: bool = False
+) -> tuple[list[int], Tensor, dict[str, Tensor]]:
+    """Return the distinct text rows, their vectors, and the cosine of each pair by source, with gradient.
+
+    A text of many pairs is encoded once.
+    """
     rows, left, right = _unique_rows(step)
     vectors = encoder.embed([texts[row] for row in rows], bf16=bf16)
     scores = (vectors[left.to(vectors.device)] * vectors[right.to(vectors.device)]).sum(-1)
-    return dict(zip(step, torch.split(scores, [len(pairs) for pairs in step.values()]), strict=True))
+    parts = torch.split(scores, [len(pairs) for pairs in step.values()])
+    return rows, vectors, dict(zip(step, parts, strict=True))
 
 
 def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:

@@ -13,6 +13,7 @@ from indexer.distill.losses import (
     HIGH,
     IRRELEVANT,
     LOW,
+    alignment_loss,
     dissimilar_loss,
     distillation_loss,
     hard_loss,
@@ -201,3 +202,10 @@ def test_gist_masks_the_false_negative():
         -math.log(math.exp(16) / sum(map(math.exp, (2, 0, 16)))),
     ]
     assert sum(rows) / 3 == near(0.048361)
+
+
+def test_alignment_is_one_minus_the_mean_cosine():
+    vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    targets = torch.tensor([[0.8, 0.6], [-0.6, -0.8]])
+    # Cosines 0.8 and -1.
+    assert alignment_loss(vectors, targets).item() == pytest.approx(1.1)

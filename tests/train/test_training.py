@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
-from indexer.distill.objective import kd_boost_objective
+from indexer.distill.objective import START, kd_boost_objective, recovery_objective
 from indexer.distill.trainer import Trainer, schedule_rate, score_pairs, should_stop, tokenise_data
 from indexer.errors import GateError, IntegrityError
 
@@ -116,7 +117,7 @@ def test_each_unique_text_is_encoded_once_per_step(open_tiny, data, monkeypatch)
     embed = encoder.embed
     monkeypatch.setattr(encoder, "embed", lambda texts, **options: (seen.extend(texts), embed(texts, **options))[1])
     step = {"labels": label_source(data), "similar": query_source(data.similar)}
-    scores = score_pairs(encoder, tokenise_data(encoder, data), step)
+    _, _, scores = score_pairs(encoder, tokenise_data(encoder, data), step)
     rows = {int(row) for pairs in step.values() for row in (*pairs.left, *pairs.right)}
     assert len(seen) == len(rows)
     assert [len(scores[name]) for name in step] == [len(pairs) for pairs in step.values()]
@@ -154,9 +155,10 @@ def test_training_learns_and_keeps_the_best_epoch(open_tiny, data, config, tmp_p
     result = make_trainer(Trainer, open_tiny(), data, config, tmp_path).run()
     by_epoch = {row["epoch"]: row for row in result.history}
     assert by_epoch[3]["loss_labels"] < by_epoch[1]["loss_labels"]
-    late = {epoch: row["auc"] for epoch, row in by_epoch.items() if epoch >= 2}
-    assert result.best_auc == pytest.approx(max(late.values()), abs=1e-6)
-    assert by_epoch[result.best_epoch]["auc"] == pytest.approx(result.best_auc, abs=1e-6)
+    figures = ("auc", "query_auc", "ndcg_10")
+    late = {epoch: sum(row[name] for name in figures) / 3 for epoch, row in by_epoch.items() if epoch >= 2}
+    assert result.best_score == pytest.approx(max(late.values()), abs=1e-6)
+    assert late[result.best_epoch] == pytest.approx(result.best_score, abs=1e-6)
     assert "loss_dissimilar" not in by_epoch[1]
     assert by_epoch[2]["mined_pairs"] > 0
 
@@ -175,9 +177,9 @@ def test_early_stopping_ends_the_run_with_the_best_weights(open_tiny, data, conf
 
     real = module.measure_scores
     monkeypatch.setattr(module, "measure_scores", fake_measure)
-    patient = replace(config, distill=replace(config.distill, epochs=9, patience=2))
+    patient = replace(config, distill=replace(config.distill, epochs=9, patience=2, select_by=("auc",)))
     result = make_trainer(Trainer, encoder, data, patient, tmp_path).run()
-    assert ([row["epoch"] for row in result.history], result.best_epoch, result.best_auc) == ([0, 1, 2, 3, 4], 2, 0.9)
+    assert ([row["epoch"] for row in result.history], result.best_epoch, result.best_score) == ([0, 1, 2, 3, 4], 2, 0.9)
     assert all(torch.equal(tensor, weights_of(encoder)[name]) for name, tensor in seen[2].items())
 
 
@@ -235,6 +237,89 @@ def test_a_source_without_pairs_takes_no_place(data):
         {"labels": label_source(data), "similar": empty}, shares={"similar": 0.5}, batch_size=64, seed=1, epoch=1
     )
     assert {len(step["similar"]) for step in plan} == {0}
+
+
+def test_recovery_brings_a_cut_encoder_back_and_ends_with_its_last_epoch(open_tiny, data, config, tmp_path):
+    whole, cut = open_tiny(), open_tiny((0, 2))
+    targets = whole.embed_frozen(tokenise_data(whole, data))
+    # Layers drawn at random do next to nothing, so that a cut alone changes too little.
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weights in cut.transformer.parameters():
+            weights.add_(0.05 * torch.randn_like(weights))
+    before = (cut.embed_frozen(tokenise_data(cut, data)) * targets).sum(-1).mean()
+    settings = replace(config.distill, epochs=4, patience=1)
+    trainer = Trainer(
+        cut,
+        data,
+        recovery_objective(),
+        settings,
+        name="recovered",
+        folder=tmp_path,
+        targets={START: targets},
+        progress=False,
+    )
+    result = trainer.run()
+    after = (cut.embed_frozen(tokenise_data(cut, data)) * targets).sum(-1).mean()
+    losses = [row["loss_start"] for row in result.history[1:]]
+    assert result.best_epoch == 4
+    assert losses[-1] < losses[0]
+    assert after > before + 0.1
+    # Texts of held-out queries stay unseen, those of products are all there.
+    held_out = set(range(len(data.queries))) - set(data.open_queries.tolist())
+    assert held_out
+    assert set(trainer.text_rows.tolist()) == set(range(len(trainer.texts))) - held_out
+
+
+def test_scored_pairs_learn_the_teachers_score_alone(open_tiny, data, config, tmp_path):
+    vectors = teacher_vectors(open_tiny, data)
+    products = np.arange(len(data.queries), len(data.queries) + len(data.products))
+    scored = sample_pairs(vectors, data.open_queries, products, seed=1)
+    objective = kd_boost_objective(replace(config.distill, scored_share=0.5), gamma=0.9)
+    encoder = open_tiny((0, 2))
+    trainer = Trainer(
+        encoder,
+        data,
+        objective,
+        config.distill,
+        name="model",
+        folder=tmp_path,
+        teachers=(vectors,),
+        scored=scored,
+        progress=False,
+    )
+    encoder.transformer.eval()
+    step = {"scored": query_source(scored)}
+    student = encoder.embed_frozen(trainer.texts)
+    left, right = scored.T
+    errors = ((vectors[left] * vectors[right]).sum(-1) - (student[left] * student[right]).sum(-1)) ** 2
+    parts = trainer.run_step(step)
+    assert parts["loss_soft"] == pytest.approx(errors.mean().item(), abs=1e-6)
+    assert parts["loss"] == pytest.approx(0.9 * errors.mean().item(), abs=1e-6)
+
+
+def test_scored_pairs_come_from_the_top_from_below_and_at_random():
+    # Products lie on a circle in order of their angle to the only query.
+    angles = torch.linspace(0.001, 3, 400)
+    vectors = torch.cat([torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], 1)])
+    pairs = sample_pairs(vectors, np.array([0]), np.arange(1, 401), seed=7)
+    ranks = pairs[:, 1] - 1
+    assert set(pairs[:, 0]) == {0}
+    # The five at random may meet one another or the rest.
+    assert 20 <= len(pairs) <= 25
+    assert 10 <= (ranks < 20).sum() <= 15
+    assert 10 <= ((ranks >= 20) & (ranks < 200)).sum() <= 15
+    assert np.array_equal(pairs, sample_pairs(vectors, np.array([0]), np.arange(1, 401), seed=7))
+    few = sample_pairs(vectors, np.array([0]), np.arange(1, 4), seed=7)
+    assert few.tolist() == [[0, 1], [0, 2], [0, 3]]
+
+
+@pytest.mark.parametrize(("gamma", "targets"), [(0.0, ["start"]), (0.9, ["teacher", "start"])])
+def test_only_a_taught_model_is_aligned_with_a_teacher(config, gamma, targets):
+    settings = replace(config.distill, alpha_teacher=1.0, alpha_start=0.1, scored_share=2.0)
+    objective = kd_boost_objective(settings, gamma=gamma)
+    assert list(objective.alignments) == targets
+    assert ("scored" in objective.terms) == (gamma > 0)
 
 
 def test_grades_become_labels():
