@@ -249,6 +249,8 @@ java_options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 [distill]
 epochs = 2
 switch_epoch = 1
+recovery_epochs = 1
+unlabelled_products = 500
 batch_size = 64
 learning_rate = 1e-4
 
