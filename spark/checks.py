@@ -40,7 +40,7 @@ def judge_rows(
 ) -> DataFrame:
     """Return the table's columns, typed, with `_reason`, `_key` and `_sample` of the row's first fault.
 
-    `_fix_<name>` tells whether a text of the row has something to mend. The `kept` columns pass through as they are.
+    Texts stay as they are written; `_fix_<name>` tells whether one of the row has something to mend. The `kept` columns pass through as they are.
 
     The order of reasons is malformed, encoding, then per column missing, type, too_long, chars, range.
     Nullable text above its limit is cut instead.
@@ -68,7 +68,7 @@ def judge_rows(
     fault = F.coalesce(*faults)
     keys = [f"_raw_{name}" for name in table.key or _required(table) if f"_raw_{name}" in staged.columns]
     return staged.select(
-        *[_finished(column, given=column in present).alias(column.name) for column in table.columns],
+        *[_cut(column).alias(column.name) for column in table.columns],
         fault["reason"].alias("_reason"),
         _shorten(F.concat_ws(" / ", *keys)).alias("_key"),
         _shorten(fault["sample"]).alias("_sample"),
@@ -174,12 +174,6 @@ def _fault(reason: str, condition: Column, sample: Column) -> Column:
 
 def _is_cut(column: ContractColumn) -> bool:
     return column.nullable and column.type == pa.string()
-
-
-def _finished(column: ContractColumn, *, given: bool) -> Column:
-    """Cut a text that is too long and decode what people read: no reason depends on it, so it is worked out once."""
-    decoded = column.text and given and column.type == pa.string()
-    return decode_entities(_cut(column)) if decoded else _cut(column)
 
 
 def _cut(column: ContractColumn) -> Column:

@@ -23,6 +23,7 @@ from spark.inputs import HAS, Location, file_reader, name_line, open_input, read
 from spark.invariants import count_broken
 from spark.pairs import first_reason
 from spark.session import local_address, spark_failures
+from spark.text import ENTITIES_DECODED, decode_entities
 
 WIDENED = {
     "bigint": ("tinyint", "smallint", "int"),
@@ -103,7 +104,13 @@ def read_input(
     check_rejects(counts, rejects, shown=location.shown, limit=source.max_reject_share, section=location.section)
     counts |= _count_fixes(reasons) | ({"files_listed_twice": location.listed_twice} if location.listed_twice else {})
     counts |= describe_unknown(unknown)
-    valid = judged.where(F.col("_reason").isNull()).select(*spark_schema(table).names, *kept)
+    texts = {column.name for column in table.columns if column.text and column.type == pa.string()}
+    # Few inputs have entities, and the expression is a long one to plan.
+    decoded = texts if ENTITIES_DECODED in counts else set()
+    columns = [
+        decode_entities(F.col(name)).alias(name) if name in decoded else name for name in spark_schema(table).names
+    ]
+    valid = judged.where(F.col("_reason").isNull()).select(*columns, *kept)
     return Input(rows=valid, counts=counts, rejects=rejects, unwanted=left_out)
 
 

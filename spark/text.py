@@ -11,6 +11,7 @@ from indexer.text import ENTITIES, INVISIBLES, REFERENCE, SPACES, WINDOWS_1252
 SPARK_3 = pyspark.__version__.startswith("3.")
 VISIBLE = "[^" + SPACES.removeprefix("[").removesuffix("]+") + "]"
 """A character that is no white space: found at once in most texts, however long."""
+ENTITIES_DECODED = "entities_decoded"
 WIDE = r"[^\x00-\x7f]"
 """A character beyond ASCII: only texts that have one need ICU."""
 
@@ -87,7 +88,7 @@ def _character(code: Column) -> Column:
 
 
 FIXES: Mapping[str, Callable[[Column], Column]] = {
-    "entities_decoded": lambda text: text.rlike(REFERENCE),
+    ENTITIES_DECODED: lambda text: text.rlike(REFERENCE),
     "invisible_removed": lambda text: text.rlike(INVISIBLES),
     "composed": lambda text: compose_text(text, compatible=False) != text,
 }

@@ -58,6 +58,7 @@ CATALOGUE_TEXTS = [
     ("\u00e9\u3000", "odd id", "", "\u00a0a\u2003", ""),
     ("", "no id", "", "", ""),
     (" 12 ", "\u00a0", "", "", ""),
+    ("14", "entities", "", "a &amp; b > &nbsp; > c &gt; &amp;lt;", '["Toys &amp; Games > x", "&nbsp;", "&amp;lt;"]'),
 ]
 CATALOGUE_NAMES = ("product_id", "title", "description", "node_ids", "category_path")
 
@@ -66,7 +67,7 @@ CATALOGUE_NAMES = ("product_id", "title", "description", "node_ids", "category_p
 def test_the_readers_agree_on_lists_long_texts_and_identifiers(read, name):
     records = [dict(zip(CATALOGUE_NAMES, row, strict=True)) for row in CATALOGUE_TEXTS]
     if name == "c.parquet":
-        lists = {"node_ids": [" a ", None, ""], "category_path": []}
+        lists = {"node_ids": [" a &amp;amp; ", None, "&nbsp;"], "category_path": []}
         content = pa.Table.from_pylist(
             [
                 record | (lists if at % 2 else {"node_ids": None, "category_path": ["b"]})
@@ -92,3 +93,24 @@ def test_the_readers_agree_on_lists_long_texts_and_identifiers(read, name):
     result = assert_twins_agree(schemas.CATALOGUE, *read(name, content, schemas.CATALOGUE))
     assert {"title_too_long", "product_id_too_long", "product_id_chars", "product_id_missing"} <= reasons(result).keys()
     assert any(row.node_ids == ["12", "34"] for row in result.rows.collect()) == (name != "c.parquet")
+
+
+def test_lists_are_split_and_last_days_judged_alike(session):
+    from datetime import UTC, datetime
+
+    from pyspark.sql import functions as F
+
+    from indexer.contracts.checks import _parse_list
+    from spark.checks import _outside, _split
+
+    texts = ["Toys &amp; Games;Dolls", '["Toys &amp; Games;Dolls", "&amp;lt;", null, 1]', '["x', "", "a;;b&semi;"]
+    frame = session.createDataFrame(list(enumerate(texts)), "n int, t string")
+    found = frame.orderBy("n").select(_split(F.col("t"), ";").alias("x")).collect()
+    for text, row in zip(texts, found, strict=True):
+        items = row.x if row.x is None else [item for item in row.x if item is not None]
+        assert items == _parse_list(text, ";"), text
+    times = [(1989, 12, 31, 23, 59), (1990, 1, 1, 0, 0), (2099, 12, 31, 23, 59), (2100, 1, 1, 0, 0)]
+    rows = [(n, datetime(*time, tzinfo=UTC)) for n, time in enumerate(times)]
+    frame = session.createDataFrame(rows, "n int, t timestamp")
+    outside = _outside(schemas.RAW_EVENTS.column("timestamp"), F.col("t"))
+    assert [row.x for row in frame.orderBy("n").select(outside.alias("x")).collect()] == [True, False, False, True]
