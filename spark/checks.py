@@ -40,7 +40,8 @@ def judge_rows(
 ) -> DataFrame:
     """Return the table's columns, typed, with `_reason`, `_key` and `_sample` of the row's first fault.
 
-    Texts stay as they are written; `_fix_<name>` tells whether one of the row has something to mend. The `kept` columns pass through as they are.
+    Texts stay as they are written; `_fix_<name>` tells whether one of the row has something to mend. The `kept` columns
+    pass through as they are.
 
     The order of reasons is malformed, encoding, then per column missing, type, too_long, chars, range.
     Nullable text above its limit is cut instead.
