@@ -35,10 +35,11 @@ def multiply_blocks(one: Block, other: Block, top_k: int) -> Iterator[pa.RecordB
 
 def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
     columns = align_columns(one.codes, other.codes)
-    places = [find_columns(block.codes, columns) for block in (one, other)]
-    weights = column_values(places[0], one.weights, len(columns))
-    counted = zip((one, other), places, strict=True)
-    sides = [count_matrix(block.starts, found, block.counts, len(columns)) for block, found in counted]
+    places = find_columns(one.codes, columns)
+    weights = column_values(places, one.weights, len(columns))
+    side = count_matrix(one.starts, places, one.counts, len(columns))
+    others = side if other is one else _count_columns(other, columns)
+    sides = [side, others]
     ones = [_with_data(side, np.ones_like(side.data)) for side in sides]
     # Every product is symmetric to the last bit: which block is on the left depends on their number.
     weighed = [_with_data(side, side.data * np.sqrt(weights)[side.indices]) for side in sides]
@@ -54,6 +55,10 @@ def _multiply(one: Block, other: Block) -> Iterator[Pairs]:
             "shared_products": shared.astype(np.int64),
         }
         yield Pairs(pairs.left, pairs.right, figures)
+
+
+def _count_columns(block: Block, columns: Integers) -> sparse.csr_array:
+    return count_matrix(block.starts, find_columns(block.codes, columns), block.counts, len(columns))
 
 
 def _whole(overlap: Doubles, sides: list[sparse.csr_array], pairs: Candidates) -> Integers:

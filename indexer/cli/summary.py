@@ -27,7 +27,7 @@ def print_release(release: Mapping[str, Any]) -> None:
     click.echo(f"release  {release['run_id']}  {release['status']}  log entry {release['sequence']}")
     print_table(release["collections"])
     for line in _figure_lines(release["remarks"]):
-        click.echo(f"  {line}")
+        click.echo(escape(f"  {line}"))
     for reject in release["rejects"]:
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}"))
     click.echo(f"  size    {release['bytes'] / 2**20:.1f} MiB at {release['url']}")

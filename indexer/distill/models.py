@@ -68,7 +68,9 @@ def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, pro
     held = embed_start(config, data, "teacher") if config.alpha_start else None
     teacher = train("teacher", open_start(config, "teacher"), kd_boost_objective(config, gamma=0.0), start=held)
     _check_widths(config, teacher)
-    taught = teacher.embed_frozen(tokenise_data(teacher, data))
+    texts = tokenise_data(teacher, data)
+    # Texts of unlabelled products come last, and only scored pairs ask for the teacher's vectors of them.
+    taught = teacher.embed_frozen(texts if config.scored_share else texts[: len(data.queries) + len(data.products)])
     recovers = bool(config.student_layers and config.recovery_epochs)
     start = embed_start(config, data, "student") if recovers or config.alpha_start else None
 
@@ -112,8 +114,10 @@ def open_start(config: DistillConfig, role: Role) -> TextEncoder:
 
 
 def _check_widths(config: DistillConfig, teacher: TextEncoder) -> None:
+    if not config.alpha_teacher:
+        return
     width = open_start(config, "student").dimension
-    if config.alpha_teacher and width != teacher.dimension:
+    if width != teacher.dimension:
         raise ConfigError(
             f"distill.alpha_teacher: the teacher's vectors have {teacher.dimension} numbers, the student's {width}; "
             "choose models of one width, or set it to 0"
