@@ -280,6 +280,31 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BermConfig:
+    """The graph model BERM as a teacher (arXiv 2210.01701; a reconstruction, the abstract gives no figure)."""
+
+    min_bought: float = 0.5
+    """The transformer's least probability of a bought pair that becomes an edge of the graph."""
+    min_unbought: float = 0.9
+    """The same of a pair that nobody bought."""
+    neighbours: int = 10
+    """Neighbours of a node that walks follow, the most bought."""
+    width: int = 128
+    """Numbers in a word's vector."""
+    query_tokens: int = 16
+    product_tokens: int = 64
+    epochs: int = 5
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        count = (1, MANY)
+        require_ranges(self, min_bought=(0, 1), min_unbought=(0, 1), neighbours=(1, 100), width=(1, 4_096))
+        require_ranges(self, query_tokens=(1, 1_024), product_tokens=(1, 8_192), epochs=count, batch_size=count)
+        require_ranges(self, learning_rate=(1e-12, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """Sharded FAISS HNSW indexes (KD-Boost section 5.2: M = 64, efConstruction = 256)."""
 
@@ -352,6 +377,7 @@ class Config:
     graph: GraphConfig = GraphConfig()
     spark: SparkConfig = SparkConfig()
     distill: DistillConfig = DistillConfig()
+    berm: BermConfig = BermConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
 

@@ -1,0 +1,166 @@
+"""Train BERM on the transformer's probabilities and BERM-O on BERM's (arXiv 2210.01701; a reconstruction)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import nn
+from tqdm import tqdm
+
+from indexer.config import BermConfig
+from indexer.distill.baseline_losses import soft_label_loss
+from indexer.distill.berm_graph import RelevanceGraph, Rows, build_graph, find_metapaths, keep_edges, merge_pairs
+from indexer.distill.berm_model import Berm, GraphBatch, OnlineBerm, join_words, make_batch
+from indexer.distill.encoders import Tokens
+from indexer.errors import GateError
+
+SCORED_ROWS = 1_024
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """(query, product) pairs of text rows with what shoppers did and what the transformer says."""
+
+    pairs: Rows
+    """(pairs, 2), each once."""
+    count: NDArray[np.int64]
+    """Purchases; 0 for pairs without behaviour."""
+    probability: Scores
+    """The transformer's, from 0 to 1."""
+
+
+class BermTeacher:
+    """BERM with the texts and the graph it was trained on; scores are probabilities, as equation 1's targets are."""
+
+    def __init__(self, model: nn.Module, texts: Sequence[Tokens], graph: RelevanceGraph, *, queries: int) -> None:
+        self.model, self.texts, self.graph, self.queries = model, texts, graph, queries
+
+    def score_pairs(self, pairs: Rows) -> Scores:
+        """Return the probability of each (query, product) pair of text rows, NaN for pairs of two queries."""
+        scores = np.full(len(pairs), np.nan, dtype=np.float32)
+        known = np.flatnonzero((pairs[:, 0] < self.queries) & (pairs[:, 1] >= self.queries))
+        self.model.eval()
+        with torch.no_grad():
+            for start in range(0, len(known), SCORED_ROWS):
+                rows = known[start : start + SCORED_ROWS]
+                scores[rows] = torch.sigmoid(self.model(self.collect(pairs[rows]))).numpy()
+        return scores
+
+    def collect(self, pairs: Rows) -> GraphBatch:
+        """Return a batch of these pairs with their metapaths; BERM-O looks at none."""
+        online = isinstance(self.model, OnlineBerm)
+        paths = np.empty((len(pairs), 0, 2), dtype=np.int64) if online else find_metapaths(self.graph, pairs)
+        return make_batch(self.texts, pairs, paths)
+
+
+class OnlineEncoder:
+    """BERM-O as an encoder: texts in, unit vectors out."""
+
+    def __init__(self, model: OnlineBerm, tokenizer: Tokenizer, config: BermConfig) -> None:
+        self._model, self._tokenizer, self._config = model, tokenizer, config
+
+    def encode_queries(self, texts: Sequence[str]) -> Scores:
+        """Return float32 (texts, width) unit vectors of queries."""
+        return self._encode(texts, self._config.query_tokens)
+
+    def encode_products(self, texts: Sequence[str]) -> Scores:
+        """Return float32 (texts, width) unit vectors of product texts."""
+        return self._encode(texts, self._config.product_tokens)
+
+    def _encode(self, texts: Sequence[str], limit: int) -> Scores:
+        with torch.no_grad():
+            vectors = self._model.embed(join_words(cut_words(self._tokenizer, texts, limit)))
+        return np.asarray(vectors.numpy(), dtype=np.float32)
+
+
+def cut_words(tokenizer: Tokenizer, texts: Sequence[str], limit: int) -> list[Tokens]:
+    """Return the word pieces of texts without the marks that frame them, cut to the limit."""
+    found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [item.ids[:limit] for item in found]
+
+
+def train_berm(
+    behaviour: Behaviour,
+    texts: Sequence[Tokens],
+    config: BermConfig,
+    *,
+    queries: int,
+    vocabulary: int,
+    seed: int,
+    progress: bool = True,
+) -> tuple[BermTeacher, list[float]]:
+    """Build the graph, learn the transformer's probability of every pair, and return the model and loss per epoch.
+
+    `texts` are the words of all text rows, the first `queries` of them of queries; equal seeds give equal weights.
+    """
+    kept = keep_edges(behaviour.count, behaviour.probability, bought=config.min_bought, unbought=config.min_unbought)
+    graph = build_graph(behaviour.pairs[kept], behaviour.count[kept], texts=len(texts), limit=config.neighbours)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Berm(vocabulary, config.width)
+    teacher = BermTeacher(model, texts, graph, queries=queries)
+    losses = _fit(teacher, behaviour.pairs, behaviour.probability, config, name="berm", seed=seed, progress=progress)
+    return teacher, losses
+
+
+def train_online(
+    teacher: BermTeacher, pairs: Rows, config: BermConfig, *, seed: int, progress: bool = True
+) -> tuple[BermTeacher, list[float]]:
+    """Distil BERM into BERM-O, which starts from its word vectors; returns the model and the loss per epoch."""
+    assert isinstance(teacher.model, Berm)
+    online = BermTeacher(
+        OnlineBerm(teacher.model.words.weight.detach()), teacher.texts, teacher.graph, queries=teacher.queries
+    )
+    scores = teacher.score_pairs(pairs)
+    return online, _fit(online, pairs, scores, config, name="berm online", seed=seed, progress=progress)
+
+
+def gather_behaviour(
+    bought: Rows, count: NDArray[np.int64], others: Rows, *, texts: int
+) -> tuple[Rows, NDArray[np.int64]]:
+    """Return bought pairs and others, each once, with the purchases of each: 0 for those nobody bought."""
+    every = np.concatenate([bought, others])
+    return merge_pairs(every, np.concatenate([count, np.zeros(len(others), dtype=np.int64)]), texts=texts)
+
+
+def _fit(
+    learner: BermTeacher,
+    pairs: Rows,
+    target: Scores,
+    config: BermConfig,
+    *,
+    name: str,
+    seed: int,
+    progress: bool,
+) -> list[float]:
+    """Minimise -[t log y + (1 - t) log(1 - y)] over all pairs; returns the mean loss of each epoch."""
+    optimiser = torch.optim.AdamW(learner.model.parameters(), lr=config.learning_rate, fused=True)
+    losses = []
+    for epoch in tqdm(range(1, config.epochs + 1), desc=name, unit="epoch", disable=None if progress else True):
+        learner.model.train()
+        total = 0.0
+        for rows in _draw_batches(len(pairs), config.batch_size, seed=seed, epoch=epoch):
+            optimiser.zero_grad(set_to_none=True)
+            logits = learner.model(learner.collect(pairs[rows]))
+            loss = soft_label_loss(logits, torch.from_numpy(target[rows]))
+            if not torch.isfinite(loss):
+                raise GateError(
+                    f"training of {name}: the loss is {loss.item()} in epoch {epoch}; lower berm.learning_rate"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += loss.item() * len(rows)
+        losses.append(total / max(1, len(pairs)))
+    learner.model.eval()
+    return losses
+
+
+def _draw_batches(size: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[Rows]:
+    order = np.random.default_rng((seed, epoch)).permutation(size)
+    for start in range(0, size, batch_size):
+        yield order[start : start + batch_size]
