@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long a case takes depends on what else the machine does.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN_DATE = "2026-11-20"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import indexer
 from indexer.build.catalogue import Spool, count_filled, count_shards
-from indexer.build.hnsw import estimate_bytes
 from indexer.build.shard import read_options
 from indexer.config import Config, as_document
 from indexer.contracts import schemas
@@ -17,6 +16,7 @@ from indexer.contracts.files import local_files
 from indexer.contracts.tables import read_table
 from indexer.encoder import EncoderDescription
 from indexer.errors import ContractError
+from indexer.hnsw import estimate_bytes
 from indexer.runs import StepFolder, fingerprint
 from indexer.store import hash_file
 

@@ -16,13 +16,13 @@ import numpy as np
 from indexer.build.catalogue import read_rows
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import EmbeddedRows, embed_rows
-from indexer.build.hnsw import build_index, write_index
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
 from indexer.build.recall import Probe, Scores, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
 from indexer.config import Config, IndexConfig, as_document
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, IntegrityError
+from indexer.hnsw import build_index, write_index
 from indexer.manifest import ObjectEntry, ShardEntry
 from indexer.runs import fingerprint
 from indexer.shard_file import write_lines

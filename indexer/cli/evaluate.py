@@ -1,5 +1,7 @@
 """`indexer evaluate`: measure an encoder on labelled pairs."""
 
+from dataclasses import asdict
+
 import click
 
 from indexer.cli.options import json_option, print_json, show_progress
@@ -15,12 +17,21 @@ from indexer.input_config import CatalogueConfig, LabelsConfig
 @click.option(
     "--column", "columns", multiple=True, metavar="TABLE.COLUMN=THEIRS", help="Map a column, catalogue.title=name."
 )
+@click.option("--slices", is_flag=True, help="Also by length of the query and for misspelled queries.")
+@click.option("--retrieval", is_flag=True, help="Also search the whole catalogue, exactly and through an index.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @json_option
 def evaluate(
-    encoder: str, catalogue: str, labels: str, columns: tuple[str, ...], no_progress: bool, as_json: bool
+    encoder: str,
+    catalogue: str,
+    labels: str,
+    columns: tuple[str, ...],
+    slices: bool,
+    retrieval: bool,
+    no_progress: bool,
+    as_json: bool,
 ) -> None:
-    """Print ROC-AUC, precision and recall at 0.7, and NDCG, beside random, TF-IDF and zero-shot rows.
+    """Print ROC-AUC, precision and recall at 0.7, and NDCG, beside random, BM25 and zero-shot rows.
 
     \b
     Example:
@@ -30,13 +41,20 @@ def evaluate(
     from indexer.distill.evaluate import evaluate_encoder
 
     mapped = _parse_columns(columns)
-    rows = evaluate_encoder(
+    found = evaluate_encoder(
         encoder,
         CatalogueConfig(path=catalogue, columns=mapped["catalogue"]),
         LabelsConfig(path=labels, columns=mapped["labels"]),
+        with_slices=slices,
+        with_retrieval=retrieval,
         progress=show_progress(no_progress),
     )
-    print_json([row.as_dict() for row in rows]) if as_json else print_table([row.as_dict() for row in rows])
+    document = asdict(found)
+    if as_json:
+        print_json(document)
+        return
+    for rows in document.values():
+        print_table(rows)
 
 
 def _parse_columns(columns: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.build.hnsw import build_index, write_index
 from indexer.build.recall import Probe, Recall, measure_recall, merge_probes, probe_shard
 from indexer.build.verify import (
     check_shard_files,
@@ -21,6 +20,7 @@ from indexer.build.verify import (
 from indexer.config import GatesConfig, IndexConfig
 from indexer.encoder import EncoderDescription
 from indexer.errors import GateError, IntegrityError
+from indexer.hnsw import build_index, write_index
 from indexer.shard_file import write_lines
 
 OPTIONS = IndexConfig(m=8, ef_construction=40, ef_search=64)

@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import ndcg_score, precision_recall_curve, precision_score, recall_score, roc_auc_score
 
-from indexer.distill.metrics import GAINS, mean_ndcg, mean_query_auc, ndcg, precision_recall, roc_auc
+from indexer.distill.metrics import (
+    GAINS,
+    SWAPPED_GAINS,
+    mean_ndcg,
+    mean_query_auc,
+    ndcg,
+    precision_recall,
+    query_ndcgs,
+    recall_at_precision,
+    roc_auc,
+)
 
 SCORES = np.array([0.91, 0.82, 0.75, 0.74, 0.40, 0.20])
 GRADES = np.array([3, 2, 0, 3, 1, 2])
 IDS = list("abcdef")
-SWAPPED = {3: 1.0, 2: 0.01, 1: 0.1, 0: 0.0}
 LEVELS = {3: 3.0, 2: 2.0, 1: 1.0, 0: 0.0}
 
 
@@ -26,7 +35,7 @@ def test_worked_list():
 
 @pytest.mark.parametrize(
     ("gains", "at_5", "at_10"),
-    [(GAINS, 0.866756, 0.887371), (SWAPPED, 0.873641, 0.87575), (LEVELS, 0.831921, 0.931685)],
+    [(GAINS, 0.866756, 0.887371), (SWAPPED_GAINS, 0.873641, 0.87575), (LEVELS, 0.831921, 0.931685)],
     ids=["ours", "swapped", "levels"],
 )
 def test_worked_ndcg(gains, at_5, at_10):
@@ -80,6 +89,34 @@ def test_precision_and_recall_equal_sklearn(rows):
         assert recall == pytest.approx(recall_score(positive, scores >= 0.7))
 
 
+def test_worked_recall_at_a_precision():
+    # Precision after 1 to 6 pairs: 1, 1, 2/3, 3/4, 3/5, 4/6; recall 1/4, 2/4, 2/4, 3/4, 3/4, 1.
+    for precision, expected in {0.98: (0.5, 0.82), 0.75: (0.75, 0.74), 0.6: (1.0, 0.2)}.items():
+        assert recall_at_precision(SCORES, GRADES >= 2, precision=precision) == (near(expected[0]), near(expected[1]))
+    # The best pair is irrelevant and ties with a relevant one: one half is the most that can be had.
+    tied, positive = np.array([0.9, 0.9, 0.1]), np.array([False, True, False])
+    assert recall_at_precision(tied, positive, precision=0.98) == (None, None)
+    assert recall_at_precision(tied, positive, precision=0.5) == (1.0, 0.9)
+    assert recall_at_precision(tied, ~tied.astype(bool), precision=0.98) == (None, None)
+
+
+@given(scored_labels, st.sampled_from([0.5, 0.75, 0.98]))
+def test_recall_at_a_precision_equals_sklearn(rows, wanted):
+    scores, positive = np.array([s for s, _ in rows]), np.array([g >= 2 for _, g in rows])
+    found, threshold = recall_at_precision(scores, positive, precision=wanted)
+    if not positive.any():
+        assert (found, threshold) == (None, None)
+        return
+    precision, recall, thresholds = precision_recall_curve(positive, scores)
+    # The curve's last point (precision 1, recall 0) belongs to no threshold.
+    reached = precision[:-1] >= wanted
+    assert (found is None) == (not reached.any())
+    if found is not None:
+        assert found == pytest.approx(recall[:-1][reached].max(), abs=1e-12)
+        best = reached & (recall[:-1] == recall[:-1][reached].max())
+        assert threshold in thresholds[best]
+
+
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=15), st.randoms(use_true_random=False))
 def test_ndcg_equals_sklearn_without_ties(grades, random):
     scores = list(range(len(grades)))
@@ -105,6 +142,8 @@ def test_means_by_query_skip_and_count():
     assert mean_query_auc(scores, grades >= 2, queries) == (near(0.5), 2)
     value, skipped = mean_ndcg(scores, grades, list("abcdef"), queries, depth=10)
     assert (value, skipped) == (near((1 / np.log2(3) + 1) / 2), 1)
+    by_query = query_ndcgs(scores, grades, list("abcdef"), queries)
+    assert by_query.tolist() == pytest.approx([1.0, 1 / np.log2(3), np.nan], nan_ok=True)
 
 
 def test_nothing_to_average():

@@ -25,7 +25,7 @@ DATE = "2026-03-01"
 NOUNS = ("cup", "hat", "bag", "pen")
 ROWS = [
     "random",
-    "TF-IDF",
+    "BM25",
     "zero-shot teacher",
     "zero-shot student",
     "teacher",
@@ -103,9 +103,25 @@ def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
     again = run_distill(shop, DATE, progress=False)
     assert again.attempt == commit.attempt
 
-    rows = evaluate_encoder(folder / "encoder-fp32", shop.catalogue, shop.labels, progress=False)
-    assert [row.name for row in rows] == ["random", "TF-IDF", "zero-shot all-MiniLM-L6-v2", "encoder-fp32"]
-    assert rows[-1].pairs == commit.counts["pairs"]
+    found = evaluate_encoder(
+        folder / "encoder-fp32",
+        shop.catalogue,
+        shop.labels,
+        with_slices=True,
+        with_retrieval=True,
+        progress=False,
+    )
+    names = ["random", "BM25", "zero-shot all-MiniLM-L6-v2", "encoder-fp32"]
+    assert [row.name for row in found.rows] == names
+    assert found.rows[-1].pairs == commit.counts["pairs"]
+    # Every query of this shop is one word, so that this slice is the whole.
+    one_word = [row for row in found.slices if row.part == "1 word"]
+    assert [replace(row, part="all") for row in one_word] == found.rows
+    misspelled = [row for row in found.slices if row.part == "misspelled"]
+    assert 0 < misspelled[-1].pairs < found.rows[-1].pairs
+    assert len(one_word) + len(misspelled) == len(found.slices)
+    # A search of all 40 products to a depth of 100 finds every one.
+    assert {row["exact_es_100"] for row in found.retrieval} == {row["index_es_100"] for row in found.retrieval} == {1.0}
 
 
 def test_an_interrupted_step_goes_on_where_it_stopped(shop, monkeypatch):
@@ -188,7 +204,7 @@ def test_an_exported_encoder_is_measured_on_the_texts_it_was_trained_on(shop, op
     folder = [
         evaluate_encoder(tmp_path / "model", each, shop.labels, progress=False) for each in (branded, shop.catalogue)
     ]
-    assert folder[0][-1].auc != folder[1][-1].auc
+    assert folder[0].rows[-1].auc != folder[1].rows[-1].auc
 
 
 def test_evaluating_a_missing_folder_is_a_clear_error(shop, tmp_path):
