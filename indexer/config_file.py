@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from indexer.config import Config, ShopConfig
+from indexer.config import SCORES, Config, ShopConfig
 from indexer.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
-PATH_KEYS = ("path", "work", "release", "encoder", "teacher", "student")
+PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student")
 
 
 class Setting(NamedTuple):
@@ -170,7 +170,11 @@ def _describe(hint: Any) -> str:
 
 def _resolve(key: str, value: Any, folder: Path) -> Any:
     """Take relative paths from the folder of the file; a model id that is no folder there stays an id."""
+    if isinstance(value, tuple) and key in PATH_KEYS:
+        return tuple(_resolve(key, item, folder) for item in value)
+    if key == "teachers" and value.startswith(SCORES):
+        return SCORES + _resolve("path", value.removeprefix(SCORES), folder)
     if key not in PATH_KEYS or not value or "://" in value or Path(value).is_absolute():
         return value
     path = folder / value
-    return value if key in ("teacher", "student") and not path.exists() else str(path)
+    return value if key in ("teachers", "student") and not path.exists() else str(path)

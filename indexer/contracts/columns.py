@@ -14,6 +14,7 @@ from indexer.contracts.schemas import (
     RAW_QUERIES,
     TAXONOMY,
     TAXONOMY_PATHS,
+    TEACHER_SCORES,
     Table,
 )
 from indexer.errors import ConfigError, ContractError
@@ -29,8 +30,9 @@ SECTIONS = {
     QUERY_CLASSES.name: "query_classes",
     BLOCKED_WORDS.name: "blocked_words",
     LABELS.name: "labels",
+    TEACHER_SCORES.name: "distill.teachers",
 }
-"""Table that the shop delivers -> the configuration's section about it."""
+"""Table that the shop delivers -> the configuration's section about it, or its setting, which maps no columns."""
 
 
 def shop_table(table: Table) -> Table:
@@ -77,11 +79,12 @@ def refuse_absent(
     table: Table, columns: Mapping[str, str], absent: Collection[str], found: Collection[str], *, shown: str
 ) -> None:
     """Raise ContractError that names the first of the absent columns, if there is one."""
+    section = SECTIONS[table.name]
     for column in absent:
+        remedy = f'map it in the configuration: [{section}.columns] {column} = "your column"'
         raise ContractError(
             f"{shown}: {table.name} needs the column {name_columns(table, columns)[column]!r}, "
-            f"found {', '.join(found) or 'none'}; "
-            f'map it in the configuration: [{SECTIONS[table.name]}.columns] {column} = "your column"'
+            f"found {', '.join(found) or 'none'}; {'rename it in the file' if '.' in section else remedy}"
         )
 
 

@@ -393,13 +393,12 @@ GRAPH_NEIGHBOURS = Table(
 TEACHER_SCORES = Table(
     "TEACHER_SCORES",
     (
-        Column("text_hash", pa.string(), "SHA-256 of the text, or of both texts of a pair"),
-        Column("teacher", pa.string(), "fingerprint of the teacher"),
-        Column("score", pa.float64(), "score of a pair", nullable=True),
-        Column("vector", pa.list_(pa.float32()), "embedding of a text", nullable=True),
+        query_column(),
+        product_id_column(),
+        Column("score", pa.float64(), "relevance on the scale of cosines, or a probability", minimum=-1, maximum=1),
     ),
-    key=("text_hash", "teacher"),
-    written_by="nobody yet: the teacher cache of distill",
+    key=("query", "product_id"),
+    written_by="the shop, from a model of its own",
 )
 
 REJECTS = Table(

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.distill.mining import Pairs, nearest_places
+from indexer.distill.mining import nearest_places
+from indexer.distill.teachers import Pairs
 
 TOP, DEEP = 20, 200
 FROM_TOP, FROM_DEEP, AT_RANDOM = 10, 10, 5

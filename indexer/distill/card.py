@@ -20,6 +20,7 @@ def render_card(
     """Return the card as Markdown with the metadata block that sentence-transformers folders carry."""
     distill = config.distill
     layers = ", ".join(map(str, distill.student_layers)) or "all"
+    teachers = ", ".join(f"`{teacher}`" for teacher in distill.teachers)
     epochs = "; ".join(
         f"{role} {len(result.history) - 1} epochs, best {result.best_epoch}" for role, result in results.items()
     )
@@ -34,8 +35,8 @@ tags: [sentence-transformers, feature-extraction, distillation, product-search]
 Encodes shop queries and products into unit vectors whose dot product says how relevant a product is to a query.
 
 - **Start**: layers {layers} of `{distill.student}`; mean pooling, L2 norm.
-- **Teacher**: `{distill.teacher}`, trained with KD-Boost equation 5, with 6 from epoch {distill.switch_epoch + 1};
-  frozen while it teaches.
+- **Teachers**: {teachers}, the encoders among them trained with KD-Boost equation 5, with 6 from epoch
+  {distill.switch_epoch + 1}; frozen while they teach.
 - **Student loss**: KD-Boost equation 7, gamma {distill.gamma}, theta {distill.theta_low} to {distill.theta_high},
   alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}; weights of the epoch with the
   best pooled ROC-AUC on held-out validation queries ({epochs}).
@@ -63,7 +64,7 @@ recall at a score of 0.7. NDCG: gains E 1, S 0.1, C 0.01, I 0.
 
 ## Licence
 
-The weights derive from `{distill.student}` and, through its scores, from `{distill.teacher}`; their licences hold for
+The weights derive from `{distill.student}` and, through its scores, from {teachers}; their licences hold for
 this model too (all-MiniLM-L6-v2: Apache-2.0). The shop's own data may carry further terms.
 """
 

@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import Config, DistillConfig
-from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements, sample_product_texts
+from indexer.config import SCORES, Config, DistillConfig
+from indexer.distill.judgements import (
+    Judgements,
+    LabelledPairs,
+    read_judgements,
+    read_product_texts,
+    sample_product_texts,
+)
 from indexer.distill.query_pairs import (
     Pair,
     index_node_sets,
@@ -17,7 +23,9 @@ from indexer.distill.query_pairs import (
     read_query_pairs,
     sample_queries,
 )
+from indexer.distill.score_tables import ScoreTable, read_scores
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, check_classes, split_queries
+from indexer.distill.teachers import TableTeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,8 @@ class TrainingData:
     """Queries that training may see."""
     unlabelled: list[str]
     """Texts of other products; their rows come after those of `products`."""
+    tables: Mapping[str, TableTeacher] = field(default_factory=dict)
+    """Scores of other models, by the teacher's name."""
     counts: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,30 +62,25 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     Raises GateError where a part holds labels of one class only.
     """
     judgements = read_judgements(config.catalogue, config.labels)
-    work, distill = config.shop.work, config.distill
+    distill = config.distill
     unlabelled = sample_product_texts(
         config.catalogue, limit=distill.unlabelled_products, seed=distill.seed, known=set(judgements.products)
     )
-    if not config.purchases.path:
-        return assemble_data(
-            judgements, similar=[], dissimilar=[], nodes={}, mining=[], unlabelled=unlabelled, config=config
-        )
-    similar, dissimilar = read_query_pairs(work, run_date)
+    tables = {name: read_scores(name.removeprefix(SCORES)) for name in distill.teachers if name.startswith(SCORES)}
+    others = {name for table in tables.values() for name in table.product_ids} - set(judgements.product_ids)
+    scored = read_product_texts(config.catalogue, others)[0] if others else {}
     held_out = find_held_out(judgements.queries, distill)
-    mining = sample_queries(
-        work, run_date, config.nodes, held_out=held_out, limit=distill.max_mining_queries, seed=distill.seed
-    )
-    # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
-    asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
-    nodes = read_node_sets(work, run_date, config.nodes, wanted=asked)
+    similar, dissimilar, mining, nodes = _read_query_tables(config, run_date, held_out)
     return assemble_data(
         judgements,
         similar=similar,
         dissimilar=dissimilar,
         nodes=nodes,
         mining=mining,
-        unlabelled=unlabelled,
         config=config,
+        unlabelled=unlabelled,
+        tables=tables,
+        scored=scored,
     )
 
 
@@ -94,11 +99,15 @@ def assemble_data(
     mining: Sequence[str],
     config: Config,
     unlabelled: Sequence[str] = (),
+    tables: Mapping[str, ScoreTable] | None = None,
+    scored: Mapping[str, str] | None = None,
 ) -> TrainingData:
     """Split by query, drop pairs that would leak held-out queries, and number all texts.
 
-    `mining` are queries whose neighbours may become hard negatives, none of them held out.
+    `mining` are queries whose neighbours may become hard negatives, none of them held out; `tables` are scores by
+    teacher, `scored` the texts by id of the products that only they name.
     """
+    tables, scored = tables or {}, scored or {}
     parts = _split(judgements.queries, config.distill)
     held_out = find_held_out(judgements.queries, config.distill)
     kept_similar = [pair for pair in similar if held_out.isdisjoint(pair)]
@@ -106,11 +115,17 @@ def assemble_data(
     kept_dissimilar = sorted(set(open_dissimilar) - set(similar))
     queries = list(judgements.queries)
     paired = {query for pair in (*kept_similar, *kept_dissimilar) for query in pair}
-    queries += sorted((paired | set(mining)) - set(queries))
+    asked = {query for table in tables.values() for query in table.queries}
+    queries += sorted((paired | set(mining) | asked) - set(queries))
+    unlabelled = sorted({*unlabelled, *scored.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
     train, validation, test = (
         judgements.pairs.take(parts[judgements.pairs.query] == part) for part in (TRAIN, VALIDATION, TEST)
     )
+    text_rows = {text: row for row, text in enumerate([*judgements.products, *unlabelled], start=len(queries))}
+    product_rows = {name: len(queries) + row for row, name in enumerate(judgements.product_ids)}
+    product_rows |= {name: text_rows[text] for name, text in scored.items()}
+    joined = {name: table.join(rows, product_rows) for name, table in tables.items()}
     check_classes(train, "training")
     check_classes(validation, "validation")
     counts = {
@@ -127,6 +142,7 @@ def assemble_data(
         "dissimilar_also_similar": len(open_dissimilar) - len(kept_dissimilar),
         "mining_queries": len(mining),
         "unlabelled_products": len(unlabelled),
+        **{f"scores_{place}": table.counts.as_counts() for place, table in enumerate(tables.values(), start=1)},
         "unique_texts": len(queries) + len(judgements.products) + len(unlabelled),
     }
     return TrainingData(
@@ -141,10 +157,27 @@ def assemble_data(
         query_nodes=index_node_sets(nodes, queries),
         mining_queries=np.array([rows[query] for query in mining], dtype=np.int64),
         open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
-        unlabelled=list(unlabelled),
+        unlabelled=unlabelled,
+        tables=joined,
         counts={**judgements.counts, **counts},
-        rejects=judgements.rejects,
+        rejects=judgements.rejects + [row for table in tables.values() for row in table.counts.as_rows()],
     )
+
+
+def _read_query_tables(
+    config: Config, run_date: str, held_out: set[str]
+) -> tuple[list[Pair], list[Pair], list[str], dict[str, frozenset[str]]]:
+    """Return D_QQ+, D_QQ-, the queries to mine among, and the nodes of all queries that may be negatives."""
+    if not config.purchases.path:
+        return [], [], [], {}
+    work, distill = config.shop.work, config.distill
+    similar, dissimilar = read_query_pairs(work, run_date)
+    mining = sample_queries(
+        work, run_date, config.nodes, held_out=held_out, limit=distill.max_mining_queries, seed=distill.seed
+    )
+    # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
+    asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
+    return similar, dissimilar, mining, read_node_sets(work, run_date, config.nodes, wanted=asked)
 
 
 def _split(queries: Sequence[str], config: DistillConfig) -> NDArray[np.int64]:

@@ -51,13 +51,16 @@ def hard_loss(*terms: tuple[float, Tensor]) -> Tensor:
 
 
 def soft_loss(score: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Squared error to the teacher's scores (the bracket of equation 7).
+    """Squared error to the teachers' scores (the bracket of equation 7).
 
-    `teacher` is (pairs,) or (teachers, pairs); several teachers are weighted 1 / teachers, which equals the
-    error to their mean plus a constant.
+    `teacher` is (pairs,) or (teachers, pairs), NaN where a teacher has no opinion. The m teachers that have one weigh
+    1 / m, which equals the error to their mean plus a constant; a pair without any costs nothing and does not count.
     """
-    errors = (teacher - score).square()
-    return reduce_items(errors.mean(0) if errors.dim() == 2 else errors, reduction)
+    opinions = teacher if teacher.dim() == 2 else teacher.unsqueeze(0)
+    known = opinions.isfinite()
+    errors = (torch.where(known, opinions, score.detach()) - score).square().sum(0)
+    counts = known.sum(0)
+    return reduce_items((errors / counts.clamp(min=1))[counts > 0], reduction)
 
 
 def distillation_loss(soft: Tensor, hard: Tensor, *, gamma: float) -> Tensor:

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from indexer.config import DistillConfig
 from indexer.distill.data import TrainingData
+from indexer.distill.teachers import Pairs, Teacher, cut_tiles, mean_opinion, pair_scores
 
 TILE_ROWS = 1_024
 TILE_COLUMNS = 16_384
-
-Pairs = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +34,14 @@ def mine_negatives(
     vectors: Tensor,
     *,
     last: Pairs,
-    teachers: Sequence[Tensor] = (),
+    teachers: Sequence[Teacher] = (),
     config: DistillConfig,
     epoch: int,
 ) -> MinedPairs:
     """Mine one epoch's D_QQ-; the result depends on the vectors and (seed, epoch) alone.
 
-    `vectors` and each of `teachers` are unit vectors by query row; `last` is the pool of the epoch before, or the
-    taxonomy job's table in the first one. Pairs of that table are candidates as well.
+    `vectors` are unit vectors by query row; `last` is the pool of the epoch before, or the taxonomy job's table in the
+    first one. Pairs of that table are candidates as well.
     """
     rng = np.random.default_rng((config.seed, epoch))
     neighbours = find_neighbours(vectors, data.mining_queries, count=config.mining_neighbours)
@@ -87,19 +86,10 @@ def find_neighbours(vectors: Tensor, rows: Pairs, *, count: int) -> Pairs:
     return torch.cat(found).numpy()
 
 
-def pair_scores(vectors: Tensor, pairs: Pairs) -> NDArray[np.float32]:
-    """Return the cosine of each pair of rows, in tiles."""
-    blocks = [
-        (vectors[torch.from_numpy(tile[:, 0])] * vectors[torch.from_numpy(tile[:, 1])]).sum(-1).numpy()
-        for tile in _tiles(pairs)
-    ]
-    return np.concatenate([np.empty(0, dtype=np.float32), *blocks])
-
-
 def share_node(nodes: NDArray[np.int32], pairs: Pairs) -> NDArray[np.bool_]:
     """Return whether the two label sets of each pair meet; -1 stands for no node."""
     blocks = [np.empty(0, dtype=np.bool_)]
-    for tile in _tiles(pairs):
+    for tile in cut_tiles(pairs):
         left, right = nodes[tile[:, 0], :, None], nodes[tile[:, 1], None, :]
         blocks.append(((left == right) & (left >= 0)).any(axis=(1, 2)))
     return np.concatenate(blocks)
@@ -118,11 +108,12 @@ def contains_pairs(known: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
     return np.isin(_pair_keys(pairs, width), _pair_keys(known, width))
 
 
-def veto_pairs(teachers: Sequence[Tensor], pairs: Pairs, *, theta: float) -> NDArray[np.bool_]:
-    """Return which pairs the teachers score `theta` or more on average, likely false negatives."""
+def veto_pairs(teachers: Sequence[Teacher], pairs: Pairs, *, theta: float) -> NDArray[np.bool_]:
+    """Return which pairs the teachers with an opinion score `theta` or more on average, likely false negatives."""
     if not teachers:
         return np.zeros(len(pairs), dtype=np.bool_)
-    veto: NDArray[np.bool_] = np.mean([pair_scores(teacher, pairs) for teacher in teachers], axis=0) >= theta
+    # NaN, nobody's opinion, is not at or above anything.
+    veto: NDArray[np.bool_] = mean_opinion(teachers, pairs) >= theta
     return veto
 
 
@@ -169,7 +160,3 @@ def _keep_share(last: Pairs, *, share: float, rng: np.random.Generator) -> Pairs
 def _pair_keys(pairs: Pairs, width: int) -> Pairs:
     keys: Pairs = np.min(pairs, axis=1) * width + np.max(pairs, axis=1)
     return keys
-
-
-def _tiles(pairs: Pairs) -> list[Pairs]:
-    return [pairs[start : start + TILE_COLUMNS] for start in range(0, len(pairs), TILE_COLUMNS)]

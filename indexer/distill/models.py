@@ -1,93 +1,155 @@
-"""The models of one run: a teacher by equations 5 and 6, then the student, recovered and taught by equation 7."""
+"""The models of one run: teachers by equations 5 and 6, then the student, recovered and taught by equation 7."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.config import DistillConfig
+from indexer.config import SCORES, DistillConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, has_bf16, open_model
 from indexer.distill.objective import START, TEACHER, Objective, kd_boost_objective, recovery_objective
+from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult, tokenise_data
 from indexer.errors import ConfigError
-
-Role = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModels:
     """Encoders with their best weights."""
 
-    teacher: TextEncoder
+    encoders: Mapping[str, TextEncoder]
+    """The trained teachers that are encoders, by role: teacher, teacher_2."""
+    teachers: Mapping[str, Teacher]
+    """All that taught the student, by their names in the configuration."""
     student: TextEncoder
     direct: TextEncoder | None
     """The student trained without a teacher, for comparison."""
-    results: dict[str, TrainingResult]
+    results: Mapping[str, TrainingResult]
 
 
-def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, progress: bool) -> TrainedModels:
-    """Train the teacher, recover the cut student, teach it, and where ablations are asked for train it directly, too.
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What the trainings of one run share; `folder` keeps checkpoints, and a finished model is not trained again."""
 
-    `folder` keeps checkpoints; a model that is finished there is not trained again.
-    """
-    results: dict[str, TrainingResult] = {}
+    config: DistillConfig
+    data: TrainingData
+    folder: Path
+    progress: bool
+    results: dict[str, TrainingResult] = field(default_factory=dict)
 
     def train(
+        self,
         name: str,
         encoder: TextEncoder,
         objective: Objective,
         *,
-        settings: DistillConfig = config,
-        teacher: Tensor | None = None,
+        settings: DistillConfig | None = None,
+        teachers: Mapping[str, Teacher] | None = None,
         start: Tensor | None = None,
         scored: Rows | None = None,
     ) -> TextEncoder:
-        targets = {TEACHER: teacher, START: start}
+        """Train the encoder in place and return it."""
+        taught = list((teachers or {}).values())
+        targets = {START: start, TEACHER: next((t.vectors for t in taught if isinstance(t, VectorTeacher)), None)}
         trainer = Trainer(
             encoder,
-            data,
+            self.data,
             objective,
-            settings,
+            settings or self.config,
             name=name,
-            folder=folder,
-            teachers=() if teacher is None else (teacher,),
+            folder=self.folder,
+            teachers=taught,
             targets={target: vectors for target, vectors in targets.items() if vectors is not None},
             scored=scored,
-            progress=progress,
-            bf16=config.bf16 and has_bf16(encoder.device),
+            progress=self.progress,
+            bf16=self.config.bf16 and has_bf16(encoder.device),
         )
-        results[name] = trainer.run()
+        self.results[name] = trainer.run()
         return encoder
 
-    held = embed_start(config, data, "teacher") if config.alpha_start else None
-    teacher = train("teacher", open_start(config, "teacher"), kd_boost_objective(config, gamma=0.0), start=held)
-    _check_widths(config, teacher)
-    texts = tokenise_data(teacher, data)
-    # Texts of unlabelled products come last, and only scored pairs ask for the teacher's vectors of them.
-    taught = teacher.embed_frozen(texts if config.scored_share else texts[: len(data.queries) + len(data.products)])
-    recovers = bool(config.student_layers and config.recovery_epochs)
-    start = embed_start(config, data, "student") if recovers or config.alpha_start else None
 
-    def open_student() -> TextEncoder:
-        student = open_start(config, "student")
-        if not recovers:
-            return student
-        return train("recovered", student, recovery_objective(), settings=recovery_settings(config), start=start)
+def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, progress: bool) -> TrainedModels:
+    """Train the teachers, recover the cut student, teach it, and where ablations are asked for train it directly, too.
 
-    products = np.arange(len(data.queries), len(data.queries) + len(data.products) + len(data.unlabelled))
-    scored = sample_pairs(taught, data.open_queries, products, seed=config.seed) if config.scored_share else None
-    objective = kd_boost_objective(config, gamma=config.gamma)
-    student = train("student", open_student(), objective, teacher=taught, start=start, scored=scored)
+    `folder` keeps checkpoints; a model that is finished there is not trained again.
+    """
+    run = TrainingRun(config=config, data=data, folder=folder, progress=progress)
+    encoders = train_encoders(run)
+    teachers = open_teachers(run, encoders)
+    start = embed_start(config, data) if _recovers(config) or config.alpha_start else None
+    student = run.train(
+        "student",
+        open_student(run, start),
+        kd_boost_objective(config, gamma=config.gamma),
+        teachers=teachers,
+        start=start,
+        scored=find_scored(run, teachers, start) if config.scored_share else None,
+    )
     direct = None
     if config.ablations:
-        direct = train("direct", open_student(), kd_boost_objective(config, gamma=0.0), start=start)
-    return TrainedModels(teacher=teacher, student=student, direct=direct, results=results)
+        direct = run.train("direct", open_student(run, start), kd_boost_objective(config, gamma=0.0), start=start)
+    return TrainedModels(encoders=encoders, teachers=teachers, student=student, direct=direct, results=run.results)
+
+
+def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
+    """Train every teacher that is an encoder, and return them by role, in the order of the configuration."""
+    encoders: dict[str, TextEncoder] = {}
+    for name in encoder_names(run.config):
+        role = f"teacher_{len(encoders) + 1}" if encoders else "teacher"
+        held = None
+        if run.config.alpha_start:
+            held = _embed(open_teacher(run.config, name), run.data)
+        encoders[role] = run.train(
+            role, open_teacher(run.config, name), kd_boost_objective(run.config, gamma=0.0), start=held
+        )
+    return encoders
+
+
+def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict[str, Teacher]:
+    """Return all teachers by name, those that are encoders with their vectors of every text they will be asked for."""
+    # Texts of unlabelled products come last, and only scored pairs ask for the teacher's vectors of them.
+    asked = None if run.config.scored_share else len(run.data.queries) + len(run.data.products)
+    trained = iter(encoders.values())
+    teachers: dict[str, Teacher] = {}
+    for name in run.config.teachers:
+        if name.startswith(SCORES):
+            teachers[name] = run.data.tables[name]
+            continue
+        encoder = next(trained)
+        _check_widths(run.config, encoder)
+        teachers[name] = VectorTeacher(_embed(encoder, run.data, asked))
+    return teachers
+
+
+def open_student(run: TrainingRun, start: Tensor | None) -> TextEncoder:
+    """Open the student; a cut one is first brought back to the uncut one, whose vectors are `start`."""
+    student = open_start(run.config)
+    if not _recovers(run.config):
+        return student
+    return run.train("recovered", student, recovery_objective(), settings=recovery_settings(run.config), start=start)
+
+
+def find_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Tensor | None) -> Rows:
+    """Return the unlabelled pairs to score: all of the tables, else what an encoder ranks high, further down, and any.
+
+    The encoder is the first teacher that is one, else the student as it comes.
+    """
+    data = run.data
+    tables = [table.pairs for table in data.tables.values()]
+    if tables:
+        pairs = np.unique(np.concatenate(tables), axis=0)
+        return pairs[np.isin(pairs[:, 0], data.open_queries)]
+    vectors = next((t.vectors for t in teachers.values() if isinstance(t, VectorTeacher)), start)
+    if vectors is None:
+        vectors = embed_start(run.config, data)
+    products = np.arange(len(data.queries), len(data.queries) + len(data.products) + len(data.unlabelled))
+    return sample_pairs(vectors, data.open_queries, products, seed=run.config.seed)
 
 
 def recovery_settings(config: DistillConfig) -> DistillConfig:
@@ -95,28 +157,45 @@ def recovery_settings(config: DistillConfig) -> DistillConfig:
     return replace(config, epochs=config.recovery_epochs)
 
 
-def embed_start(config: DistillConfig, data: TrainingData, role: Role) -> Tensor:
-    """Return the vectors of all texts by a role's model as it comes, uncut and untrained."""
-    encoder = open_start(replace(config, student_layers=()), role)
-    return encoder.embed_frozen(tokenise_data(encoder, data))
+def encoder_names(config: DistillConfig) -> list[str]:
+    """Return the names of the teachers that are encoders."""
+    return [name for name in config.teachers if not name.startswith(SCORES)]
 
 
-def open_start(config: DistillConfig, role: Role) -> TextEncoder:
-    """Open the model a role starts from; the student keeps its configured layers."""
+def embed_start(config: DistillConfig, data: TrainingData) -> Tensor:
+    """Return the vectors of all texts by the student as it comes, uncut and untrained."""
+    return _embed(open_start(replace(config, student_layers=())), data)
+
+
+def open_start(config: DistillConfig) -> TextEncoder:
+    """Open the model the student starts from, with its configured layers."""
+    return _open(config, config.student, config.student_layers)
+
+
+def open_teacher(config: DistillConfig, name: str) -> TextEncoder:
+    """Open the model that a teacher starts from."""
+    return _open(config, name, ())
+
+
+def _open(config: DistillConfig, name: str, layers: tuple[int, ...]) -> TextEncoder:
     # New weights, such as a pooler the checkpoint lacks, are drawn at random: fix them too.
     torch.manual_seed(config.seed)
-    return open_model(
-        config.teacher if role == "teacher" else config.student,
-        query_tokens=config.query_tokens,
-        product_tokens=config.product_tokens,
-        layers=() if role == "teacher" else config.student_layers,
-    )
+    limits = {"query_tokens": config.query_tokens, "product_tokens": config.product_tokens}
+    return open_model(name, **limits, layers=layers)
+
+
+def _embed(encoder: TextEncoder, data: TrainingData, asked: int | None = None) -> Tensor:
+    return encoder.embed_frozen(tokenise_data(encoder, data)[:asked])
+
+
+def _recovers(config: DistillConfig) -> bool:
+    return bool(config.student_layers and config.recovery_epochs)
 
 
 def _check_widths(config: DistillConfig, teacher: TextEncoder) -> None:
     if not config.alpha_teacher:
         return
-    width = open_start(config, "student").dimension
+    width = open_start(config).dimension
     if width != teacher.dimension:
         raise ConfigError(
             f"distill.alpha_teacher: the teacher's vectors have {teacher.dimension} numbers, the student's {width}; "

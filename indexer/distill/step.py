@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import Config, GatesConfig, as_document
+from indexer.config import SCORES, Config, GatesConfig, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
@@ -20,7 +20,7 @@ from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder
 from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open_any_encoder
 from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
-from indexer.distill.models import TrainedModels, open_start, train_models
+from indexer.distill.models import TrainedModels, encoder_names, open_start, open_teacher, train_models
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "catalogue": ("path",),
     "labels": ("path",),
     "nodes": (),
-    "distill": ("teacher", "student", "threads", "checkpoint_steps", "every_days"),
+    "distill": ("teachers", "student", "threads", "checkpoint_steps", "every_days"),
 }
 """Section -> settings that do not decide the weights, or that name what is known by its bytes."""
 PARITY_TEXTS = 256
@@ -78,7 +78,7 @@ def identify_training(config: Config, run_date: str) -> str:
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
     ]
-    starts = [_identify_model(name) for name in (config.distill.teacher, config.distill.student)]
+    starts = [_identify_model(name) for name in (*config.distill.teachers, config.distill.student)]
     document = as_document(config)
     settings = {
         section: {name: value for name, value in document[section].items() if name not in left_out}
@@ -96,7 +96,8 @@ def _write_models(
     config: Config, data: TrainingData, models: TrainedModels, folder: Path, run_date: str, progress: bool
 ) -> dict[str, Any]:
     """Write every folder of the attempt and return the figures of the commit."""
-    models.teacher.save(folder / "teacher")
+    for role, encoder in models.encoders.items():
+        encoder.save(folder / role)
     models.student.save(folder / "student")
     name = f"{config.shop.name}-student-{run_date}"
     parity = {
@@ -144,10 +145,11 @@ def _measure(
         pairs=data.test if len(data.test) else data.validation,
     )
     limits = {"query_tokens": config.distill.query_tokens, "product_tokens": config.distill.product_tokens}
+    names = dict(zip(models.encoders, encoder_names(config.distill), strict=True))
     rows: dict[str, Encoder] = {
-        "zero-shot teacher": open_start(config.distill, "teacher"),
-        "zero-shot student": open_start(config.distill, "student"),
-        "teacher": models.teacher,
+        **{f"zero-shot {role}": open_teacher(config.distill, name) for role, name in names.items()},
+        "zero-shot student": open_start(config.distill),
+        **models.encoders,
     }
     if models.direct:
         rows["student direct"] = models.direct
@@ -163,7 +165,9 @@ def _hash_files(path: str, section: str) -> list[list[str]]:
 
 
 def _identify_model(name: str) -> Any:
-    """Return what a starting model is: the files of a folder, else its id and the package that may carry it."""
+    """Return what a teacher or a start is: the bytes of a table, the files of a folder, else an id and its package."""
+    if name.startswith(SCORES):
+        return _hash_files(name.removeprefix(SCORES), "distill.teachers")
     if Path(name).is_dir():
         return identify_input(name)
     try:

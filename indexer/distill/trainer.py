@@ -30,6 +30,7 @@ from indexer.distill.evaluate import EvaluationRow, measure_scores
 from indexer.distill.losses import alignment_loss
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
+from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.errors import GateError
 
 
@@ -56,7 +57,7 @@ class Trainer:
         *,
         name: str,
         folder: Path,
-        teachers: Sequence[Tensor] = (),
+        teachers: Sequence[Teacher] = (),
         targets: Mapping[str, Tensor] | None = None,
         scored: Rows | None = None,
         progress: bool = True,
@@ -194,11 +195,9 @@ class Trainer:
         return (vectors[left] * vectors[right]).sum(-1).numpy()
 
     def _teacher_scores(self, step: Step) -> dict[str, Tensor]:
-        scores = {}
-        for name, pairs in step.items():
-            left, right = torch.from_numpy(pairs.left), torch.from_numpy(pairs.right)
-            scores[name] = torch.stack([(t[left] * t[right]).sum(-1) for t in self.teachers]).to(self.encoder.device)
-        return scores
+        rows = {name: np.stack([pairs.left, pairs.right], axis=1) for name, pairs in step.items()}
+        scores = {name: torch.from_numpy(collect_opinions(self.teachers, pairs)) for name, pairs in rows.items()}
+        return {name: opinions.to(self.encoder.device) for name, opinions in scores.items()}
 
     def _set_learning_rate(self) -> None:
         done = (self.position.epoch - 1) * self.steps_per_epoch + self.position.step

@@ -110,12 +110,19 @@ def test_a_value_out_of_range_is_refused_with_its_key(option):
 
 
 def test_paths_are_taken_from_the_folder_of_the_file(tmp_path):
-    text = (
-        '[catalogue]\npath = "in/c.csv"\n[shop]\nrelease = "s3://b/p"\nwork = "/abs"\n[distill]\nteacher = "org/name"\n'
-    )
+    text = """
+[catalogue]
+path = "in/c.csv"
+[shop]
+release = "s3://b/p"
+work = "/abs"
+[distill]
+teachers = ["org/name", "scores:in/s.csv"]
+"""
     config = load_config(write(tmp_path, text), environment={})
     assert config.catalogue.path == str(tmp_path / "in/c.csv")
-    assert (config.shop.release, config.shop.work, config.distill.teacher) == ("s3://b/p", "/abs", "org/name")
+    assert (config.shop.release, config.shop.work) == ("s3://b/p", "/abs")
+    assert config.distill.teachers == ("org/name", f"scores:{tmp_path / 'in/s.csv'}")
 
 
 def test_default_folders_lie_beside_the_file(tmp_path):

@@ -135,6 +135,19 @@ def test_label_weights_are_a_weighted_mean():
     assert label_loss(scores, labels, **BAND, weight=doubles(3, 1), reduction="sum").item() == near(0.79)
 
 
+def test_only_teachers_with_an_opinion_count():
+    nan = math.nan
+    teachers = torch.stack([doubles(0.9, nan, nan), doubles(0.5, 0.2, nan)])
+    score = doubles(0.6, 0.6, 0.6).requires_grad_()
+    loss = soft_loss(score, teachers)
+    # ((0.09 + 0.01) / 2 + 0.16) / 2 pairs; the third is nobody's.
+    assert loss.item() == near(0.105)
+    loss.backward()
+    # The first pair's teachers have a mean of 0.7: 2 (0.6 - 0.7) / 2 pairs.
+    assert score.grad.tolist() == [near(-0.1), near(0.4), 0.0]
+    assert soft_loss(doubles(0.6), doubles(nan)).item() == 0
+
+
 def test_empty_source_costs_nothing():
     assert similar_loss(doubles(), low=0.7).item() == 0
     assert soft_loss(doubles(), doubles()).item() == 0

@@ -61,7 +61,7 @@ def shop(shop_files, tiny_model, tmp_path):
         labels=LabelsConfig(path=str(shop_files / "labels.tsv")),
         gates=GatesConfig(min_parity_int8=0.9),
         distill=DistillConfig(
-            teacher=str(tiny_model),
+            teachers=(str(tiny_model),),
             student=str(tiny_model),
             student_layers=(0, 2),
             epochs=2,
@@ -164,13 +164,13 @@ def test_what_decides_no_weight_is_not_another_training(shop, shop_files, tmp_pa
     step, training = identify(shop, DATE), step_module.identify_training(shop, DATE)
     moved = tmp_path / "elsewhere"
     shutil.copytree(shop_files, moved)
-    shutil.copytree(shop.distill.teacher, moved / "model")
+    shutil.copytree(shop.distill.teachers[0], moved / "model")
     same = replace(
         shop,
         catalogue=replace(shop.catalogue, path=str(moved / "catalogue.jsonl")),
         labels=replace(shop.labels, path=str(moved / "labels.tsv")),
         gates=replace(shop.gates, min_recall_10=0.5, min_recall_100=0.5, max_norm_error=0.1),
-        distill=replace(shop.distill, teacher=str(moved / "model"), threads=2, checkpoint_steps=7, every_days=7),
+        distill=replace(shop.distill, teachers=(str(moved / "model"),), threads=2, checkpoint_steps=7, every_days=7),
     )
     assert identify(same, DATE) == step
     # The gates of the export are checked anew, on weights that are there already.

@@ -16,6 +16,7 @@ from indexer.distill.mining import (
     share_node,
     unique_pairs,
 )
+from indexer.distill.teachers import VectorTeacher
 
 pytestmark = pytest.mark.train
 
@@ -85,7 +86,7 @@ def test_scores_stay_between_the_bounds(data, config):
 def test_teacher_vetoes_what_it_holds_alike(data, config):
     teacher = unit_rows(len(data.queries), 0)
     free = mine(data, config, mining_per_query=50)
-    vetoed = mine(data, config, mining_per_query=50, teachers=(teacher,), theta_low=0.1)
+    vetoed = mine(data, config, mining_per_query=50, teachers=(VectorTeacher(teacher),), theta_low=0.1)
     assert vetoed.counts["vetoed"] > 0
     assert len(vetoed.pairs) < len(free.pairs)
     assert all(float(teacher[a] @ teacher[b]) < 0.1 for a, b in vetoed.pairs.tolist())

@@ -12,6 +12,7 @@ from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
 from indexer.distill.objective import START, kd_boost_objective, recovery_objective
+from indexer.distill.teachers import VectorTeacher
 from indexer.distill.trainer import Trainer, schedule_rate, score_pairs, should_stop, tokenise_data
 from indexer.errors import GateError, IntegrityError
 
@@ -82,7 +83,7 @@ def test_gradient_of_one_step_equals_a_plain_loop(open_tiny, data, config, tmp_p
     }
     fast, plain = open_tiny((0, 2)), open_tiny((0, 2))
     calm = replace(config, distill=replace(config.distill, max_grad_norm=1e9))
-    trainer = make_trainer(Trainer, fast, data, calm, tmp_path, gamma=0.9, teachers=(vectors,))
+    trainer = make_trainer(Trainer, fast, data, calm, tmp_path, gamma=0.9, teachers=(VectorTeacher(vectors),))
     fast.transformer.eval()
     plain.transformer.eval()
     found = trainer.run_step(step)["loss"]
@@ -284,7 +285,7 @@ def test_scored_pairs_learn_the_teachers_score_alone(open_tiny, data, config, tm
         config.distill,
         name="model",
         folder=tmp_path,
-        teachers=(vectors,),
+        teachers=(VectorTeacher(vectors),),
         scored=scored,
         progress=False,
     )
