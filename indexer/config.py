@@ -13,6 +13,7 @@ from indexer.input_config import (
     CatalogueConfig,
     CrosswalkConfig,
     LabelsConfig,
+    PairsConfig,
     PurchasesConfig,
     QueriesConfig,
     QueryClassesConfig,
@@ -311,6 +312,38 @@ class BermConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LlmConfig:
+    """The chat endpoint, of the OpenAI form, that `indexer label` asks; no other command does."""
+
+    url: str = ""
+    """Base address, such as `http://localhost:8000/v1`."""
+    model: str = ""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; without one none is sent."""
+    prompt: str = ""
+    """File with `{query}` and `{product}` where they shall stand (`{product}` for queries); empty takes ours."""
+    temperature: float = 0.7
+    """Above 0, so that two generations that agree say more than one."""
+    answer_tokens: int = 256
+    """Longest answer; 0 sets no limit."""
+    max_requests: int = 10_000
+    max_total_tokens: int = 5_000_000
+    """What one run may spend; requests on their way when it is reached are still paid."""
+    parallel: int = 4
+    """Requests at a time."""
+    retries: int = 6
+    """How often a request is sent again after HTTP 429, 5xx or a broken connection."""
+    backoff_seconds: float = 1.0
+    """Wait before the first repetition; it doubles each time, up to a minute, unless the endpoint names a wait."""
+    timeout_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        require_ranges(self, temperature=(0, 2), answer_tokens=(0, 10**6), max_requests=(0, MANY))
+        require_ranges(self, max_total_tokens=(0, 10**12), parallel=(1, 256), retries=(0, 100))
+        require_ranges(self, backoff_seconds=(0, 60), timeout_seconds=(0.1, 3_600))
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """Sharded FAISS HNSW indexes (KD-Boost section 5.2: M = 64, efConstruction = 256)."""
 
@@ -375,6 +408,7 @@ class Config:
     query_classes: QueryClassesConfig = QueryClassesConfig()
     blocked_words: BlockedWordsConfig = BlockedWordsConfig()
     labels: LabelsConfig = LabelsConfig()
+    pairs: PairsConfig = PairsConfig()
     gram: GramConfig = GramConfig()
     npmi: NpmiConfig = NpmiConfig()
     nodes: NodesConfig = NodesConfig()
@@ -384,6 +418,7 @@ class Config:
     spark: SparkConfig = SparkConfig()
     distill: DistillConfig = DistillConfig()
     berm: BermConfig = BermConfig()
+    llm: LlmConfig = LlmConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
 

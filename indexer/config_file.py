@@ -17,7 +17,7 @@ from indexer.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
-PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student")
+PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student", "prompt")
 
 
 class Setting(NamedTuple):

@@ -190,6 +190,11 @@ class BlockedWordsConfig(InputConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairsConfig(InputConfig):
+    """Pairs of query and product without a label, for `indexer label`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsConfig(InputConfig):
     """Relevance labels of (query, product) pairs."""
 

@@ -8,6 +8,7 @@ from indexer.cli.config import config
 from indexer.cli.demo import demo
 from indexer.cli.distill import distill
 from indexer.cli.evaluate import evaluate
+from indexer.cli.label import label
 from indexer.cli.nightly import nightly
 from indexer.cli.options import ErrorGroup
 from indexer.cli.query import query
@@ -26,5 +27,5 @@ def indexer(debug: bool) -> None:
     """
 
 
-for command in (demo, nightly, distill, build, query, evaluate, config):
+for command in (demo, nightly, distill, build, query, evaluate, label, config):
     indexer.add_command(command)

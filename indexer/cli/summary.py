@@ -1,6 +1,6 @@
 """What a step did, as a few lines for people."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -15,9 +15,14 @@ LINE_CHARACTERS = 110
 def print_step(commit: StepCommit, *, status: str = "done") -> None:
     """Print a step's figures and its rejects."""
     click.echo(f"{commit.step}  {commit.run_date}  {status}  {commit.seconds:.1f} s")
-    for line in _figure_lines(commit.counts):
+    print_figures(commit.counts, commit.rejects)
+
+
+def print_figures(counts: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]]) -> None:
+    """Print figures by group, then the rejects with an example of each reason."""
+    for line in _figure_lines(counts):
         click.echo(escape(f"  {line}"))
-    for reject in commit.rejects:
+    for reject in rejects:
         example = f", such as {reject['key'] or reject['sample']!r}" if reject["key"] or reject["sample"] else ""
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}{example}"))
 

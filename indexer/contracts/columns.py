@@ -8,6 +8,7 @@ from indexer.contracts.schemas import (
     CATALOGUE,
     CROSSWALK,
     LABELS,
+    PAIRS,
     QUERY_CLASSES,
     RAW_EVENTS,
     RAW_PURCHASES,
@@ -31,6 +32,7 @@ SECTIONS = {
     BLOCKED_WORDS.name: "blocked_words",
     LABELS.name: "labels",
     TEACHER_SCORES.name: "distill.teachers",
+    PAIRS.name: "pairs",
 }
 """Table that the shop delivers -> the configuration's section about it, or its setting, which maps no columns."""
 

@@ -240,6 +240,12 @@ LABELS = Table(
     key=("query", "product_id"),
 )
 
+PAIRS = Table(
+    "PAIRS",
+    (query_column(), product_id_column()),
+    key=("query", "product_id"),
+)
+
 PURCHASES = Table(
     "PURCHASES",
     (query_column(), product_id_column(), count_column("purchases", "sum over all rows of the pair")),
@@ -426,6 +432,7 @@ TABLES: dict[str, Table] = {
         QUERY_CLASSES,
         BLOCKED_WORDS,
         LABELS,
+        PAIRS,
         PURCHASES,
         QUERY_GRAM,
         PRODUCT_GRAM,
