@@ -244,6 +244,10 @@ class DistillConfig:
     validation_share: float = 0.1
     test_share: float = 0.1
     """Shares of the labelled queries; a query stands in one part only."""
+    test_start: float = 0.0
+    """Where the test part begins on the circle of hashes: 0.2 with `test_share = 0.2` is the second of five folds."""
+    split_seed: int = 13
+    """Seed of these hashes, apart from `seed`: another training holds out the same queries."""
     mining_neighbours: int = 50
     mining_low: float = 0.3
     mining_high: float = 0.95
@@ -280,7 +284,8 @@ class DistillConfig:
         require_ranges(self, query_tokens=(4, 8_192), product_tokens=(4, 8_192))
         require_ranges(self, mining_neighbours=count, mining_low=(-1, 1), mining_high=(-1, 1), mining_per_query=count)
         require_ranges(self, mining_kept_share=share, max_mining_queries=count)
-        require_ranges(self, seed=(0, 2**32 - 1), threads=(0, 1_024), checkpoint_steps=count)
+        require_ranges(self, seed=(0, 2**32 - 1), split_seed=(0, 2**32 - 1), test_start=share)
+        require_ranges(self, threads=(0, 1_024), checkpoint_steps=count)
         require_ranges(self, validation_share=(1e-9, 1), test_share=share)
         require(self.validation_share + self.test_share < 1, "validation_share and test_share: expected less than 1")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low: expected -1 up to theta_high, at most 1")

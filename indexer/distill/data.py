@@ -182,5 +182,9 @@ def _read_query_tables(
 
 def _split(queries: Sequence[str], config: DistillConfig) -> NDArray[np.int64]:
     return split_queries(
-        queries, validation_share=config.validation_share, test_share=config.test_share, seed=config.seed
+        queries,
+        validation_share=config.validation_share,
+        test_share=config.test_share,
+        test_start=config.test_start,
+        seed=config.split_seed,
     )

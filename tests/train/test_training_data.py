@@ -171,13 +171,25 @@ def test_each_query_stands_in_one_part(shop):
 
 def test_a_query_keeps_its_part_whatever_comes_beside_it():
     names = [f"query {number}" for number in range(2_000)]
-    shares = {"validation_share": 0.1, "test_share": 0.2, "seed": 13}
+    shares = {"validation_share": 0.1, "test_start": 0.0, "test_share": 0.2, "seed": 13}
     parts = split_queries(names, **shares)
     np.testing.assert_array_equal(split_queries(names[500:], **shares), parts[500:])
     assert [round(float((parts == part).mean()), 1) for part in (TRAIN, VALIDATION, TEST)] == [0.7, 0.1, 0.2]
     assert (split_queries(names, **{**shares, "seed": 14}) != parts).any()
     # Fixed for good: a test query of tonight must not be trained on tomorrow.
     assert split_queries(["baby sipper", "desk lamp"], **shares).tolist() == [TRAIN, TEST]
+
+
+def test_starts_of_the_test_part_make_folds():
+    names = [f"query {number}" for number in range(1_000)]
+    folds = [
+        split_queries(names, validation_share=0.1, test_share=0.2, test_start=fold / 5, seed=3) for fold in range(5)
+    ]
+    # Every query is tested once; the queries that validate a fold are tested in the next one.
+    assert (sum((parts == TEST).astype(int) for parts in folds) == 1).all()
+    for parts, after in zip(folds, folds[1:] + folds[:1], strict=True):
+        assert set(after[parts == VALIDATION]) == {TEST}
+        assert 60 < (parts == VALIDATION).sum() < 140
 
 
 @pytest.mark.parametrize("label", ["E", "I"])
