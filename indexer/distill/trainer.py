@@ -207,21 +207,22 @@ class Trainer:
             group["lr"] = self.config.learning_rate * factor
 
     def _save_state(self) -> None:
-        self.checkpoints.save_state(
-            self.position,
-            {
-                "weights": self.encoder.transformer.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "random": torch.get_rng_state(),
-                "dissimilar": torch.from_numpy(self.dissimilar),
-            },
-        )
+        """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""
+        tensors = {
+            "weights": self.encoder.transformer.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "dissimilar": torch.from_numpy(self.dissimilar),
+        }
+        self.checkpoints.save_state(self.position, {} if self.position.finished else tensors)
 
     def _resume(self) -> bool:
         found = self.checkpoints.load_state()
         if found is None:
             return False
         self.position, state = found
+        if self.position.finished:
+            return True
         self.encoder.transformer.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])

@@ -147,6 +147,7 @@ def test_resumed_run_has_the_weights_of_an_unbroken_one(open_tiny, data, config,
 def test_finished_run_is_not_trained_again(open_tiny, data, config, tmp_path):
     first, again = open_tiny((0,)), open_tiny((0,))
     make_trainer(Trainer, first, data, config, tmp_path).run()
+    assert (tmp_path / "model.state.pt").stat().st_size < 10_000
     idle = make_trainer(KilledTrainer, again, data, config, tmp_path)
     idle.run()
     assert all(torch.equal(tensor, weights_of(again)[name]) for name, tensor in weights_of(first).items())
