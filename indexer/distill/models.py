@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.config import SCORES, DistillConfig
+from indexer.config import BERM, SCORES, BermConfig, DistillConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import Rows
+from indexer.distill.berm import distil_berm
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, has_bf16, open_model
 from indexer.distill.objective import START, TEACHER, Objective, kd_boost_objective, recovery_objective
@@ -41,6 +42,7 @@ class TrainingRun:
     data: TrainingData
     folder: Path
     progress: bool
+    berm: BermConfig = BermConfig()
     results: dict[str, TrainingResult] = field(default_factory=dict)
 
     def train(
@@ -74,12 +76,14 @@ class TrainingRun:
         return encoder
 
 
-def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, progress: bool) -> TrainedModels:
+def train_models(
+    config: DistillConfig, data: TrainingData, folder: Path, *, progress: bool, berm: BermConfig | None = None
+) -> TrainedModels:
     """Train the teachers, recover the cut student, teach it, and where ablations are asked for train it directly, too.
 
     `folder` keeps checkpoints; a model that is finished there is not trained again.
     """
-    run = TrainingRun(config=config, data=data, folder=folder, progress=progress)
+    run = TrainingRun(config=config, data=data, folder=folder, progress=progress, berm=berm or BermConfig())
     encoders = train_encoders(run)
     teachers = open_teachers(run, encoders)
     start = embed_start(config, data) if _recovers(config) or config.alpha_start else None
@@ -100,7 +104,7 @@ def train_models(config: DistillConfig, data: TrainingData, folder: Path, *, pro
 def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
     """Train every teacher that is an encoder, and return them by role, in the order of the configuration."""
     encoders: dict[str, TextEncoder] = {}
-    for name in encoder_names(run.config):
+    for name in run.config.encoder_teachers():
         role = f"teacher_{len(encoders) + 1}" if encoders else "teacher"
         held = None
         if run.config.alpha_start:
@@ -113,17 +117,29 @@ def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
 
 def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict[str, Teacher]:
     """Return all teachers by name, those that are encoders with their vectors of every text they will be asked for."""
-    # Texts of unlabelled products come last, and only scored pairs ask for the teacher's vectors of them.
-    asked = None if run.config.scored_share else len(run.data.queries) + len(run.data.products)
+    # Texts of unlabelled products come last, and only scored pairs and BERM ask for the teacher's vectors of them.
+    asked = (
+        None
+        if run.config.scored_share or BERM in run.config.teachers
+        else len(run.data.queries) + len(run.data.products)
+    )
     trained = iter(encoders.values())
     teachers: dict[str, Teacher] = {}
     for name in run.config.teachers:
         if name.startswith(SCORES):
             teachers[name] = run.data.tables[name]
             continue
+        if name == BERM:
+            continue
         encoder = next(trained)
         _check_widths(run.config, encoder)
         teachers[name] = VectorTeacher(_embed(encoder, run.data, asked))
+    if BERM in run.config.teachers:
+        vectors = [teacher for teacher in teachers.values() if isinstance(teacher, VectorTeacher)]
+        tokenizer = encoders["teacher"].tokenizer
+        teachers[BERM] = distil_berm(
+            run.data, vectors, tokenizer, run.berm, folder=run.folder, seed=run.config.seed, progress=run.progress
+        )
     return teachers
 
 
@@ -155,11 +171,6 @@ def find_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Tensor
 def recovery_settings(config: DistillConfig) -> DistillConfig:
     """Return the settings of the recovery: its own epochs, none of them skipped."""
     return replace(config, epochs=config.recovery_epochs)
-
-
-def encoder_names(config: DistillConfig) -> list[str]:
-    """Return the names of the teachers that are encoders."""
-    return [name for name in config.teachers if not name.startswith(SCORES)]
 
 
 def embed_start(config: DistillConfig, data: TrainingData) -> Tensor:

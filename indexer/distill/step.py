@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import SCORES, Config, GatesConfig, as_document
+from indexer.config import BERM, SCORES, Config, GatesConfig, as_document
 from indexer.contracts.files import local_files
-from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
 from indexer.distill.data import TrainingData, read_training_data
 from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder
 from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open_any_encoder
 from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
-from indexer.distill.models import TrainedModels, encoder_names, open_start, open_teacher, train_models
+from indexer.distill.models import TrainedModels, open_start, open_teacher, train_models
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
@@ -29,6 +29,7 @@ SETTINGS = {
     "catalogue": ("path",),
     "labels": ("path",),
     "nodes": (),
+    "berm": (),
     "distill": ("teachers", "student", "threads", "checkpoint_steps", "every_days"),
 }
 """Section -> settings that do not decide the weights, or that name what is known by its bytes."""
@@ -53,7 +54,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     torch.set_num_threads(config.distill.threads or os.cpu_count() or 1)
     data = read_training_data(config, run_date)
     checkpoints = folder.folder / "checkpoints"
-    models = train_models(config.distill, data, checkpoints / training[:12], progress=progress)
+    models = train_models(config.distill, data, checkpoints / training[:12], progress=progress, berm=config.berm)
     with folder.open_attempt() as attempt:
         figures = _write_models(config, data, models, attempt.folder, run_date, progress)
         commit = StepCommit(
@@ -74,7 +75,9 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
 def identify_training(config: Config, run_date: str) -> str:
     """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
     inputs = [_hash_files(config.labels.path, "labels"), _hash_files(config.catalogue.path, "catalogue")]
-    tables = (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES) if config.purchases.path else ()
+    tables = [QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES] if config.purchases.path else []
+    if BERM in config.distill.teachers and config.purchases.path:
+        tables.append(PURCHASES)
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
     ]
@@ -145,7 +148,7 @@ def _measure(
         pairs=data.test if len(data.test) else data.validation,
     )
     limits = {"query_tokens": config.distill.query_tokens, "product_tokens": config.distill.product_tokens}
-    names = dict(zip(models.encoders, encoder_names(config.distill), strict=True))
+    names = dict(zip(models.encoders, config.distill.encoder_teachers(), strict=True))
     rows: dict[str, Encoder] = {
         **{f"zero-shot {role}": open_teacher(config.distill, name) for role, name in names.items()},
         "zero-shot student": open_start(config.distill),

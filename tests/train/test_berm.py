@@ -1,17 +1,19 @@
 """BERM against values worked by hand, plain loops, and a shop whose graph says what its words do not."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from indexer.config import BermConfig
+from indexer.config import BermConfig, DistillConfig
 from indexer.distill.berm import Behaviour, BermTeacher, OnlineEncoder, gather_behaviour, train_berm, train_online
 from indexer.distill.berm_graph import build_graph, find_metapaths, keep_edges
 from indexer.distill.berm_model import Berm, attend, match_words, pool_kernels
 from indexer.distill.encoders import open_model
-from indexer.errors import GateError
+from indexer.distill.models import TrainingRun, open_teachers
+from indexer.errors import ConfigError, GateError
 
 pytestmark = pytest.mark.train
 
@@ -56,7 +58,7 @@ def test_paths_are_those_of_plain_loops():
 
 
 def test_pairs_of_purchases_and_labels_are_counted_once():
-    pairs, count = gather_behaviour(EDGES[:2], COUNTS[:2], np.array([(0, 4), (2, 5), (2, 5)]), texts=6)
+    pairs, count = gather_behaviour(np.array([(0, 3, 5), (0, 4, 9)]), np.array([(0, 4), (2, 5), (2, 5)]), texts=6)
     assert (pairs.tolist(), count.tolist()) == ([[0, 3], [0, 4], [2, 5]], [5, 9, 0])
 
 
@@ -166,3 +168,35 @@ def test_the_online_form_is_an_encoder(tiny_model):
     assert queries.dtype == np.float32
     np.testing.assert_allclose(queries[0], products[0], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(products, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("purchases", [False, True])
+def test_berm_is_a_teacher_beside_the_encoder(data, config, open_tiny, tmp_path, purchases):
+    first = len(data.queries)
+    if purchases:
+        rows = [(query, first + product, 4) for query in data.open_queries for product in range(query % 3, 60, 3)]
+        data = replace(data, bought=np.array(rows))
+    settings = replace(config.distill, teachers=("tiny", "berm"))
+    run = TrainingRun(
+        config=settings, data=data, folder=tmp_path, progress=False, berm=replace(CONFIG, epochs=1, width=8)
+    )
+    teachers = open_teachers(run, {"teacher": open_tiny()})
+    assert list(teachers) == ["tiny", "berm"]
+    pairs = np.array([(0, first), (1, first + 59), (0, 1)])
+    scores = teachers["berm"].score_pairs(pairs)
+    assert np.isnan(scores).tolist() == [False, False, True]
+    # A second run takes the weights that the first has kept.
+    kept = (tmp_path / "berm.best.safetensors").stat().st_mtime_ns
+    again = open_teachers(run, {"teacher": open_tiny()})["berm"].score_pairs(pairs)
+    np.testing.assert_array_equal(again, scores)
+    assert (tmp_path / "berm.best.safetensors").stat().st_mtime_ns == kept
+    graph = teachers["berm"].graph
+    bought = data.bought if purchases else np.column_stack([data.train.query, data.train.product + first])
+    assert graph.has_edges(*bought[:, :2].T).any()
+
+
+def test_berm_needs_an_encoder_to_learn_from():
+    with pytest.raises(ConfigError, match="`berm` learns from an encoder; name one beside it"):
+        DistillConfig(teachers=("berm",))
+    with pytest.raises(ConfigError, match="name one beside it"):
+        DistillConfig(teachers=("scores:x.csv", "berm"))

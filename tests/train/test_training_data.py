@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import Config, DistillConfig, NodesConfig, ShopConfig
-from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.config import BermConfig, Config, DistillConfig, NodesConfig, ShopConfig
+from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import read_judgements
 from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
@@ -281,3 +281,28 @@ def test_the_sample_of_queries_is_that_of_a_full_sort(tmp_path):
         assert found == sorted(sorted(allowed, key=digest)[:limit])
     other = sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=8)
     assert other != sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=7)
+
+
+def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
+    plain = read_training_data(shop, DATE)
+    train, test = (plain.queries[part.query[0]] for part in (plain.train, plain.test))
+    work = shop.shop.work
+    for table in (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES):
+        write_table(work, table, [])
+    bought = [(train, f"good{train}", 30), (train, "goodq01", 20), (train, "nowhere", 40), (train, "badq02", 20)]
+    rows = [{"query": q, "product_id": p, "purchases": n} for q, p, n in [*bought, (test, "goodq01", 9), ("x", "y", 9)]]
+    write_table(work, PURCHASES, rows)
+    with_berm = replace(shop.distill, teachers=(*shop.distill.teachers, "berm"))
+    config = replace(shop, distill=with_berm, purchases=PurchasesConfig(path="purchases.tsv"))
+    data = read_training_data(config, DATE)
+    texts = [*data.queries, *data.products, *data.unlabelled]
+    assert [(texts[q], texts[p], n) for q, p, n in data.bought.tolist()] == [
+        (train, f"good {train} | Acme", 30),
+        (train, "bad q02 | Acme", 20),
+        (train, "good q01 | Acme", 20),
+    ]
+    assert (data.counts["bought_pairs"], data.counts["bought_unknown"]) == (3, 1)
+    # Only the most bought of each query, the smaller id on a tie; "nowhere" has a place and no text.
+    near = read_training_data(replace(config, berm=BermConfig(neighbours=3)), DATE)
+    assert [(texts[p], n) for _, p, n in near.bought.tolist()] == [(f"good {train} | Acme", 30), ("bad q02 | Acme", 20)]
+    assert len(read_training_data(replace(config, distill=shop.distill), DATE).bought) == 0
