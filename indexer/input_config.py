@@ -200,6 +200,8 @@ class LabelsConfig(InputConfig):
 
     grades: Mapping[str, int] = field(default_factory=dict)
     """The shop's own words for a label -> grade 0 to 3, on top of the known vocabularies."""
+    training_sources: tuple[str, ...] = ("llm",)
+    """Words of the column `source` whose labels train and never measure; a pair labelled by others too keeps theirs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,6 +36,8 @@ class TrainingData:
     queries: list[str]
     products: list[str]
     product_ids: list[str]
+    sources: list[str]
+    """Where labels come from; the pairs hold numbers of it."""
     train: LabelledPairs
     validation: LabelledPairs
     test: LabelledPairs
@@ -129,9 +131,10 @@ def assemble_data(
     queries += sorted((paired | set(mining) | asked) - set(queries))
     unlabelled = sorted({*unlabelled, *others.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
-    train, validation, test = (
-        judgements.pairs.take(parts[judgements.pairs.query] == part) for part in (TRAIN, VALIDATION, TEST)
-    )
+    part_of_pair = parts[judgements.pairs.query]
+    measured = _find_measured(judgements, config.labels.training_sources)
+    train = judgements.pairs.take(part_of_pair == TRAIN)
+    validation, test = (judgements.pairs.take((part_of_pair == part) & measured) for part in (VALIDATION, TEST))
     text_rows = {text: row for row, text in enumerate([*judgements.products, *unlabelled], start=len(queries))}
     product_rows = {name: len(queries) + row for row, name in enumerate(judgements.product_ids)}
     product_rows |= {name: text_rows[text] for name, text in others.items()}
@@ -150,6 +153,7 @@ def assemble_data(
         "validation_queries": len(np.unique(validation.query)),
         "test_pairs": len(test),
         "test_queries": len(np.unique(test.query)),
+        "unmeasured_pairs": len(judgements.pairs) - len(train) - len(validation) - len(test),
         "similar_pairs": len(kept_similar),
         "similar_held_out": len(similar) - len(kept_similar),
         "dissimilar_pairs": len(kept_dissimilar),
@@ -165,6 +169,7 @@ def assemble_data(
         queries=queries,
         products=judgements.products,
         product_ids=judgements.product_ids,
+        sources=judgements.sources,
         train=train,
         validation=validation,
         test=test,
@@ -179,6 +184,13 @@ def assemble_data(
         counts={**judgements.counts, **counts},
         rejects=judgements.rejects + [row for table in tables.values() for row in table.counts.as_rows()],
     )
+
+
+def _find_measured(judgements: Judgements, training_sources: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which pairs a model may be measured on."""
+    taught = [row for row, source in enumerate(judgements.sources) if source in training_sources]
+    found = judgements.pairs.source
+    return np.ones(len(judgements.pairs), dtype=np.bool_) if found is None else ~np.isin(found, taught)
 
 
 def _read_query_tables(

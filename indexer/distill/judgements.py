@@ -1,8 +1,9 @@
 """Judged (query, product) pairs: the shop's labels joined with the texts of the products they name."""
 
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from indexer.contracts.rejects import InputCounts
 from indexer.distill.query_pairs import smallest_hashes
 from indexer.errors import ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
-from indexer.text import normalise_query, product_text
+from indexer.text import clean_text, normalise_query, product_text
 
 Rows = NDArray[np.int64]
 
@@ -32,6 +33,8 @@ class LabelledPairs:
     product: Rows
     grade: Rows
     weight: NDArray[np.float32]
+    source: Rows | None = None
+    """Numbers of `sources`; None where nobody asks."""
 
     def __len__(self) -> int:
         return len(self.query)
@@ -39,7 +42,11 @@ class LabelledPairs:
     def take(self, rows: NDArray[Any]) -> "LabelledPairs":
         """Return the pairs of these row numbers, or of a mask."""
         return LabelledPairs(
-            query=self.query[rows], product=self.product[rows], grade=self.grade[rows], weight=self.weight[rows]
+            query=self.query[rows],
+            product=self.product[rows],
+            grade=self.grade[rows],
+            weight=self.weight[rows],
+            source=None if self.source is None else self.source[rows],
         )
 
 
@@ -52,6 +59,8 @@ class Judgements:
     products: list[str]
     """Product texts, in the order of `product_ids`."""
     pairs: LabelledPairs
+    sources: list[str] = field(default_factory=list)
+    """Where labels come from, by their own word; empty where it says nothing."""
     counts: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,7 +69,8 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
     """Stream both tables and join them in order of query and product id, whatever the order of the input.
 
     A label whose product is not in the catalogue, or has no text that can be believed, is rejected. Several labels
-    of one pair become one: the grade with the greatest weight, on a tie the lowest. Raises ContractError where most
+    of one pair become one: the grade with the greatest weight, on a tie the lowest; those of training sources stand
+    where there are no others. Raises ContractError where most
     labels name unknown products.
     """
     votes, label_counts = _read_votes(labels)
@@ -70,10 +80,14 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
     _reject_unknown(votes, texts, label_counts, catalogue)
     queries = sorted({query for query, _ in known})
     product_ids = sorted({product_id for _, product_id in known})
+    settled = [settle_votes(votes[pair], labels.training_sources) for pair in known]
+    sources = sorted({source for _, _, source in settled})
+    by_source = Counter(source or "unnamed" for _, _, source in settled)
     counts = {
         "labels": label_counts.as_counts(),
-        "labels_merged": sum(votes[pair].rows - 1 for pair in known),
-        "labels_conflicting": sum(len(votes[pair].weights) > 1 for pair in known),
+        "labels_merged": sum(len(votes[pair]) - 1 for pair in known),
+        "labels_conflicting": sum(len({vote.grade for vote in votes[pair]}) > 1 for pair in known),
+        **({"label_sources": dict(sorted(by_source.items()))} if any(sources) else {}),
         "pairs": len(known),
         "queries": len(queries),
         "products": len(product_ids),
@@ -83,7 +97,8 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
         queries=queries,
         product_ids=product_ids,
         products=[texts[product_id] for product_id in product_ids],
-        pairs=_index_pairs(known, votes, queries, product_ids),
+        pairs=_index_pairs(known, settled, queries, product_ids, sources),
+        sources=sources,
         counts=counts,
         rejects=label_counts.as_rows() + catalogue_counts.as_rows(),
     )
@@ -127,48 +142,59 @@ def sample_product_texts(catalogue: CatalogueConfig, *, limit: int, seed: int, k
     return sorted(smallest_hashes(texts, limit=limit, seed=seed))
 
 
-@dataclass
-class _Votes:
-    """Labels given to one pair: weight by grade."""
+class Vote(NamedTuple):
+    """One label of a pair."""
 
-    rows: int = 0
-    weights: dict[int, float] = field(default_factory=dict)
-
-    def add(self, grade: int, weight: float) -> None:
-        self.rows += 1
-        self.weights[grade] = self.weights.get(grade, 0.0) + weight
-
-    def settle(self) -> tuple[int, float]:
-        """Return the grade with the most weight, the lowest on a tie, and the mean weight of a label."""
-        grade = min(self.weights, key=lambda item: (-self.weights[item], item))
-        return grade, sum(self.weights.values()) / self.rows
+    grade: int
+    weight: float
+    source: str
 
 
-def _read_votes(labels: LabelsConfig) -> tuple[dict[tuple[str, str], _Votes], InputCounts]:
+Votes = dict[tuple[str, str], list[Vote]]
+
+
+def settle_votes(votes: Sequence[Vote], training_sources: Collection[str]) -> tuple[int, float, str]:
+    """Return the grade with the most weight, the lowest on a tie, the mean weight of a label, and the main source.
+
+    Labels of training sources count only where there are no others.
+    """
+    counted = [vote for vote in votes if vote.source not in training_sources] or votes
+    grades: dict[int, float] = defaultdict(float)
+    sources: dict[tuple[int, str], float] = defaultdict(float)
+    for vote in counted:
+        grades[vote.grade] += vote.weight
+        sources[vote.grade, vote.source] += vote.weight
+    grade = min(grades, key=lambda item: (-grades[item], item))
+    source = min((key for key in sources if key[0] == grade), key=lambda key: (-sources[key], key))[1]
+    return grade, sum(grades.values()) / len(counted), source
+
+
+def _read_votes(labels: LabelsConfig) -> tuple[Votes, InputCounts]:
     reader = open_input(schemas.LABELS, labels)
-    votes: dict[tuple[str, str], _Votes] = {}
+    votes: Votes = {}
+    names: dict[str, str] = {}
     for batch in reader:
-        columns = (batch[name].to_pylist() for name in ("query", "product_id", "grade", "weight"))
-        for query, product_id, grade, weight in zip(*columns, strict=True):
+        columns = (batch[name].to_pylist() for name in ("query", "product_id", "grade", "weight", "source"))
+        for query, product_id, grade, weight, source in zip(*columns, strict=True):
             normal = normalise_query(query)
             if not normal:
                 reader.counts.rows_out -= 1
                 reader.counts.reject("query_empty", key=f"{query} / {product_id}", sample=query)
                 continue
-            votes.setdefault((normal, product_id), _Votes()).add(grade, 1.0 if weight is None else weight)
+            name = names.setdefault(clean_text(source or ""), clean_text(source or ""))
+            vote = Vote(grade, 1.0 if weight is None else weight, name)
+            votes.setdefault((normal, product_id), []).append(vote)
     reader.counts.check(labels.max_reject_share)
     return votes, reader.counts
 
 
-def _reject_unknown(
-    votes: dict[tuple[str, str], _Votes], texts: dict[str, str], counts: InputCounts, catalogue: CatalogueConfig
-) -> None:
+def _reject_unknown(votes: Votes, texts: dict[str, str], counts: InputCounts, catalogue: CatalogueConfig) -> None:
     """Count the labels whose product has no text; they are apart from `max_reject_share`, since products come and go.
 
     Raises ContractError where they are more than MAX_UNKNOWN_SHARE.
     """
     lost = sorted(pair for pair in votes if pair[1] not in texts)
-    rows = sum(votes[pair].rows for pair in lost)
+    rows = sum(len(votes[pair]) for pair in lost)
     if rows > MAX_UNKNOWN_SHARE * counts.rows_out:
         raise ContractError(
             f"{counts.table} from {counts.path}: {rows} of {counts.rows_out} labels name products that are not in "
@@ -181,16 +207,18 @@ def _reject_unknown(
 
 def _index_pairs(
     known: list[tuple[str, str]],
-    votes: dict[tuple[str, str], _Votes],
+    settled: list[tuple[int, float, str]],
     queries: list[str],
     product_ids: list[str],
+    sources: list[str],
 ) -> LabelledPairs:
     query_row = {query: row for row, query in enumerate(queries)}
     product_row = {product_id: row for row, product_id in enumerate(product_ids)}
-    settled = [votes[pair].settle() for pair in known]
+    source_row = {source: row for row, source in enumerate(sources)}
     return LabelledPairs(
         query=np.array([query_row[query] for query, _ in known], dtype=np.int64),
         product=np.array([product_row[product_id] for _, product_id in known], dtype=np.int64),
-        grade=np.array([grade for grade, _ in settled], dtype=np.int64),
-        weight=np.array([weight for _, weight in settled], dtype=np.float32),
+        grade=np.array([grade for grade, _, _ in settled], dtype=np.int64),
+        weight=np.array([weight for _, weight, _ in settled], dtype=np.float32),
+        source=np.array([source_row[source] for _, _, source in settled], dtype=np.int64),
     )

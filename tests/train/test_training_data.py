@@ -12,7 +12,7 @@ import pytest
 from indexer.config import BermConfig, Config, DistillConfig, NodesConfig, ShopConfig
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
-from indexer.distill.judgements import read_judgements
+from indexer.distill.judgements import Vote, read_judgements, settle_votes
 from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
 from indexer.errors import ContractError, GateError
@@ -306,3 +306,41 @@ def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
     near = read_training_data(replace(config, berm=BermConfig(neighbours=3)), DATE)
     assert [(texts[p], n) for _, p, n in near.bought.tolist()] == [(f"good {train} | Acme", 30), ("bad q02 | Acme", 20)]
     assert len(read_training_data(replace(config, distill=shop.distill), DATE).bought) == 0
+
+
+@pytest.mark.parametrize(
+    ("votes", "settled"),
+    [
+        ([(3, 1, "audit"), (0, 1, "llm"), (0, 1, "llm")], (3, 1.0, "audit")),
+        ([(3, 1, "llm"), (0, 2, "llm")], (0, 1.5, "llm")),
+        ([(2, 1, "b"), (2, 1, "a"), (1, 1.5, "c")], (2, 3.5 / 3, "a")),
+        ([(2, 1, "a"), (2, 3, "b"), (0, 4, "")], (0, 8 / 3, "")),
+    ],
+)
+def test_labels_of_one_pair_settle_on_a_grade_and_its_source(votes, settled):
+    for order in (1, -1):
+        assert settle_votes([Vote(*vote) for vote in votes][::order], ("llm",)) == settled
+
+
+def test_labels_of_training_sources_train_and_never_measure(shop):
+    plain = read_training_data(shop, DATE)
+    rows = [
+        (query, f"{kind}{query}", label, "audit")
+        for query in plain.queries
+        for kind, label in (("good", "E"), ("bad", "I"))
+    ]
+    extra = [(query, "goodq05", "I", "llm") for query in plain.queries if query != "q05"]
+    disputed = ("q05", "goodq05", "I", "llm")
+    write_tsv(Path(shop.labels.path), ("query", "product_id", "label", "source"), [*rows, *extra, disputed])
+    data = read_training_data(shop, DATE)
+    assert data.counts["label_sources"] == {"audit": 80, "llm": 39}
+    held_out = len(plain.queries) - data.counts["train_queries"]
+    taught = sum(plain.queries[row] != "q05" for row in np.unique(data.train.query))
+    assert len(data.train) == len(plain.train) + taught
+    assert data.counts["unmeasured_pairs"] == 39 - taught <= held_out
+    assert [data.sources[number] for number in np.unique(data.validation.source)] == ["audit"]
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(data, part).product, getattr(plain, part).product)
+    # With no training source all of them measure.
+    everything = read_training_data(replace(shop, labels=replace(shop.labels, training_sources=())), DATE)
+    assert everything.counts["unmeasured_pairs"] == 0
