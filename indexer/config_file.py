@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from indexer.config import SCORES, Config, ShopConfig
 from indexer.errors import ConfigError
+from indexer.methods import METHODS
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
@@ -54,6 +55,8 @@ def build_config(settings: Mapping[str, Mapping[str, Setting]]) -> Config:
     sections: dict[str, Any] = {}
     for name, kind in section_types().items():
         values = {key: setting.value for key, setting in settings.get(name, {}).items()}
+        if name == "distill":
+            values = {**METHODS.get(values.get("method", "default"), {}), **values}
         try:
             sections[name] = kind(**values)
         except ConfigError as error:

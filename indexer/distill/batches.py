@@ -68,12 +68,19 @@ def count_steps(labels: int, batch_size: int) -> int:
 
 
 def plan_epoch(
-    sources: Mapping[str, PairSource], *, shares: Mapping[str, float], batch_size: int, seed: int, epoch: int
+    sources: Mapping[str, PairSource],
+    *,
+    shares: Mapping[str, float],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    grouped: bool = False,
 ) -> list[Step]:
     """Cut the sources into steps of nearly equal size, in an order fixed by (seed, epoch).
 
     `labels`, or else the only source, stands in full; each other one brings `share` pairs per labelled pair, its pairs
-    drawn in turn so that none is used more than once more than another.
+    drawn in turn so that none is used more than once more than another. `grouped` keeps the pairs of a query together,
+    in one step or in two that follow each other.
     """
     whole = "labels" if "labels" in sources else next(iter(sources))
     size = len(sources[whole])
@@ -82,12 +89,17 @@ def plan_epoch(
     for place, (name, source) in enumerate(sorted(sources.items())):
         rng = np.random.default_rng((seed, epoch, place))
         wanted = size if name == whole else round(shares[name] * size)
-        parts[name] = np.array_split(_draw_in_turn(len(source), wanted, rng), steps)
+        group = source.left if grouped else np.arange(len(source))
+        parts[name] = np.array_split(_draw_in_turn(group, wanted, rng), steps)
     return [{name: sources[name].take(rows[step]) for name, rows in parts.items()} for step in range(steps)]
 
 
-def _draw_in_turn(size: int, wanted: int, rng: np.random.Generator) -> Rows:
-    if size == 0:
+def _draw_in_turn(group: Rows, wanted: int, rng: np.random.Generator) -> Rows:
+    """Draw places of `group`, all of them in each round, those of one group one after another."""
+    if len(group) == 0:
         return np.empty(0, dtype=np.int64)
-    rounds = [rng.permutation(size) for _ in range(-(-wanted // size))]
+    numbers = np.unique(group, return_inverse=True)[1].reshape(-1)
+    rounds = [
+        rng.permutation(numbers.max() + 1)[numbers].argsort(kind="stable") for _ in range(-(-wanted // len(group)))
+    ]
     return np.concatenate([*rounds, np.empty(0, dtype=np.int64)])[:wanted]

@@ -1,6 +1,6 @@
 """The models of one run: teachers by equations 5 and 6, then the student, recovered and taught by equation 7."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,9 +14,17 @@ from indexer.distill.batches import Rows
 from indexer.distill.berm import distil_berm
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, has_bf16, open_model
-from indexer.distill.objective import START, TEACHER, Objective, kd_boost_objective, recovery_objective
+from indexer.distill.objective import (
+    START,
+    TEACHER,
+    Objective,
+    recovery_objective,
+    student_objective,
+    teacher_objective,
+)
+from indexer.distill.scoring import tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
-from indexer.distill.trainer import Trainer, TrainingResult, tokenise_data
+from indexer.distill.trainer import Trainer, TrainingResult
 from indexer.errors import ConfigError
 
 
@@ -58,7 +66,11 @@ class TrainingRun:
     ) -> TextEncoder:
         """Train the encoder in place and return it."""
         taught = list((teachers or {}).values())
-        targets = {START: start, TEACHER: next((t.vectors for t in taught if isinstance(t, VectorTeacher)), None)}
+        targets = {
+            START: [] if start is None else [start],
+            TEACHER: [teacher.vectors for teacher in taught if isinstance(teacher, VectorTeacher)],
+        }
+        _check_targets(objective, targets)
         trainer = Trainer(
             encoder,
             self.data,
@@ -67,7 +79,7 @@ class TrainingRun:
             name=name,
             folder=self.folder,
             teachers=taught,
-            targets={target: vectors for target, vectors in targets.items() if vectors is not None},
+            targets=targets,
             scored=scored,
             progress=self.progress,
             bf16=self.config.bf16 and has_bf16(encoder.device),
@@ -84,20 +96,21 @@ def train_models(
     `folder` keeps checkpoints; a model that is finished there is not trained again.
     """
     run = TrainingRun(config=config, data=data, folder=folder, progress=progress, berm=berm or BermConfig())
-    encoders = train_encoders(run)
-    teachers = open_teachers(run, encoders)
+    objective = student_objective(config)
+    encoders = train_encoders(run) if objective.asks_teachers else {}
+    teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
     start = embed_start(config, data) if _recovers(config) or config.alpha_start else None
     student = run.train(
         "student",
         open_student(run, start),
-        kd_boost_objective(config, gamma=config.gamma),
+        objective,
         teachers=teachers,
         start=start,
-        scored=find_scored(run, teachers, start) if config.scored_share else None,
+        scored=find_scored(run, teachers, start) if "scored" in objective.terms else None,
     )
     direct = None
     if config.ablations:
-        direct = run.train("direct", open_student(run, start), kd_boost_objective(config, gamma=0.0), start=start)
+        direct = run.train("direct", open_student(run, start), student_objective(config, taught=False), start=start)
     return TrainedModels(encoders=encoders, teachers=teachers, student=student, direct=direct, results=run.results)
 
 
@@ -109,9 +122,7 @@ def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
         held = None
         if run.config.alpha_start:
             held = _embed(open_teacher(run.config, name), run.data)
-        encoders[role] = run.train(
-            role, open_teacher(run.config, name), kd_boost_objective(run.config, gamma=0.0), start=held
-        )
+        encoders[role] = run.train(role, open_teacher(run.config, name), teacher_objective(run.config), start=held)
     return encoders
 
 
@@ -131,9 +142,7 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
             continue
         if name == BERM:
             continue
-        encoder = next(trained)
-        _check_widths(run.config, encoder)
-        teachers[name] = VectorTeacher(_embed(encoder, run.data, asked))
+        teachers[name] = VectorTeacher(_embed(next(trained), run.data, asked))
     if BERM in run.config.teachers:
         vectors = [teacher for teacher in teachers.values() if isinstance(teacher, VectorTeacher)]
         tokenizer = encoders["teacher"].tokenizer
@@ -203,12 +212,8 @@ def _recovers(config: DistillConfig) -> bool:
     return bool(config.student_layers and config.recovery_epochs)
 
 
-def _check_widths(config: DistillConfig, teacher: TextEncoder) -> None:
-    if not config.alpha_teacher:
-        return
-    width = open_start(config).dimension
-    if width != teacher.dimension:
+def _check_targets(objective: Objective, targets: Mapping[str, Sequence[Tensor]]) -> None:
+    if TEACHER in objective.alignments and not targets[TEACHER]:
         raise ConfigError(
-            f"distill.alpha_teacher: the teacher's vectors have {teacher.dimension} numbers, the student's {width}; "
-            "choose models of one width, or set it to 0"
+            "distill.alpha_teacher: no teacher is an encoder that vectors could be aligned with; set it to 0"
         )

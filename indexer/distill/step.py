@@ -30,7 +30,7 @@ SETTINGS = {
     "labels": ("path",),
     "nodes": (),
     "berm": (),
-    "distill": ("teachers", "student", "threads", "checkpoint_steps", "every_days"),
+    "distill": ("method", "teachers", "student", "threads", "checkpoint_steps", "every_days"),
 }
 """Section -> settings that do not decide the weights, or that name what is known by its bytes."""
 PARITY_TEXTS = 256
@@ -148,7 +148,7 @@ def _measure(
         pairs=data.test if len(data.test) else data.validation,
     )
     limits = {"query_tokens": config.distill.query_tokens, "product_tokens": config.distill.product_tokens}
-    names = dict(zip(models.encoders, config.distill.encoder_teachers(), strict=True))
+    names = dict(zip(models.encoders, config.distill.encoder_teachers(), strict=False))
     rows: dict[str, Encoder] = {
         **{f"zero-shot {role}": open_teacher(config.distill, name) for role, name in names.items()},
         "zero-shot student": open_start(config.distill),

@@ -1,6 +1,5 @@
 """One training loop for teacher and student: what they learn is a table of loss terms, not a class."""
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from indexer.config import DistillConfig
+from indexer.distill.alignment import Alignment
 from indexer.distill.batches import (
     PairSource,
     Rows,
@@ -25,11 +25,12 @@ from indexer.distill.batches import (
 )
 from indexer.distill.checkpoints import CheckpointFolder, Position
 from indexer.distill.data import TrainingData
-from indexer.distill.encoders import TextEncoder, Tokens
-from indexer.distill.evaluate import EvaluationRow, measure_scores
-from indexer.distill.losses import alignment_loss
+from indexer.distill.encoders import TextEncoder
+from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
+from indexer.distill.schedule import choose_score, first_choice, schedule_rate, seed_everything, should_stop
+from indexer.distill.scoring import score_pairs, tokenise_data, unique_rows
 from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.errors import GateError
 
@@ -58,27 +59,33 @@ class Trainer:
         name: str,
         folder: Path,
         teachers: Sequence[Teacher] = (),
-        targets: Mapping[str, Tensor] | None = None,
+        targets: Mapping[str, Sequence[Tensor]] | None = None,
         scored: Rows | None = None,
         progress: bool = True,
         bf16: bool = False,
     ) -> None:
-        """`targets` has a unit vector per text row for every alignment of the objective, `scored` unlabelled pairs."""
+        """`targets` has unit vectors by text row for every alignment of the objective, `scored` unlabelled pairs."""
         self.encoder, self.data, self.objective, self.config = encoder, data, objective, config
         self.name, self.progress, self.bf16 = name, progress, bf16
-        self.teachers, self.targets = teachers, targets or {}
+        self.teachers = teachers
         self.scored = np.empty((0, 2), dtype=np.int64) if scored is None else scored
         self.position = Position()
         self.texts = tokenise_data(encoder, data)
         self.dissimilar = data.dissimilar
         self.checkpoints = CheckpointFolder(folder, name)
-        self.parameters = [p for p in encoder.transformer.parameters() if p.requires_grad]
+        self.alignments = nn.ModuleDict(
+            {
+                target: Alignment((targets or {})[target], encoder.dimension, seed=config.seed)
+                for target in objective.alignments
+            }
+        ).to(encoder.device)
+        modules = (encoder.transformer, self.alignments)
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
         self.text_rows = np.concatenate([data.open_queries, np.arange(len(data.queries), len(self.texts))])
         whole = len(data.train) if "labels" in objective.terms else len(self.text_rows)
         self.steps_per_epoch = count_steps(whole, config.batch_size)
-        self.first_choice = _first_choice(objective, data, config)
-        """First epoch whose weights may be kept: one in which every term has had its say."""
+        self.first_choice = first_choice(objective, data, config)
 
     def run(self) -> TrainingResult:
         """Train from the newest checkpoint, or from the start, until the last epoch or early stopping."""
@@ -99,11 +106,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         present = {name: pairs for name, pairs in step.items() if len(pairs)}
         rows, vectors, scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16)
-        soft = self._teacher_scores(present) if self.objective.gamma else {}
-        alignments = {
-            name: alignment_loss(vectors, self.targets[name][rows].to(vectors.device))
-            for name in self.objective.alignments
-        }
+        soft = self._teacher_scores(present) if self.objective.asks_scores else {}
+        alignments = {name: alignment(vectors, rows) for name, alignment in self.alignments.items()}
         loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
         if not torch.isfinite(loss):
             raise GateError(
@@ -164,6 +168,7 @@ class Trainer:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             epoch=position.epoch,
+            grouped=self.config.grouped_steps or bool(self.objective.lists),
         )
 
     def _finish_epoch(self, epoch: int, started: float) -> None:
@@ -190,7 +195,7 @@ class Trainer:
     def _validation_scores(self) -> Any:
         pairs = self.data.validation
         source = PairSource(left=pairs.query, right=pairs.product + len(self.data.queries))
-        rows, left, right = _unique_rows({"": source})
+        rows, left, right = unique_rows({"": source})
         vectors = self.encoder.embed_frozen([self.texts[row] for row in rows])
         return (vectors[left] * vectors[right]).sum(-1).numpy()
 
@@ -210,6 +215,7 @@ class Trainer:
         """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""
         tensors = {
             "weights": self.encoder.transformer.state_dict(),
+            "alignments": self.alignments.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
             "dissimilar": torch.from_numpy(self.dissimilar),
@@ -224,67 +230,8 @@ class Trainer:
         if self.position.finished:
             return True
         self.encoder.transformer.load_state_dict(state["weights"])
+        self.alignments.load_state_dict(state["alignments"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         self.dissimilar = state["dissimilar"].numpy()
         return True
-
-
-def _first_choice(objective: Objective, data: TrainingData, config: DistillConfig) -> int:
-    if "dissimilar" not in objective.terms:
-        # Nothing that validation could judge is taught: the last epoch is the one that is wanted.
-        return config.epochs
-    mines = len(data.dissimilar) or len(data.mining_queries) > 1
-    return min(objective.terms["dissimilar"].from_epoch if mines else 1, config.epochs)
-
-
-def choose_score(row: EvaluationRow, figures: Sequence[str]) -> float:
-    """Return the mean of the named figures that the validation queries allow, 0 where they allow none."""
-    found = [value for name in figures if (value := getattr(row, name)) is not None]
-    return sum(found) / len(found) if found else 0.0
-
-
-def tokenise_data(encoder: TextEncoder, data: TrainingData) -> list[Tokens]:
-    """Return the token ids of every text, queries first: the rows that pairs speak of."""
-    return encoder.tokenise_queries(data.queries) + encoder.tokenise_products([*data.products, *data.unlabelled])
-
-
-def score_pairs(
-    encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf16: bool = False
-) -> tuple[list[int], Tensor, dict[str, Tensor]]:
-    """Return the distinct text rows, their vectors, and the cosine of each pair by source, with gradient.
-
-    A text of many pairs is encoded once.
-    """
-    rows, left, right = _unique_rows(step)
-    vectors = encoder.embed([texts[row] for row in rows], bf16=bf16)
-    scores = (vectors[left.to(vectors.device)] * vectors[right.to(vectors.device)]).sum(-1)
-    parts = torch.split(scores, [len(pairs) for pairs in step.values()])
-    return rows, vectors, dict(zip(step, parts, strict=True))
-
-
-def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:
-    """Return whether training ends here: the last epoch, or `patience` epochs without a better one."""
-    return epoch >= config.epochs or epoch - best_epoch >= config.patience
-
-
-def schedule_rate(done: int, *, total: int, warmup: int) -> float:
-    """Return the share of the peak learning rate of the next step: linear rise, then linear fall to 0."""
-    if done < warmup:
-        return (done + 1) / warmup
-    return max(0.0, (total - done) / max(1, total - warmup))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator that training could draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _unique_rows(step: Step) -> tuple[list[int], Tensor, Tensor]:
-    """Return the distinct text rows and, for all pairs in order, the places of both sides among them."""
-    left = np.concatenate([pairs.left for pairs in step.values()])
-    right = np.concatenate([pairs.right for pairs in step.values()])
-    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    return rows.tolist(), torch.from_numpy(places[: len(left)]), torch.from_numpy(places[len(left) :])

@@ -1,5 +1,6 @@
 """Configuration: precedence, types, nearest names, paths."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from indexer.config import Config, NpmiConfig, as_document
 from indexer.config_file import collect_settings, load_config
 from indexer.errors import ConfigError
+from indexer.methods import METHODS
 
 
 def write(folder: Path, text: str) -> str:
@@ -139,3 +141,22 @@ def test_document_is_plain():
     document = as_document(Config())
     assert document["distill"]["student_layers"] == list(Config().distill.student_layers)
     assert document["catalogue"]["columns"] == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_one_line_of_the_file_and_keys_beside_it_win(tmp_path, name):
+    path = write(tmp_path, f'[distill]\nmethod = "{name}"\n')
+    found = load_config(path, environment={}).distill
+    expected = {**METHODS[name], "method": name}
+    assert {key: getattr(found, key) for key in expected} == expected
+    beside = load_config(path, options=["distill.gamma=0.25"], environment={}).distill
+    assert beside == replace(found, gamma=0.25)
+
+
+def test_the_default_method_is_the_defaults():
+    assert load_config(options=["distill.method=default"], environment={}) == Config()
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ConfigError, match=r"method: expected one of default, kd-boost, .* found 'boost'"):
+        load_config(options=["distill.method=boost"], environment={})

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -172,18 +173,24 @@ def test_vo_soft_labels():
     assert baselines.soft_label_loss(doubles(0.0), doubles(0.5)).item() == near(math.log(2))
 
 
+def vo_margin(student: Tensor, teacher: Tensor) -> float:
+    """Equation 5 over the three ordered kinds (1, .5), (1, 0), (.5, 0)."""
+    above, below = baselines.order_pairs(np.array(VO_TARGETS, dtype=np.float32), np.zeros(3, dtype=np.int64), least=0.5)
+    assert sorted(zip(above.tolist(), below.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 2)]
+    return baselines.margin_loss(student, teacher, above, below).item()
+
+
 def test_vo_margins():
-    logits, targets, student = doubles(*VO_LOGITS), doubles(*VO_TARGETS), doubles(*STUDENT)
+    logits, student = doubles(*VO_LOGITS), doubles(*STUDENT)
     probabilities = torch.sigmoid(logits)
-    assert baselines.margin_loss(student, probabilities, targets).item() == near(0.021990)
-    assert baselines.margin_loss(student, logits, targets).item() == near(4.026667)
+    assert vo_margin(student, probabilities) == near(0.021990)
+    assert vo_margin(student, logits) == near(4.026667)
     assert soft_loss(student, probabilities).item() == near(0.007774)
 
 
 def test_margins_ignore_a_shift_and_pointwise_does_not():
-    targets, shifted = doubles(*VO_TARGETS), doubles(*STUDENT) + 0.15
-    probabilities = torch.sigmoid(doubles(*VO_LOGITS))
-    assert baselines.margin_loss(shifted, probabilities, targets).item() == near(0.021990)
+    shifted, probabilities = doubles(*STUDENT) + 0.15, torch.sigmoid(doubles(*VO_LOGITS))
+    assert vo_margin(shifted, probabilities) == near(0.021990)
     assert soft_loss(shifted, probabilities).item() == near(0.023952)
 
 
@@ -192,29 +199,59 @@ def test_nigam_three_parts(kind, score, expected):
     assert baselines.threshold_loss(doubles(score), torch.tensor([kind])).item() == near(expected)
 
 
+def test_nigam_weights_are_a_weighted_mean():
+    found = baselines.threshold_loss(doubles(0.7, 0.3), torch.tensor([2, 0]), weight=doubles(3, 1))
+    assert found.item() == near((3 * 0.04 + 0.01) / 4)
+
+
 def test_listwise_kl():
-    teacher = torch.sigmoid(doubles(*VO_LOGITS)).unsqueeze(0)
-    loss = baselines.listwise_loss(doubles(*STUDENT).unsqueeze(0), teacher, temperature=0.1).item()
+    teacher, one = torch.sigmoid(doubles(*VO_LOGITS)), torch.zeros(3, dtype=torch.long)
+    loss = baselines.listwise_loss(doubles(*STUDENT), teacher, one, temperature=0.1).item()
     assert loss == near(0.065671)
     assert loss * 0.1**2 == near(0.000657)
+    # A second query whose student agrees with its teacher halves the mean; rows of queries may alternate.
+    scores = torch.stack([doubles(*STUDENT), doubles(0.3, 0.2, 0.9)]).T.reshape(-1)
+    targets = torch.stack([teacher, doubles(0.3, 0.2, 0.9)]).T.reshape(-1)
+    both = baselines.listwise_loss(scores, targets, torch.tensor([0, 1, 0, 1, 0, 1]), temperature=0.1).item()
+    assert both == near(0.065671 / 2)
+
+
+def cosent(scores: Tensor, labels: list[int], groups: list[int]) -> float:
+    group = np.array(groups)
+    ordered = baselines.order_pairs(np.array(labels, dtype=np.float32), group, least=1)
+    return baselines.cosent_loss(scores, torch.from_numpy(group), *ordered).item()
 
 
 def test_cosent():
-    scores = doubles(*STUDENT)
-    assert baselines.cosent_loss(scores, torch.tensor([0, 1, 2])).item() == near(14.018195)
-    assert baselines.cosent_loss(scores, torch.tensor([2, 1, 0])).item() == near(0.018195)
+    assert cosent(doubles(*STUDENT), [0, 1, 2], [0, 0, 0]) == near(14.018195)
+    assert cosent(doubles(*STUDENT), [2, 1, 0], [0, 0, 0]) == near(0.018195)
+    both = cosent(doubles(*STUDENT, *STUDENT), [0, 1, 2, 2, 1, 0], [0, 0, 0, 1, 1, 1])
+    assert both == near((14.018195 + 0.018195) / 2)
 
 
-def test_gist_masks_the_false_negative():
-    guide = torch.tensor([[0.8, 0.78, 0.3], [0.6, 0.7, 0.75], [0.2, 0.1, 0.9]], dtype=torch.float64)
-    student = torch.tensor([[0.7, 0.6, 0.1], [0.4, 0.6, 0.5], [0.1, 0.0, 0.8]], dtype=torch.float64)
-    assert baselines.guided_contrastive_loss(student, guide, temperature=0.05).item() == near(0.048361)
-    rows = [
-        -math.log(math.exp(14) / sum(map(math.exp, (14, 12, 2)))),
-        -math.log(math.exp(12) / sum(map(math.exp, (8, 12)))),
-        -math.log(math.exp(16) / sum(map(math.exp, (2, 0, 16)))),
-    ]
-    assert sum(rows) / 3 == near(0.048361)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.04, 0.5, math.nan])), max_size=12))
+def test_ordered_pairs_equal_a_plain_loop(items):
+    group, value = (np.array(side) for side in (zip(*items, strict=True) if items else ([], [])))
+    above, below = baselines.order_pairs(value.astype(np.float32), group.astype(np.int64), least=0.05)
+    expected = {
+        (i, j)
+        for i, (one, high) in enumerate(items)
+        for j, (other, low) in enumerate(items)
+        if one == other and high - low >= 0.05
+    }
+    found = list(zip(above.tolist(), below.tolist(), strict=True))
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_lists_without_candidates_cost_nothing():
+    none, pairs = (
+        torch.empty(0, dtype=torch.long),
+        baselines.order_pairs(np.empty(0, np.float32), np.empty(0, np.int64), least=1),
+    )
+    assert baselines.margin_loss(doubles(), doubles(), *pairs).item() == 0
+    assert baselines.listwise_loss(doubles(), doubles(), none, temperature=0.1).item() == 0
+    assert baselines.cosent_loss(doubles(), none, *pairs).item() == 0
 
 
 def test_alignment_is_one_minus_the_mean_cosine():

@@ -8,12 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from indexer.config import DistillConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
-from indexer.distill.objective import START, kd_boost_objective, recovery_objective
+from indexer.distill.objective import (
+    START,
+    TEACHER,
+    LossTerm,
+    Objective,
+    combine_losses,
+    recovery_objective,
+    student_objective,
+    teacher_objective,
+)
+from indexer.distill.schedule import schedule_rate, should_stop
+from indexer.distill.scoring import score_pairs, tokenise_data
 from indexer.distill.teachers import VectorTeacher
-from indexer.distill.trainer import Trainer, schedule_rate, score_pairs, should_stop, tokenise_data
+from indexer.distill.trainer import Trainer
 from indexer.errors import GateError, IntegrityError
 
 pytestmark = pytest.mark.train
@@ -36,7 +48,7 @@ class KilledTrainer(Trainer):
 
 
 def make_trainer(kind, encoder, data, config, folder, *, gamma=0.0, teachers=()):
-    objective = kd_boost_objective(config.distill, gamma=gamma)
+    objective = student_objective(replace(config.distill, gamma=gamma)) if gamma else teacher_objective(config.distill)
     return kind(
         encoder, data, objective, config.distill, name="model", folder=folder, teachers=teachers, progress=False
     )
@@ -223,6 +235,81 @@ def test_an_epoch_holds_every_label_once_and_query_pairs_by_share(data):
     assert max(similar.values()) - min(similar.values()) <= 1
 
 
+def test_grouped_steps_keep_the_pairs_of_a_query_together(data):
+    labels = label_source(data)
+    plan = plan_epoch({"labels": labels}, shares={}, batch_size=16, seed=3, epoch=1, grouped=True)
+    steps = [step["labels"].left for step in plan]
+    order = np.concatenate(steps)
+    starts = np.flatnonzero(np.diff(order, prepend=-1))
+    # Every query is one run of the whole order, so that a step's border cuts one query at most.
+    assert len(starts) == len(np.unique(labels.left)) == len(np.unique(order[starts]))
+    assert count_pairs(plan, "labels").total() == len(labels)
+    assert order.tolist() != sorted(order.tolist())
+    again = plan_epoch({"labels": labels}, shares={}, batch_size=16, seed=3, epoch=2, grouped=True)
+    assert np.concatenate([step["labels"].left for step in again]).tolist() != order.tolist()
+
+
+def plain_list_losses(scores, teacher, groups, labels, temperature):
+    """Margin-MSE, listwise KL and CoSENT, query by query and pair by pair."""
+    margins, divergences, orders = [], [], []
+    for group in sorted(set(groups)):
+        rows = [row for row, each in enumerate(groups) if each == group]
+        ordered = [(i, j) for i in rows for j in rows if labels[i] > labels[j]]
+        margins += [((teacher[i] - teacher[j]) - (scores[i] - scores[j])) ** 2 for i, j in ordered]
+        target, own = (
+            torch.softmax(torch.stack([side[i] for i in rows]) / temperature, 0) for side in (teacher, scores)
+        )
+        divergences.append((target * (target / own).log()).sum())
+        orders.append(torch.log(1 + sum(torch.exp(20 * (scores[j] - scores[i])) for i, j in ordered)))
+    return sum(margins) / len(margins), sum(divergences) / len(divergences), sum(orders) / len(orders)
+
+
+def test_list_terms_of_one_step_equal_a_plain_loop(open_tiny, data, config, tmp_path):
+    vectors = teacher_vectors(open_tiny, data)
+    settings = replace(
+        config.distill, gamma=0.0, alpha_labels=0.0, alpha_margin=2.0, alpha_listwise=3.0, alpha_cosent=0.5
+    )
+    encoder = open_tiny((0, 2))
+    with torch.no_grad():
+        for weights in encoder.transformer.parameters():
+            weights.add_(0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(2)))
+    trainer = Trainer(
+        encoder,
+        data,
+        student_objective(settings),
+        settings,
+        name="model",
+        folder=tmp_path,
+        teachers=(VectorTeacher(vectors),),
+        progress=False,
+    )
+    encoder.transformer.eval()
+    labels = label_source(data).take(np.arange(30)[::-1])
+    student = encoder.embed_frozen(trainer.texts)
+    scores, teacher = ((side[labels.left] * side[labels.right]).sum(-1) for side in (student, vectors))
+    margin, listwise, cosent = plain_list_losses(
+        scores, teacher, labels.left.tolist(), labels.label.tolist(), settings.listwise_temperature
+    )
+    parts = trainer.run_step({"labels": labels})
+    assert parts["loss_margin"] == pytest.approx(margin.item(), abs=1e-6)
+    assert parts["loss_listwise"] == pytest.approx(listwise.item(), abs=1e-5)
+    assert parts["loss_cosent"] == pytest.approx(cosent.item(), abs=1e-4)
+    assert parts["loss"] == pytest.approx((2 * margin + 3 * listwise + 0.5 * cosent).item(), abs=1e-4)
+
+
+def test_scored_pairs_are_ordered_by_their_teacher_and_those_without_an_opinion_by_none():
+    scores, steps = torch.tensor([0.9, 0.1, 0.5]), {"scored": query_source(np.array([[0, 5], [0, 6], [0, 7]]))}
+    objective = Objective(
+        terms={"scored": LossTerm()},
+        lists={"margin": student_objective(DistillConfig(alpha_margin=1.0)).lists["margin"]},
+    )
+    opinions = torch.tensor([[0.2, 0.6, torch.nan], [0.4, torch.nan, torch.nan]])
+    loss, parts = combine_losses({"scored": scores}, steps, objective, teacher_scores={"scored": opinions})
+    # The teachers' means are 0.3 and 0.6, so the second is above the first: ((0.6 - 0.3) - (0.1 - 0.9))^2.
+    assert loss.item() == pytest.approx(1.1**2)
+    assert parts == {"margin": pytest.approx(1.1**2)}
+
+
 def test_order_depends_on_seed_and_epoch_alone(data):
     def first_rows(seed, epoch):
         plan = plan_epoch({"labels": label_source(data)}, shares={}, batch_size=16, seed=seed, epoch=epoch)
@@ -258,7 +345,7 @@ def test_recovery_brings_a_cut_encoder_back_and_ends_with_its_last_epoch(open_ti
         settings,
         name="recovered",
         folder=tmp_path,
-        targets={START: targets},
+        targets={START: [targets]},
         progress=False,
     )
     result = trainer.run()
@@ -273,11 +360,48 @@ def test_recovery_brings_a_cut_encoder_back_and_ends_with_its_last_epoch(open_ti
     assert set(trainer.text_rows.tolist()) == set(range(len(trainer.texts))) - held_out
 
 
+def test_a_wider_teacher_is_met_through_a_matrix_that_resumes(open_tiny, data, config, tmp_path):
+    """HISS with two teachers, one of another width; a broken run ends where an unbroken one does."""
+    same = teacher_vectors(open_tiny, data)
+    wide = torch.nn.functional.normalize(torch.cat([same, same.flip(1)[:, :16]], dim=1), dim=-1)
+    settings = replace(config.distill, gamma=0.0, alpha_teacher=1.0, epochs=2)
+
+    def make(kind, folder):
+        return kind(
+            open_tiny((0, 2)),
+            data,
+            student_objective(settings),
+            settings,
+            name="model",
+            folder=folder,
+            teachers=(VectorTeacher(same), VectorTeacher(wide)),
+            targets={TEACHER: [same, wide]},
+            progress=False,
+        )
+
+    unbroken, victim = make(Trainer, tmp_path / "whole"), make(KilledTrainer, tmp_path / "broken")
+    matrix = unbroken.alignments[TEACHER].projections[1].weight
+    assert matrix.shape == (48, 32)
+    before = matrix.detach().clone()
+    losses = [row["loss_teacher"] for row in unbroken.run().history[1:]]
+    assert losses[-1] < losses[0]
+    assert not torch.equal(matrix, before)
+    victim.steps_left = 4
+    with pytest.raises(KilledError):
+        victim.run()
+    second = make(Trainer, tmp_path / "broken")
+    second.run()
+    assert torch.equal(second.alignments[TEACHER].projections[1].weight, matrix)
+    assert all(
+        torch.equal(tensor, weights_of(second.encoder)[name]) for name, tensor in weights_of(unbroken.encoder).items()
+    )
+
+
 def test_scored_pairs_learn_the_teachers_score_alone(open_tiny, data, config, tmp_path):
     vectors = teacher_vectors(open_tiny, data)
     products = np.arange(len(data.queries), len(data.queries) + len(data.products))
     scored = sample_pairs(vectors, data.open_queries, products, seed=1)
-    objective = kd_boost_objective(replace(config.distill, scored_share=0.5), gamma=0.9)
+    objective = student_objective(replace(config.distill, scored_share=0.5, gamma=0.9))
     encoder = open_tiny((0, 2))
     trainer = Trainer(
         encoder,
@@ -316,12 +440,23 @@ def test_scored_pairs_come_from_the_top_from_below_and_at_random():
     assert few.tolist() == [[0, 1], [0, 2], [0, 3]]
 
 
-@pytest.mark.parametrize(("gamma", "targets"), [(0.0, ["start"]), (0.9, ["teacher", "start"])])
-def test_only_a_taught_model_is_aligned_with_a_teacher(config, gamma, targets):
-    settings = replace(config.distill, alpha_teacher=1.0, alpha_start=0.1, scored_share=2.0)
-    objective = kd_boost_objective(settings, gamma=gamma)
-    assert list(objective.alignments) == targets
-    assert ("scored" in objective.terms) == (gamma > 0)
+def test_only_a_taught_model_asks_teachers(config):
+    settings = replace(
+        config.distill, alpha_teacher=1.0, alpha_start=0.1, scored_share=2.0, alpha_cosent=1.0, alpha_margin=1.0
+    )
+    taught, direct, teacher = (
+        student_objective(settings),
+        student_objective(settings, taught=False),
+        teacher_objective(settings),
+    )
+    assert [list(each.alignments) for each in (taught, direct, teacher)] == [["teacher", "start"], ["start"], ["start"]]
+    assert ["scored" in each.terms for each in (taught, direct, teacher)] == [True, False, False]
+    assert [list(each.lists) for each in (taught, direct, teacher)] == [["margin", "cosent"], ["cosent"], []]
+    assert [each.asks_teachers for each in (taught, direct, teacher)] == [True, False, False]
+    alone = replace(config.distill, gamma=0.0, scored_share=2.0)
+    assert not student_objective(alone).asks_teachers
+    assert "scored" not in student_objective(alone).terms
+    assert student_objective(replace(alone, alpha_listwise=1.0)).asks_scores
 
 
 def test_grades_become_labels():

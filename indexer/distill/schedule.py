@@ -1,0 +1,46 @@
+"""When a training goes how fast, which epoch it keeps, and when it ends."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from indexer.config import DistillConfig
+from indexer.distill.data import TrainingData
+from indexer.distill.evaluate import EvaluationRow
+from indexer.distill.objective import Objective
+
+
+def first_choice(objective: Objective, data: TrainingData, config: DistillConfig) -> int:
+    """Return the first epoch whose weights may be kept: one in which every term has had its say."""
+    if "labels" not in objective.terms:
+        # Nothing that validation could judge is taught: the last epoch is the one that is wanted.
+        return config.epochs
+    mines = "dissimilar" in objective.terms and (len(data.dissimilar) or len(data.mining_queries) > 1)
+    return min(objective.terms["dissimilar"].from_epoch if mines else 1, config.epochs)
+
+
+def choose_score(row: EvaluationRow, figures: Sequence[str]) -> float:
+    """Return the mean of the named figures that the validation queries allow, 0 where they allow none."""
+    found = [value for name in figures if (value := getattr(row, name)) is not None]
+    return sum(found) / len(found) if found else 0.0
+
+
+def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:
+    """Return whether training ends here: the last epoch, or `patience` epochs without a better one."""
+    return epoch >= config.epochs or epoch - best_epoch >= config.patience
+
+
+def schedule_rate(done: int, *, total: int, warmup: int) -> float:
+    """Return the share of the peak learning rate of the next step: linear rise, then linear fall to 0."""
+    if done < warmup:
+        return (done + 1) / warmup
+    return max(0.0, (total - done) / max(1, total - warmup))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training could draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

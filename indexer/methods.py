@@ -1,0 +1,39 @@
+"""Every distillation method in one table: the settings of `[distill]` in which it differs from the project's recipe.
+
+`[distill] method = "hiss"` in a shop's file takes a row; keys beside it win. Sizes, such as epochs, stay as they are.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        **{"gamma": 0.9, "label_loss": "bands", "theta_low": 0.7, "theta_high": 0.85, "select_by": ("auc",)},
+        **{"alpha_labels": 1.0, "alpha_similar": 1.0, "alpha_dissimilar": 1.0, "alpha_teacher": 0.0},
+        **{"alpha_start": 0.0, "alpha_margin": 0.0, "alpha_listwise": 0.0, "alpha_cosent": 0.0, "scored_share": 0.0},
+    }
+)
+"""KD-Boost as printed, equations 1 to 7; the recovery of a cut student stands for its ready-made 3-layer start."""
+
+NO_HARD_LOSS: Mapping[str, Any] = MappingProxyType({"alpha_labels": 0.0, "alpha_similar": 0.0, "alpha_dissimilar": 0.0})
+
+METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # The project's recipe: the defaults of DistillConfig.
+        "default": {},
+        # Agrawal et al., EMNLP 2023 Industry, and the rows of its table 1.
+        "kd-boost": PAPER,
+        "direct": {**PAPER, "gamma": 0.0},
+        "kd-soft": {**PAPER, "gamma": 1.0},
+        # Ankith et al. 2022, as KD-Boost describes it: soft labels and an alignment (reconstruction).
+        "hiss": {**PAPER, "gamma": 1.0, "alpha_teacher": 1.0},
+        # Shang et al., WWW 2025 companion: margins over many unlabelled pairs (reconstruction from its abstract).
+        "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
+        # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
+        "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
+        # Beyond the papers: KD-Boost and the order of each query's candidates.
+        "listwise": {**PAPER, "alpha_listwise": 0.1},
+        "cosent": {**PAPER, "alpha_cosent": 0.1},
+    }
+)
