@@ -20,6 +20,7 @@ from indexer.input_config import (
     TaxonomyConfig,
     require,
     require_one_of,
+    require_range,
     require_ranges,
 )
 from indexer.methods import METHODS
@@ -239,6 +240,10 @@ class DistillConfig:
     alpha_similar: float = 1.0
     alpha_dissimilar: float = 1.0
     """Weights of L_PQ, L_QQ+ and L_QQ- in equations 5 and 6; the paper gives none."""
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    """Source of labels -> its part of `alpha_labels`: its pairs have a mean of their own (RTSM, a reconstruction)."""
+    source_shares: Mapping[str, float] = field(default_factory=dict)
+    """Source of labels -> its pairs per labelled pair; every pair stands once an epoch where this says nothing."""
     epochs: int = 10
     switch_epoch: int = 2
     """Epochs by equation 5 before equation 6 takes over; the paper gives none."""
@@ -301,6 +306,9 @@ class DistillConfig:
         for figure in self.select_by:
             require_one_of("select_by", figure, ("auc", "query_auc", "ndcg_5", "ndcg_10"))
         require_ranges(self, gamma=share, alpha_labels=weight, alpha_similar=weight, alpha_dissimilar=weight)
+        for key in ("source_weights", "source_shares"):
+            for source, value in getattr(self, key).items():
+                require_range(f"{key}.{source}", value, 0, 100)
         require_ranges(self, epochs=count, switch_epoch=(0, MANY), patience=count, every_days=count)
         require_ranges(self, batch_size=count, similar_share=(0, 100), dissimilar_share=(0, 100))
         require_ranges(self, learning_rate=(1e-12, 1), warmup_share=share, max_grad_norm=(1e-12, MANY))

@@ -30,6 +30,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "hiss": {**PAPER, "gamma": 1.0, "alpha_teacher": 1.0},
         # Shang et al., WWW 2025 companion: margins over many unlabelled pairs (reconstruction from its abstract).
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
+        # RTSM, NAACL 2025 Industry: labels by a language model count half (reconstruction from its abstract).
+        "rtsm": {**PAPER, "source_weights": {"llm": 0.5}},
         # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
         "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
         # Beyond the papers: KD-Boost and the order of each query's candidates.

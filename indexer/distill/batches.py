@@ -1,6 +1,6 @@
 """Which pairs stand in which step: every labelled pair once per epoch, query pairs beside them by their shares."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,27 @@ class PairSource:
 Step = dict[str, PairSource]
 
 
+LABELS = "labels"
+"""Source of the labelled pairs; `labels:llm` has those of one source of labels that has terms of its own."""
+
+
+def kind_of(name: str) -> str:
+    """Return what a source is, without the source of its labels."""
+    return name.partition(":")[0]
+
+
+def label_sources(data: TrainingData, names: Collection[str]) -> dict[str, PairSource]:
+    """Return the training labels: those of each source that `names` has (`labels:llm`), and the others together."""
+    whole = label_source(data)
+    numbers = {f"{LABELS}:{source}": row for row, source in enumerate(data.sources)}
+    own = {name: row for name, row in numbers.items() if name in names}
+    if data.train.source is None or not own:
+        return {LABELS: whole}
+    parts = {name: np.flatnonzero(data.train.source == row) for name, row in own.items()}
+    parts[LABELS] = np.flatnonzero(~np.isin(data.train.source, list(own.values())))
+    return {name: whole.take(rows) for name, rows in parts.items()}
+
+
 def label_source(data: TrainingData) -> PairSource:
     """Return the training labels as pairs of text rows."""
     return PairSource(
@@ -70,7 +91,7 @@ def count_steps(labels: int, batch_size: int) -> int:
 def plan_epoch(
     sources: Mapping[str, PairSource],
     *,
-    shares: Mapping[str, float],
+    shares: Mapping[str, float | None],
     batch_size: int,
     seed: int,
     epoch: int,
@@ -78,17 +99,18 @@ def plan_epoch(
 ) -> list[Step]:
     """Cut the sources into steps of nearly equal size, in an order fixed by (seed, epoch).
 
-    `labels`, or else the only source, stands in full; each other one brings `share` pairs per labelled pair, its pairs
-    drawn in turn so that none is used more than once more than another. `grouped` keeps the pairs of a query together,
-    in one step or in two that follow each other.
+    A source without a share stands in full; each other one brings `share` pairs per labelled pair, drawn in turn so
+    that none is used more than once more than another. `grouped` keeps the pairs of a query together, in one step or
+    in two that follow each other.
     """
-    whole = "labels" if "labels" in sources else next(iter(sources))
-    size = len(sources[whole])
+    labelled = [source for name, source in sources.items() if kind_of(name) == LABELS] or sources.values()
+    size = sum(len(source) for source in labelled)
     steps = count_steps(size, batch_size)
     parts: dict[str, list[Rows]] = {}
     for place, (name, source) in enumerate(sorted(sources.items())):
         rng = np.random.default_rng((seed, epoch, place))
-        wanted = size if name == whole else round(shares[name] * size)
+        share = shares.get(name)
+        wanted = len(source) if share is None else round(share * size)
         group = source.left if grouped else np.arange(len(source))
         parts[name] = np.array_split(_draw_in_turn(group, wanted, rng), steps)
     return [{name: sources[name].take(rows[step]) for name, rows in parts.items()} for step in range(steps)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from indexer.config import DistillConfig
 from indexer.distill.baseline_losses import cosent_loss, listwise_loss, margin_loss, order_pairs, threshold_loss
-from indexer.distill.batches import PairSource, Step
+from indexer.distill.batches import LABELS, PairSource, Step, kind_of
 from indexer.distill.losses import (
     dissimilar_loss,
     distillation_loss,
@@ -20,9 +20,9 @@ from indexer.distill.losses import (
     soft_loss,
 )
 
-SOFT_GROUPS = (("labels", "scored"), ("similar", "dissimilar"))
+SOFT_GROUPS = ((LABELS, "scored"), ("similar", "dissimilar"))
 """Sources whose pairs share one mean in the soft part of equation 7."""
-LISTS = ("labels", "scored")
+LISTS = (LABELS, "scored")
 """Sources whose pairs of one query are candidates that compete."""
 TEACHER, START = "teacher", "start"
 """What a text's vector may be aligned with: the teacher's vector of it, or that of the uncut untrained encoder."""
@@ -36,8 +36,8 @@ class LossTerm:
 
     alpha: float = 0.0
     loss: Callable[[Tensor, PairSource], Tensor] | None = None
-    share: float = 1.0
-    """Pairs of the source per labelled pair."""
+    share: float | None = None
+    """Pairs of the source per labelled pair; None: every pair once an epoch."""
     from_epoch: int = 1
     """First epoch, counted from 1, in which the term counts."""
 
@@ -159,6 +159,8 @@ def combine_losses(
 
 
 def _hard_terms(config: DistillConfig, *, dissimilar_from: int) -> dict[str, LossTerm]:
+    """Return the terms of equations 5 and 6; a source of labels with a weight or share has its own mean (RTSM)."""
+
     def labels(score: Tensor, pairs: PairSource) -> Tensor:
         assert pairs.label is not None
         weight = None if pairs.weight is None else torch.from_numpy(pairs.weight).to(score.device)
@@ -167,8 +169,17 @@ def _hard_terms(config: DistillConfig, *, dissimilar_from: int) -> dict[str, Los
             return threshold_loss(score, label, weight=weight)
         return label_loss(score, label, low=config.theta_low, high=config.theta_high, weight=weight)
 
+    own = {
+        f"{LABELS}:{source}": LossTerm(
+            alpha=config.alpha_labels * config.source_weights.get(source, 1.0),
+            loss=labels,
+            share=config.source_shares.get(source),
+        )
+        for source in sorted({*config.source_weights, *config.source_shares})
+    }
     return {
-        "labels": LossTerm(alpha=config.alpha_labels, loss=labels),
+        LABELS: LossTerm(alpha=config.alpha_labels, loss=labels),
+        **own,
         "similar": LossTerm(
             alpha=config.alpha_similar,
             loss=lambda score, _: similar_loss(score, low=config.theta_low),
@@ -209,8 +220,8 @@ def _list_loss(
 ) -> Tensor:
     """Return the sum of the term over the sources that have what it asks for."""
     total = next(iter(scores.values())).new_zeros(())
-    for name in LISTS:
-        if name in scores and (term.taught or step[name].label is not None):
+    for name in scores:
+        if kind_of(name) in LISTS and (term.taught or step[name].label is not None):
             unknown = scores[name].new_full((1, len(scores[name])), torch.nan)
             found = Candidates(
                 score=scores[name],
@@ -223,7 +234,7 @@ def _list_loss(
 
 
 def _soft_group(group: Sequence[str], scores: Mapping[str, Tensor], teacher_scores: Mapping[str, Tensor]) -> Tensor:
-    present = [name for name in group if name in scores]
+    present = [name for kind in group for name in scores if kind_of(name) == kind]
     if not present:
         return next(iter(scores.values())).new_zeros(())
     return soft_loss(

@@ -18,7 +18,7 @@ from indexer.distill.batches import (
     Rows,
     Step,
     count_steps,
-    label_source,
+    label_sources,
     plan_epoch,
     query_source,
     text_source,
@@ -156,7 +156,7 @@ class Trainer:
             )
             self.dissimilar, position.counts = mined.pairs, mined.counts
         every: dict[str, PairSource] = {
-            "labels": label_source(self.data),
+            **label_sources(self.data, self.objective.terms),
             "similar": query_source(self.data.similar),
             "dissimilar": query_source(self.dissimilar),
             "scored": query_source(self.scored),

@@ -10,8 +10,9 @@ import torch
 
 from indexer.config import DistillConfig
 from indexer.distill.augmentation import sample_pairs
-from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, plan_epoch, query_source
+from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, label_sources, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.losses import HIGH, IRRELEVANT
 from indexer.distill.objective import (
     START,
     TEACHER,
@@ -84,6 +85,40 @@ def plain_loss(encoder, texts, step, vectors, config):
     query_pairs = soft["similar"] + soft["dissimilar"]
     soft_loss = sum(soft["labels"]) / len(soft["labels"]) + sum(query_pairs) / len(query_pairs)
     return gamma * soft_loss + (1 - gamma) * sum(sum(items) / len(items) for items in hard.values())
+
+
+def test_sources_of_labels_have_means_and_shares_of_their_own(data, config):
+    """RTSM: 0.9 of the soft mean over all pairs, 0.1 of the labels' mean and half of the other source's mean."""
+    pairs = len(data.train)
+    source = (np.arange(pairs) % 4 == 0).astype(np.int64)
+    two = replace(data, sources=["audit", "llm"], train=replace(data.train, source=source))
+    settings = replace(config.distill, source_weights={"llm": 0.5}, source_shares={"llm": 0.1})
+    objective = student_objective(settings)
+    sources = label_sources(two, objective.terms)
+    assert {name: len(part) for name, part in sources.items()} == {
+        "labels": int((source == 0).sum()),
+        "labels:llm": int(source.sum()),
+    }
+    shares = {name: term.share for name, term in objective.terms.items()}
+    plan = plan_epoch(sources, shares=shares, batch_size=16, seed=1, epoch=1)
+    assert count_pairs(plan, "labels").total() == len(sources["labels"])
+    assert count_pairs(plan, "labels:llm").total() == round(0.1 * pairs)
+    assert len(plan) == -(-pairs // 16)
+    every = replace(settings, source_shares={})
+    natural = plan_epoch(sources, shares=dict.fromkeys(sources), batch_size=16, seed=1, epoch=1)
+    assert set(student_objective(every).terms) == set(objective.terms)
+    assert sum(count_pairs(natural, name).total() for name in sources) == pairs
+    low, high = np.full(2, IRRELEVANT), np.full(1, HIGH)
+    step = {
+        "labels": PairSource(left=np.zeros(2, int), right=np.ones(2, int), label=low),
+        "labels:llm": PairSource(left=np.zeros(1, int), right=np.ones(1, int), label=high),
+    }
+    scores = {"labels": torch.tensor([0.2, 0.4]), "labels:llm": torch.tensor([0.7])}
+    teacher = {"labels": torch.tensor([[0.1, 0.1]]), "labels:llm": torch.tensor([[0.9]])}
+    loss, _ = combine_losses(scores, step, objective, teacher_scores=teacher)
+    # Soft (.01 + .09 + .04) / 3, hard (.04 + .16) / 2 and .5 * .09.
+    assert loss.item() == pytest.approx(0.9 * 0.14 / 3 + 0.1 * (0.1 + 0.045), abs=1e-6)
+    assert set(label_sources(data, objective.terms)) == {"labels"}
 
 
 def test_gradient_of_one_step_equals_a_plain_loop(open_tiny, data, config, tmp_path):
