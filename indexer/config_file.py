@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from indexer.config import SCORES, Config, ShopConfig
+from indexer.config import CROSS, SCORES, Config, ShopConfig
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 
@@ -177,6 +177,8 @@ def _resolve(key: str, value: Any, folder: Path) -> Any:
         return tuple(_resolve(key, item, folder) for item in value)
     if key == "teachers" and value.startswith(SCORES):
         return SCORES + _resolve("path", value.removeprefix(SCORES), folder)
+    if key == "teachers" and value.startswith(CROSS):
+        return CROSS + _resolve(key, value.removeprefix(CROSS), folder)
     if key not in PATH_KEYS or not value or "://" in value or Path(value).is_absolute():
         return value
     path = folder / value

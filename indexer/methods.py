@@ -32,6 +32,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
         # RTSM, NAACL 2025 Industry: labels by a language model count half (reconstruction from its abstract).
         "rtsm": {**PAPER, "source_weights": {"llm": 0.5}},
+        # Vo et al., SIGIR eCom'24: margins of a cross-encoder's probabilities, and nothing else.
+        "cross-margin": {
+            **{**PAPER, **NO_HARD_LOSS, "gamma": 0.0, "alpha_margin": 1.0},
+            **{"teachers": ("cross:all-MiniLM-L6-v2",), "calibrate_cross": False, "select_by": ("ndcg_10",)},
+        },
         # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
         "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
         # Beyond the papers: KD-Boost and the order of each query's candidates.

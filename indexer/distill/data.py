@@ -1,13 +1,14 @@
 """Everything a training run learns from, as arrays of text rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import BERM, SCORES, Config, DistillConfig
+from indexer.config import BERM, CROSS, SCORES, Config, DistillConfig
+from indexer.distill.attributes import read_marked_texts
 from indexer.distill.judgements import (
     Judgements,
     LabelledPairs,
@@ -53,6 +54,8 @@ class TrainingData:
     """Queries that training may see."""
     unlabelled: list[str]
     """Texts of other products; their rows come after those of `products`."""
+    marked: Mapping[str, str] = field(default_factory=dict)
+    """Product text -> its attributes, marked for a cross-encoder, where one teaches and the catalogue has any."""
     tables: Mapping[str, TableTeacher] = field(default_factory=dict)
     """Scores of other models, by the teacher's name."""
     bought: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 3), dtype=np.int64))
@@ -81,7 +84,7 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     others = {name for table in tables.values() for name in table.product_ids}
     others = others.union(product_id for _, product_id, _ in bought) - set(judgements.product_ids)
     texts = read_product_texts(config.catalogue, others)[0] if others else {}
-    return assemble_data(
+    data = assemble_data(
         judgements,
         similar=similar,
         dissimilar=dissimilar,
@@ -93,6 +96,9 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
         bought=bought,
         others=texts,
     )
+    if any(name.startswith(CROSS) for name in distill.teachers):
+        return replace(data, marked=read_marked_texts(config.catalogue, {*data.products, *data.unlabelled}))
+    return data
 
 
 def find_held_out(queries: Sequence[str], config: DistillConfig) -> set[str]:

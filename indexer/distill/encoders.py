@@ -68,7 +68,7 @@ class TextEncoder:
     def embed(self, texts: Sequence[Tokens], *, bf16: bool = False) -> Tensor:
         """Return (texts, dimension) unit vectors with their gradient; texts of like length share a pass."""
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        vectors = [self._embed_chunk([texts[row] for row in chunk], bf16) for chunk in _cut_chunks(order, texts)]
+        vectors = [self._embed_chunk([texts[row] for row in chunk], bf16) for chunk in cut_chunks(order, texts)]
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
         return torch.cat(vectors)[back.to(self.device)] if vectors else torch.empty(0, self.dimension)
@@ -207,7 +207,7 @@ def _make_tokenizer(model: SentenceTransformer, limit: int) -> Tokenizer:
     return tokenizer
 
 
-def _cut_chunks(order: list[int], texts: Sequence[Tokens]) -> Iterator[list[int]]:
+def cut_chunks(order: list[int], texts: Sequence[Tokens]) -> Iterator[list[int]]:
     """Cut rows sorted by length where the padded pass would hold more than MAX_CHUNK_TOKENS."""
     chunk: list[int] = []
     for row in order:

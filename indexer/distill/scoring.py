@@ -4,27 +4,56 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.distill.batches import Step
+from indexer.distill.attributes import mark_title
+from indexer.distill.batches import PairSource, Step
+from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, Tokens
 
+Model = TextEncoder | CrossEncoder
+"""What can be trained."""
+SIDES = ("left", "right")
 
-def tokenise_data(encoder: TextEncoder, data: TrainingData) -> list[Tokens]:
+
+def tokenise_data(model: Model, data: TrainingData) -> list[Tokens]:
     """Return the token ids of every text, queries first: the rows that pairs speak of."""
-    return encoder.tokenise_queries(data.queries) + encoder.tokenise_products([*data.products, *data.unlabelled])
+    products = [*data.products, *data.unlabelled]
+    if isinstance(model, CrossEncoder):
+        products = [data.marked.get(text) or mark_title(text) for text in products]
+    return model.tokenise_queries(data.queries) + model.tokenise_products(products)
 
 
 def score_pairs(
-    encoder: TextEncoder, texts: Sequence[Tokens], step: Step, *, bf16: bool = False
+    model: Model, texts: Sequence[Tokens], step: Step, *, bf16: bool = False
 ) -> tuple[list[int], Tensor, dict[str, Tensor]]:
-    """Return the distinct text rows, their vectors, and the cosine of each pair by source, with gradient."""
-    rows, left, right = unique_rows(step)
-    vectors = encoder.embed([texts[row] for row in rows], bf16=bf16)
-    scores = (vectors[left.to(vectors.device)] * vectors[right.to(vectors.device)]).sum(-1)
+    """Return the distinct text rows, their vectors, and the score of each pair by source, with gradient.
+
+    A score is a cosine; that of a cross-encoder is a logit, and it has no vectors.
+    """
+    if isinstance(model, CrossEncoder):
+        left, right = ([texts[row] for pairs in step.values() for row in getattr(pairs, side)] for side in SIDES)
+        rows: list[int] = []
+        vectors, scores = torch.empty(0), model.score(left, right, bf16=bf16)
+    else:
+        rows, at_left, at_right = unique_rows(step)
+        vectors = model.embed([texts[row] for row in rows], bf16=bf16)
+        scores = (vectors[at_left.to(vectors.device)] * vectors[at_right.to(vectors.device)]).sum(-1)
     parts = torch.split(scores, [len(pairs) for pairs in step.values()])
     return rows, vectors, dict(zip(step, parts, strict=True))
+
+
+def score_frozen(model: Model, texts: Sequence[Tokens], pairs: PairSource) -> NDArray[np.float32]:
+    """Return the score of each pair on the CPU, without gradient or dropout."""
+    if isinstance(model, CrossEncoder):
+        left, right = ([texts[row] for row in getattr(pairs, side)] for side in SIDES)
+        return model.score_frozen(left, right)
+    rows, at_left, at_right = unique_rows({"": pairs})
+    vectors = model.embed_frozen([texts[row] for row in rows])
+    scores: NDArray[np.float32] = (vectors[at_left] * vectors[at_right]).sum(-1).numpy()
+    return scores
 
 
 def unique_rows(step: Step) -> tuple[list[int], Tensor, Tensor]:

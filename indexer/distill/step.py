@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import BERM, SCORES, Config, GatesConfig, as_document
+from indexer.config import BERM, CROSS, SCORES, Config, GatesConfig, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
@@ -20,7 +20,8 @@ from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder
 from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open_any_encoder
 from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
-from indexer.distill.models import TrainedModels, open_start, open_teacher, train_models
+from indexer.distill.models import TrainedModels, train_models
+from indexer.distill.training_run import open_start, open_teacher
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
@@ -171,6 +172,8 @@ def _identify_model(name: str) -> Any:
     """Return what a teacher or a start is: the bytes of a table, the files of a folder, else an id and its package."""
     if name.startswith(SCORES):
         return _hash_files(name.removeprefix(SCORES), "distill.teachers")
+    if name.startswith(CROSS):
+        return [CROSS, _identify_model(name.removeprefix(CROSS))]
     if Path(name).is_dir():
         return identify_input(name)
     try:

@@ -24,13 +24,13 @@ from indexer.distill.batches import (
     text_source,
 )
 from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
-from indexer.distill.encoders import TextEncoder
 from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
 from indexer.distill.schedule import choose_score, first_choice, schedule_rate, seed_everything, should_stop
-from indexer.distill.scoring import score_pairs, tokenise_data, unique_rows
+from indexer.distill.scoring import Model, score_frozen, score_pairs, tokenise_data
 from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.errors import GateError
 
@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Model,
         data: TrainingData,
         objective: Objective,
         config: DistillConfig,
@@ -73,12 +73,11 @@ class Trainer:
         self.texts = tokenise_data(encoder, data)
         self.dissimilar = data.dissimilar
         self.checkpoints = CheckpointFolder(folder, name)
-        self.alignments = nn.ModuleDict(
-            {
-                target: Alignment((targets or {})[target], encoder.dimension, seed=config.seed)
-                for target in objective.alignments
-            }
-        ).to(encoder.device)
+        self.alignments = nn.ModuleDict()
+        for target in objective.alignments:
+            assert not isinstance(encoder, CrossEncoder)
+            self.alignments[target] = Alignment((targets or {})[target], encoder.dimension, seed=config.seed)
+        self.alignments.to(encoder.device)
         modules = (encoder.transformer, self.alignments)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
@@ -145,6 +144,7 @@ class Trainer:
         """Return the epoch's steps; hard negatives are mined once, when its first step is due."""
         position, terms = self.position, self.objective.active_terms(self.position.epoch)
         if "dissimilar" in terms and position.step == 0:
+            assert not isinstance(self.encoder, CrossEncoder)
             vectors = self.encoder.embed_frozen(self.texts[: len(self.data.queries)])
             mined = mine_negatives(
                 self.data,
@@ -195,9 +195,7 @@ class Trainer:
     def _validation_scores(self) -> Any:
         pairs = self.data.validation
         source = PairSource(left=pairs.query, right=pairs.product + len(self.data.queries))
-        rows, left, right = unique_rows({"": source})
-        vectors = self.encoder.embed_frozen([self.texts[row] for row in rows])
-        return (vectors[left] * vectors[right]).sum(-1).numpy()
+        return score_frozen(self.encoder, self.texts, source)
 
     def _teacher_scores(self, step: Step) -> dict[str, Tensor]:
         rows = {name: np.stack([pairs.left, pairs.right], axis=1) for name, pairs in step.items()}

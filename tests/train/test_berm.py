@@ -12,7 +12,8 @@ from indexer.distill.berm import Behaviour, BermTeacher, OnlineEncoder, gather_b
 from indexer.distill.berm_graph import build_graph, find_metapaths, keep_edges
 from indexer.distill.berm_model import Berm, attend, match_words, pool_kernels
 from indexer.distill.encoders import open_model
-from indexer.distill.models import TrainingRun, open_teachers
+from indexer.distill.teaching import open_teachers
+from indexer.distill.training_run import TrainingRun
 from indexer.errors import ConfigError, GateError
 
 pytestmark = pytest.mark.train

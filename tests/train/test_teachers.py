@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from indexer.config import Config, DistillConfig
 from indexer.distill.data import read_training_data
 from indexer.distill.mining import veto_pairs
-from indexer.distill.models import TrainingRun, find_scored, open_teachers
+from indexer.distill.models import find_scored
 from indexer.distill.score_tables import read_scores
 from indexer.distill.teachers import TableTeacher, VectorTeacher, collect_opinions, mean_opinion
+from indexer.distill.teaching import open_teachers
+from indexer.distill.training_run import TrainingRun
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 

@@ -1,0 +1,89 @@
+"""The cross-encoder as a teacher: soft human labels, scores kept by pair, and their place on the scale of cosines."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+
+from indexer.config import DistillConfig
+from indexer.distill.baseline_losses import soft_label_loss
+from indexer.distill.batches import LABEL_OF_GRADE, PairSource
+from indexer.distill.cross_encoder import CrossEncoder
+from indexer.distill.encoders import Tokens
+from indexer.distill.judgements import LabelledPairs
+from indexer.distill.objective import LossTerm, Objective
+from indexer.distill.teachers import Pairs
+
+SOFT_LABELS = torch.tensor([0.0, 0.5, 1.0])
+"""Irrelevant, low and high (Vo et al. 2024: bad and okay 0, good 0.5, excellent 1)."""
+
+Scores = NDArray[np.float32]
+
+
+def cross_objective() -> Objective:
+    """Cross-entropy against soft human labels (Vo et al. 2024, equation 3)."""
+
+    def labels(logit: Tensor, pairs: PairSource) -> Tensor:
+        assert pairs.label is not None
+        return soft_label_loss(logit, SOFT_LABELS[torch.from_numpy(pairs.label)].to(logit.device))
+
+    return Objective(terms={"labels": LossTerm(alpha=1.0, loss=labels)})
+
+
+class CrossTeacher:
+    """Scores of (query, product) pairs, each computed once and kept in `path`; it has no opinion about two queries.
+
+    `curve` maps probabilities to the scale of cosines.
+    """
+
+    def __init__(self, model: CrossEncoder, texts: Sequence[Tokens], *, queries: int, path: Path) -> None:
+        """`texts` are the tokens of all text rows, the first `queries` of them of queries."""
+        self._model, self._texts, self._queries, self._path = model, texts, queries, path
+        self._keys, self._probabilities = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        self.curve: IsotonicRegression | None = None
+        if path.exists():
+            with np.load(path) as kept:
+                self._keys, self._probabilities = kept["keys"], kept["probabilities"]
+
+    def score_pairs(self, pairs: Pairs) -> Scores:
+        """Return the calibrated score of each pair; those that are new are computed first."""
+        found = self.find_probabilities(pairs)
+        known = np.isfinite(found)
+        if self.curve is not None and known.any():
+            found[known] = self.curve.predict(found[known])
+        return found
+
+    def find_probabilities(self, pairs: Pairs, *, progress: bool = False) -> Scores:
+        """Return the sigmoid of each pair's logit, NaN for pairs of two queries."""
+        known = np.flatnonzero((pairs[:, 0] < self._queries) & (pairs[:, 1] >= self._queries))
+        keys = pairs[known, 0] * len(self._texts) + pairs[known, 1]
+        self._add_pairs(np.setdiff1d(keys, self._keys), progress)
+        found = np.full(len(pairs), np.nan, dtype=np.float32)
+        found[known] = self._probabilities[np.searchsorted(self._keys, keys)]
+        return found
+
+    def fit_curve(self, pairs: LabelledPairs, config: DistillConfig) -> None:
+        """Fit the isotonic curve from probabilities to 1 (high), the middle of the band (low) and 0 (irrelevant)."""
+        rows = np.stack([pairs.query, pairs.product + self._queries], axis=1)
+        targets = np.array([0.0, (config.theta_low + config.theta_high) / 2, 1.0])
+        curve = IsotonicRegression(out_of_bounds="clip")
+        self.curve = curve.fit(self.find_probabilities(rows), targets[LABEL_OF_GRADE[pairs.grade]])
+
+    def _add_pairs(self, keys: NDArray[np.int64], progress: bool) -> None:
+        if not len(keys):
+            return
+        left, right = ([self._texts[row] for row in side] for side in np.divmod(keys, len(self._texts)))
+        logits = torch.from_numpy(self._model.score_frozen(left, right, progress=progress))
+        every = np.concatenate([self._keys, keys])
+        order = np.argsort(every)
+        self._keys = every[order]
+        self._probabilities = np.concatenate([self._probabilities, torch.sigmoid(logits).numpy()])[order]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".tmp.npz")
+        np.savez(fresh, keys=self._keys, probabilities=self._probabilities)
+        os.replace(fresh, self._path)

@@ -1,0 +1,62 @@
+"""The teachers of a run: trained, frozen, and opened for the student to ask."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from indexer.config import BERM, CROSS
+from indexer.distill.berm import distil_berm
+from indexer.distill.cross_teacher import CrossTeacher, cross_objective
+from indexer.distill.encoders import TextEncoder
+from indexer.distill.objective import teacher_objective
+from indexer.distill.scoring import tokenise_data
+from indexer.distill.teachers import Pairs, Teacher, VectorTeacher
+from indexer.distill.training_run import TrainingRun, embed_texts, open_cross, open_teacher
+
+
+def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
+    """Train every teacher that is an encoder, and return them by role, in the order of the configuration."""
+    encoders: dict[str, TextEncoder] = {}
+    for name in run.config.encoder_teachers():
+        role = f"teacher_{len(encoders) + 1}" if encoders else "teacher"
+        held = embed_texts(open_teacher(run.config, name), run.data) if run.config.alpha_start else None
+        encoders[role] = run.train(role, open_teacher(run.config, name), teacher_objective(run.config), start=held)
+    return encoders
+
+
+def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict[str, Teacher]:
+    """Return all teachers by name, in the order of the configuration; cross-encoders and BERM are trained here."""
+    # Texts of unlabelled products come last, and only scored pairs and BERM ask for the teacher's vectors of them.
+    everything = run.config.scored_share or BERM in run.config.teachers
+    asked = None if everything else len(run.data.queries) + len(run.data.products)
+    names = run.config.encoder_teachers()
+    vectors = {
+        name: VectorTeacher(embed_texts(encoder, run.data, asked))
+        for name, encoder in zip(names, encoders.values(), strict=True)
+    }
+    teachers: dict[str, Teacher] = {**vectors, **run.data.tables}
+    crossed = [name for name in run.config.teachers if name.startswith(CROSS)]
+    for place, name in enumerate(crossed, start=1):
+        teachers[name] = train_cross(run, name, role="cross" if place == 1 else f"cross_{place}")
+    if BERM in run.config.teachers:
+        tokenizer = encoders["teacher"].tokenizer
+        known = list(vectors.values())
+        teachers[BERM] = distil_berm(
+            run.data, known, tokenizer, run.berm, folder=run.folder, seed=run.config.seed, progress=run.progress
+        )
+    return {name: teachers[name] for name in run.config.teachers}
+
+
+def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
+    """Train a cross-encoder, put it on the scale of cosines, and score the training labels."""
+    model = run.train(role, open_cross(run.config, name.removeprefix(CROSS)), cross_objective())
+    texts, queries = tokenise_data(model, run.data), len(run.data.queries)
+    teacher = CrossTeacher(model, texts, queries=queries, path=run.folder / f"{role}.scores.npz")
+    teacher.find_probabilities(_labelled_pairs(run), progress=run.progress)
+    if run.config.calibrate_cross:
+        teacher.fit_curve(run.data.validation, run.config)
+    return teacher
+
+
+def _labelled_pairs(run: TrainingRun) -> Pairs:
+    return np.stack([run.data.train.query, run.data.train.product + len(run.data.queries)], axis=1)

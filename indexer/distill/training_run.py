@@ -1,0 +1,109 @@
+"""What the trainings of one run share, and the models that they start from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from indexer.config import BermConfig, DistillConfig
+from indexer.distill.batches import Rows
+from indexer.distill.cross_encoder import CrossEncoder
+from indexer.distill.data import TrainingData
+from indexer.distill.encoders import TextEncoder, has_bf16, open_model
+from indexer.distill.objective import START, TEACHER, Objective
+from indexer.distill.scoring import Model, tokenise_data
+from indexer.distill.teachers import Teacher, VectorTeacher
+from indexer.distill.trainer import Trainer, TrainingResult
+from indexer.errors import ConfigError
+
+Trained = TypeVar("Trained", bound=Model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What the trainings of one run share; `folder` keeps checkpoints, and a finished model is not trained again."""
+
+    config: DistillConfig
+    data: TrainingData
+    folder: Path
+    progress: bool
+    berm: BermConfig = BermConfig()
+    results: dict[str, TrainingResult] = field(default_factory=dict)
+
+    def train(
+        self,
+        name: str,
+        model: Trained,
+        objective: Objective,
+        *,
+        settings: DistillConfig | None = None,
+        teachers: Mapping[str, Teacher] | None = None,
+        start: Tensor | None = None,
+        scored: Rows | None = None,
+    ) -> Trained:
+        """Train the model in place and return it; `start` has the vectors of what it is held to."""
+        taught = list((teachers or {}).values())
+        targets = {
+            START: [] if start is None else [start],
+            TEACHER: [teacher.vectors for teacher in taught if isinstance(teacher, VectorTeacher)],
+        }
+        _check_targets(objective, targets)
+        trainer = Trainer(
+            model,
+            self.data,
+            objective,
+            settings or self.config,
+            name=name,
+            folder=self.folder,
+            teachers=taught,
+            targets=targets,
+            scored=scored,
+            progress=self.progress,
+            bf16=self.config.bf16 and has_bf16(model.device),
+        )
+        self.results[name] = trainer.run()
+        return model
+
+
+def embed_start(config: DistillConfig, data: TrainingData) -> Tensor:
+    """Return the vectors of all texts by the student as it comes, uncut and untrained."""
+    return embed_texts(open_start(replace(config, student_layers=())), data)
+
+
+def open_start(config: DistillConfig) -> TextEncoder:
+    """Open the model the student starts from, with its configured layers."""
+    return _open(config, config.student, config.student_layers)
+
+
+def open_teacher(config: DistillConfig, name: str) -> TextEncoder:
+    """Open the model that a teacher starts from."""
+    return _open(config, name, ())
+
+
+def open_cross(config: DistillConfig, name: str) -> CrossEncoder:
+    """Open the model that a cross-encoder starts from; its head is drawn by the seed."""
+    encoder = open_teacher(config, name)
+    torch.manual_seed(config.seed)
+    return CrossEncoder(encoder)
+
+
+def embed_texts(encoder: TextEncoder, data: TrainingData, asked: int | None = None) -> Tensor:
+    """Return the vectors of the first `asked` text rows, or of all."""
+    return encoder.embed_frozen(tokenise_data(encoder, data)[:asked])
+
+
+def _open(config: DistillConfig, name: str, layers: tuple[int, ...]) -> TextEncoder:
+    # New weights, such as a pooler the checkpoint lacks, are drawn at random: fix them too.
+    torch.manual_seed(config.seed)
+    limits = {"query_tokens": config.query_tokens, "product_tokens": config.product_tokens}
+    return open_model(name, **limits, layers=layers)
+
+
+def _check_targets(objective: Objective, targets: Mapping[str, Sequence[Tensor]]) -> None:
+    if TEACHER in objective.alignments and not targets[TEACHER]:
+        raise ConfigError(
+            "distill.alpha_teacher: no teacher is an encoder that vectors could be aligned with; set it to 0"
+        )
