@@ -212,6 +212,9 @@ class DistillConfig:
     """Map a cross-encoder's probabilities to the scale of cosines by an isotonic curve on the validation labels; false
     leaves them as they are (Vo et al. 2024, read on probabilities)."""
     student: str = "all-MiniLM-L6-v2"
+    student_kind: str = "transformer"
+    """transformer; static, a table of token vectors without layers, the fastest; or ngrams, hashed as in Nigam et al.
+    2019 (a reconstruction, to compare with: it cannot be exported)."""
     student_layers: tuple[int, ...] = (0, 3, 5)
     """Layers of `student` that are kept; empty keeps all. The paper's student has 3 layers."""
     gamma: float = 0.9
@@ -260,6 +263,11 @@ class DistillConfig:
     dissimilar_share: float = 0.5
     """QQ+ and QQ- pairs per labelled pair: 50/25/25 of a step."""
     learning_rate: float = 5e-5
+    table_learning_rate: float = 2e-3
+    """Learning rate of a student that is static or of ngrams."""
+    ngram_bins: int = 131_072
+    ngram_dimension: int = 256
+    """Hash bins and width of a student of ngrams."""
     warmup_share: float = 0.1
     max_grad_norm: float = 1.0
     query_tokens: int = 32
@@ -293,6 +301,8 @@ class DistillConfig:
     def __post_init__(self) -> None:
         weight, share, count = (0, 10**6), (0, 1), (1, MANY)
         require_one_of("method", self.method, tuple(METHODS))
+        require_one_of("student_kind", self.student_kind, ("transformer", "static", "ngrams"))
+        require_ranges(self, table_learning_rate=(1e-12, 1), ngram_bins=(2, 10**8), ngram_dimension=(1, 8_192))
         require(bool(self.teachers) and all(self.teachers), "teachers: expected one name at least, and none empty")
         require(
             BERM not in self.teachers or bool(self.encoder_teachers()),

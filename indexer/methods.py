@@ -28,6 +28,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kd-soft": {**PAPER, "gamma": 1.0},
         # Ankith et al. 2022, as KD-Boost describes it: soft labels and an alignment (reconstruction).
         "hiss": {**PAPER, "gamma": 1.0, "alpha_teacher": 1.0},
+        # Nigam et al. 2019: hashed n-grams with their own loss, and taught as in KD-Boost's table 1 (reconstructions).
+        "dssm": {**PAPER, "student_kind": "ngrams", "gamma": 0.0, "label_loss": "thresholds"},
+        "kd-dssm": {**PAPER, "student_kind": "ngrams", "gamma": 1.0, "similar_share": 0.0, "dissimilar_share": 0.0},
         # Shang et al., WWW 2025 companion: margins over many unlabelled pairs (reconstruction from its abstract).
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
         # RTSM, NAACL 2025 Industry: labels by a language model count half (reconstruction from its abstract).
@@ -39,7 +42,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
         "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
-        # Beyond the papers: KD-Boost and the order of each query's candidates.
+        # Beyond the papers: KD-Boost for a token table, and with the order of each query's candidates.
+        "static": {**PAPER, "student_kind": "static"},
         "listwise": {**PAPER, "alpha_listwise": 0.1},
         "cosent": {**PAPER, "alpha_cosent": 0.1},
     }

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
+from indexer.distill.static_encoder import TokenTable, make_static
 from indexer.errors import ConfigError, EncoderError
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
@@ -33,13 +34,9 @@ class TextEncoder:
         self.query_tokens = query_tokens
         self.product_tokens = product_tokens
         self._tokenizers = {limit: _make_tokenizer(model, limit) for limit in (query_tokens, product_tokens)}
-
-    @property
-    def transformer(self) -> nn.Module:
-        """The transformer alone, whose parameters are trained."""
-        first: Any = self.model[0]
-        transformer: nn.Module = first.auto_model
-        return transformer
+        first: Any = model[0]
+        self.transformer: nn.Module = TokenTable(first.embedding) if is_static(model) else first.auto_model
+        """The transformer alone, or the token table of a static encoder: what is trained."""
 
     @property
     def dimension(self) -> int:
@@ -95,7 +92,8 @@ class TextEncoder:
 
     def save(self, folder: Path) -> None:
         """Write a folder that `SentenceTransformer(folder)` opens."""
-        self.model.max_seq_length = max(self.query_tokens, self.product_tokens)
+        if not is_static(self.model):
+            self.model.max_seq_length = max(self.query_tokens, self.product_tokens)
         self.model.save(str(folder), create_model_card=False, safe_serialization=True)
 
     def _embed_chunk(self, texts: list[Tokens], bf16: bool) -> Tensor:
@@ -107,7 +105,7 @@ class TextEncoder:
 
     @property
     def _pad_id(self) -> int:
-        return int(self.model.tokenizer.pad_token_id or 0)
+        return int(getattr(self.model.tokenizer, "pad_token_id", 0) or 0)
 
 
 def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Sequence[int] = ()) -> TextEncoder:
@@ -185,20 +183,41 @@ def pool_tokens(states: Tensor, mask: Tensor) -> Tensor:
     return F.normalize((states * kept).sum(1) / kept.sum(1).clamp(min=1e-9), dim=-1)
 
 
+def open_static(name: str, *, query_tokens: int, product_tokens: int) -> TextEncoder:
+    """Open a model as a static encoder: each token's row is the vector that the whole model has for it alone."""
+    encoder = open_model(name, query_tokens=query_tokens, product_tokens=product_tokens)
+    if is_static(encoder.model):
+        return encoder
+    frame = encoder.tokenizer.encode("").ids
+    size = encoder.tokenizer.get_vocab_size()
+    vectors = encoder.embed_frozen([[*frame[:1], token, *frame[1:]] for token in range(size)])
+    model = make_static(encoder.tokenizer, vectors)
+    return TextEncoder(model, query_tokens=query_tokens, product_tokens=product_tokens)
+
+
+def is_static(model: SentenceTransformer) -> bool:
+    """Return whether a model is a table of token vectors."""
+    return isinstance(model[0], StaticEmbedding)
+
+
 def _with_mean_pooling(model: SentenceTransformer, name: str) -> SentenceTransformer:
     """Return the model as transformer, mean pooling, norm; refuse what these three would not reproduce."""
     modules = list(model)
-    mean = len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode == "mean"
-    if not mean or not hasattr(modules[0], "auto_model") or any(not isinstance(m, Normalize) for m in modules[2:]):
+    if is_static(model):
+        known = 1
+    else:
+        mean = len(modules) > 1 and isinstance(modules[1], Pooling) and modules[1].pooling_mode == "mean"
+        known = 2 if mean and hasattr(modules[0], "auto_model") else 0
+    if not known or any(not isinstance(module, Normalize) for module in modules[known:]):
         kinds = ", ".join(type(module).__name__ for module in modules)
         raise EncoderError(f"model {name!r}: expected a transformer with mean pooling, found {kinds}; choose another")
-    if len(modules) == 2:
+    if len(modules) == known:
         model.append(Normalize())
     return model
 
 
 def _make_tokenizer(model: SentenceTransformer, limit: int) -> Tokenizer:
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    backend = model.tokenizer if is_static(model) else getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise EncoderError("the model has no fast tokenizer (tokenizer.json), which the exported encoder needs")
     tokenizer = Tokenizer.from_str(backend.to_str())

@@ -20,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from indexer.distill.encoders import TextEncoder, Tokens, pad_tokens, pool_tokens
+from indexer.distill.static_encoder import TokenTable
 from indexer.errors import GateError
 from indexer.store import hash_file
 
@@ -88,10 +89,11 @@ def export_encoder(
 def write_onnx(encoder: TextEncoder, path: Path) -> None:
     """Write transformer, pooling and norm as one fp32 file; batch size and length stay free."""
     transformer: Any = encoder.transformer
-    attention = transformer.config._attn_implementation
+    attention = None if isinstance(transformer, TokenTable) else transformer.config._attn_implementation
     was_training = transformer.training
-    # Plain attention exports to a smaller graph than the fused kernel's mask handling, and runs faster.
-    transformer.set_attn_implementation("eager")
+    if attention:
+        # Plain attention exports to a smaller graph than the fused kernel's mask handling, and runs faster.
+        transformer.set_attn_implementation("eager")
     ids, mask = pad_tokens([[1, 2, 3, 4], [1, 2]], pad_id=0)
     axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {"embedding": {0: "batch"}}
     try:
@@ -108,7 +110,8 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
                 dynamo=False,
             )
     finally:
-        transformer.set_attn_implementation(attention)
+        if attention:
+            transformer.set_attn_implementation(attention)
         transformer.train(was_training)
 
 

@@ -13,6 +13,7 @@ from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import recovery_objective, student_objective
+from indexer.distill.scoring import Tower
 from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions
 from indexer.distill.teaching import open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
@@ -27,8 +28,8 @@ class TrainedModels:
     """The trained teachers that are encoders, by role: teacher, teacher_2."""
     teachers: Mapping[str, Teacher]
     """All that taught the student, by their names in the configuration."""
-    student: TextEncoder
-    direct: TextEncoder | None
+    student: Tower
+    direct: Tower | None
     """The student trained without a teacher, for comparison."""
     results: Mapping[str, TrainingResult]
 
@@ -47,15 +48,25 @@ def train_models(
     teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
     start = embed_start(config, data) if _recovers(config) or config.alpha_start else None
     scored = find_scored(run, teachers, start) if "scored" in objective.terms else None
-    student = run.train("student", open_student(run, start), objective, teachers=teachers, start=start, scored=scored)
+    settings = student_settings(config)
+    student = run.train(
+        "student",
+        open_student(run, start),
+        objective,
+        settings=settings,
+        teachers=teachers,
+        start=start,
+        scored=scored,
+    )
     direct = None
     if config.ablations:
-        direct = run.train("direct", open_student(run, start), student_objective(config, taught=False), start=start)
+        untaught = student_objective(config, taught=False)
+        direct = run.train("direct", open_student(run, start), untaught, settings=settings, start=start)
     return TrainedModels(encoders=encoders, teachers=teachers, student=student, direct=direct, results=run.results)
 
 
-def open_student(run: TrainingRun, start: Tensor | None) -> TextEncoder:
-    """Open the student; a cut one is first brought back to the uncut one, whose vectors are `start`."""
+def open_student(run: TrainingRun, start: Tensor | None) -> Tower:
+    """Open the student; a cut or static one is first brought back to the whole one, whose vectors are `start`."""
     student = open_start(run.config)
     if not _recovers(run.config):
         return student
@@ -90,8 +101,14 @@ def _sample_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Ten
 
 def recovery_settings(config: DistillConfig) -> DistillConfig:
     """Return the settings of the recovery: its own epochs, none of them skipped."""
-    return replace(config, epochs=config.recovery_epochs)
+    return replace(student_settings(config), epochs=config.recovery_epochs)
+
+
+def student_settings(config: DistillConfig) -> DistillConfig:
+    """Return the settings of the student's trainings: a table of vectors learns at a rate of its own."""
+    return config if config.student_kind == "transformer" else replace(config, learning_rate=config.table_learning_rate)
 
 
 def _recovers(config: DistillConfig) -> bool:
-    return bool(config.student_layers and config.recovery_epochs)
+    lacks = {"transformer": bool(config.student_layers), "static": True, "ngrams": False}
+    return bool(lacks[config.student_kind] and config.recovery_epochs)

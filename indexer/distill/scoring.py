@@ -12,8 +12,11 @@ from indexer.distill.batches import PairSource, Step
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, Tokens
+from indexer.distill.ngrams import NgramEncoder
 
-Model = TextEncoder | CrossEncoder
+Tower = TextEncoder | NgramEncoder
+"""What gives each text a vector of its own."""
+Model = Tower | CrossEncoder
 """What can be trained."""
 SIDES = ("left", "right")
 

@@ -22,6 +22,7 @@ from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, train_models
 from indexer.distill.training_run import open_start, open_teacher
+from indexer.errors import ConfigError
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
@@ -43,6 +44,11 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     An interrupted run goes on from its last checkpoint. The attempt's folder holds `teacher`, `student`
     (sentence-transformers), `encoder-fp32` and `encoder-int8`.
     """
+    if config.distill.student_kind == "ngrams":
+        raise ConfigError(
+            "distill.student_kind: a student of ngrams has no tokenizer file and cannot be exported; take transformer "
+            "or static, and leave ngrams to `indexer compare`"
+        )
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
     folder.remove_abandoned()
@@ -102,6 +108,7 @@ def _write_models(
     """Write every folder of the attempt and return the figures of the commit."""
     for role, encoder in models.encoders.items():
         encoder.save(folder / role)
+    assert isinstance(models.student, TextEncoder)
     models.student.save(folder / "student")
     name = f"{config.shop.name}-student-{run_date}"
     parity = {

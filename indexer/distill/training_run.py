@@ -1,7 +1,7 @@
 """What the trainings of one run share, and the models that they start from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,9 +12,10 @@ from indexer.config import BermConfig, DistillConfig
 from indexer.distill.batches import Rows
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
-from indexer.distill.encoders import TextEncoder, has_bf16, open_model
+from indexer.distill.encoders import TextEncoder, has_bf16, open_model, open_static
+from indexer.distill.ngrams import NgramEncoder
 from indexer.distill.objective import START, TEACHER, Objective
-from indexer.distill.scoring import Model, tokenise_data
+from indexer.distill.scoring import Model, Tower, tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult
 from indexer.errors import ConfigError
@@ -70,12 +71,18 @@ class TrainingRun:
 
 def embed_start(config: DistillConfig, data: TrainingData) -> Tensor:
     """Return the vectors of all texts by the student as it comes, uncut and untrained."""
-    return embed_texts(open_start(replace(config, student_layers=())), data)
+    return embed_texts(_open(config, config.student, ()), data)
 
 
-def open_start(config: DistillConfig) -> TextEncoder:
-    """Open the model the student starts from, with its configured layers."""
-    return _open(config, config.student, config.student_layers)
+def open_start(config: DistillConfig) -> Tower:
+    """Open the model the student starts from: with its configured layers, as a token table, or n-grams drawn anew."""
+    limits = {"query_tokens": config.query_tokens, "product_tokens": config.product_tokens}
+    if config.student_kind == "transformer":
+        return _open(config, config.student, config.student_layers)
+    torch.manual_seed(config.seed)
+    if config.student_kind == "static":
+        return open_static(config.student, **limits)
+    return NgramEncoder(bins=config.ngram_bins, dimension=config.ngram_dimension, **limits)
 
 
 def open_teacher(config: DistillConfig, name: str) -> TextEncoder:
