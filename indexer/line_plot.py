@@ -1,4 +1,4 @@
-"""Line plots as inline SVG, for the reports of builds and of jobs."""
+"""Plots of lines and of intervals as inline SVG, for the reports of builds, jobs and comparisons."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 30
+ROW_HEIGHT, NAME_WIDTH = 20, 190
 COLOURS = ("#2456a6", "#b3541e", "#2c7a4b", "#7a3f9d")
 
 
@@ -14,6 +15,38 @@ class Series(NamedTuple):
 
     name: str
     points: Sequence[tuple[float, float]]
+
+
+class Range(NamedTuple):
+    """One row of an interval plot."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def draw_ranges(rows: Sequence[Range], *, label: str) -> str:
+    """Return an SVG with one horizontal interval per row and a line at 0; those that leave out 0 are filled."""
+    span = _span([0.0, *(row.low for row in rows), *(row.high for row in rows)])
+    bottom, width = len(rows) * ROW_HEIGHT + 6, NAME_WIDTH + WIDTH
+    parts = [f'<path d="M{_across(0.0, span):.1f} 0V{bottom}" stroke="#999" stroke-dasharray="3 3"/>']
+    for place, row in enumerate(rows):
+        y = place * ROW_HEIGHT + ROW_HEIGHT / 2
+        low, value, high = (_across(x, span) for x in (row.low, row.value, row.high))
+        fill = COLOURS[0] if row.low > 0 or row.high < 0 else "#fff"
+        parts.append(_text(NAME_WIDTH - 8, y + 4, row.name, "end"))
+        parts.append(f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{COLOURS[0]}" stroke-width="1.8"/>')
+        parts.append(
+            f'<circle cx="{value:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{COLOURS[0]}">'
+            f"<title>{escape(f'{row.name}: {row.value:+.4f} [{row.low:+.4f}, {row.high:+.4f}]')}</title></circle>"
+        )
+    parts += [_text(_across(x, span), bottom + 13, f"{x:+.3f}", "middle") for x in (*span, 0.0)]
+    parts.append(_text(NAME_WIDTH + (WIDTH - RIGHT) / 2, bottom + 28, label, "middle"))
+    return (
+        f'<svg viewBox="0 0 {width} {bottom + 34}" width="{width}" height="{bottom + 34}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
 
 
 def draw_lines(series: Sequence[Series], *, label: str) -> str:
@@ -67,6 +100,10 @@ def _place_x(value: float, span: tuple[float, float]) -> float:
 
 def _place_y(value: float, span: tuple[float, float]) -> float:
     return HEIGHT - BOTTOM - (value - span[0]) / (span[1] - span[0]) * (HEIGHT - BOTTOM - TOP)
+
+
+def _across(value: float, span: tuple[float, float]) -> float:
+    return NAME_WIDTH + 12 + (value - span[0]) / (span[1] - span[0]) * (WIDTH - RIGHT - 24)
 
 
 def _number(value: float) -> str:

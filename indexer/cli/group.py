@@ -4,6 +4,7 @@ import click
 
 from indexer import __version__
 from indexer.cli.build import build
+from indexer.cli.compare import compare
 from indexer.cli.config import config
 from indexer.cli.demo import demo
 from indexer.cli.distill import distill
@@ -27,5 +28,5 @@ def indexer(debug: bool) -> None:
     """
 
 
-for command in (demo, nightly, distill, build, query, evaluate, label, config):
+for command in (demo, nightly, distill, build, query, evaluate, compare, label, config):
     indexer.add_command(command)

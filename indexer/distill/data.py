@@ -138,7 +138,7 @@ def assemble_data(
     unlabelled = sorted({*unlabelled, *others.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
     part_of_pair = parts[judgements.pairs.query]
-    measured = _find_measured(judgements, config.labels.training_sources)
+    measured = find_measured(judgements, config.labels.training_sources)
     train = judgements.pairs.take(part_of_pair == TRAIN)
     validation, test = (judgements.pairs.take((part_of_pair == part) & measured) for part in (VALIDATION, TEST))
     text_rows = {text: row for row, text in enumerate([*judgements.products, *unlabelled], start=len(queries))}
@@ -192,7 +192,7 @@ def assemble_data(
     )
 
 
-def _find_measured(judgements: Judgements, training_sources: Sequence[str]) -> NDArray[np.bool_]:
+def find_measured(judgements: Judgements, training_sources: Sequence[str]) -> NDArray[np.bool_]:
     """Return which pairs a model may be measured on."""
     taught = [row for row, source in enumerate(judgements.sources) if source in training_sources]
     found = judgements.pairs.source

@@ -121,7 +121,7 @@ def evaluate_encoder(
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
     limit = MANY if with_slices or with_retrieval else 0
     others = sample_product_texts(described, limit=limit, seed=seed, known=set(judgements.products))
-    slices = slice_queries(judgements.queries, [*judgements.products, *others], {}) if with_slices else {}
+    slices = slice_queries(judgements.queries, [*judgements.products, *others]) if with_slices else {}
     rows = evaluate_rows(judgements, models, slices=slices, seed=seed, progress=progress)
     searched = models if with_retrieval else {}
     return Evaluation(

@@ -1,6 +1,6 @@
 """What shoppers bought after the queries that a training knows, from the run's PURCHASES."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,9 @@ import pyarrow.compute as pc
 
 from indexer.contracts.schemas import PURCHASES
 from indexer.contracts.tables import read_table
+from indexer.distill.slices import Traffic
+
+SUMS = pa.schema([("query", pa.string()), ("purchases", pa.int64())])
 
 Bought = tuple[str, str, int]
 """Query, product id, purchases."""
@@ -27,3 +30,17 @@ def read_bought_pairs(work: str | Path, run_date: str, *, queries: Iterable[str]
     rank = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     near = table.filter(pa.array(rank < limit))
     return list(zip(*(near[name].to_pylist() for name in ("query", "product_id", "purchases")), strict=True))
+
+
+def read_traffic(work: str | Path, run_date: str, queries: Sequence[str]) -> Traffic:
+    """Return the purchases after each of the given queries, 0 where there are none, and after every query."""
+    batches = read_table(work, run_date, PURCHASES, ("query", "purchases"))
+    parts = [_sum_purchases(pa.Table.from_batches([batch])) for batch in batches]
+    table = _sum_purchases(pa.concat_tables([SUMS.empty_table(), *parts]))
+    places = pc.index_in(pa.array(queries, pa.string()), value_set=table["query"])
+    return Traffic(own=pc.fill_null(table["purchases"].take(places), 0).to_numpy(), shop=table["purchases"].to_numpy())
+
+
+def _sum_purchases(table: pa.Table) -> pa.Table:
+    summed = table.group_by("query").aggregate([("purchases", "sum")])
+    return summed.select(["query", "purchases_sum"]).rename_columns(SUMS.names).cast(SUMS)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,23 @@ TAIL_TRAFFIC = 1 / 3
 Mask = NDArray[np.bool_]
 
 
-def slice_queries(queries: Sequence[str], texts: Iterable[str], traffic: Mapping[str, float]) -> dict[str, Mask]:
+class Traffic(NamedTuple):
+    """Purchases after queries."""
+
+    own: NDArray[np.int64]
+    """After each of the judged queries."""
+    shop: NDArray[np.int64]
+    """After each query of the shop that has any."""
+
+
+def slice_queries(queries: Sequence[str], texts: Iterable[str], traffic: Traffic | None = None) -> dict[str, Mask]:
     """Return the queries of each slice as a mask; slices without a query are left out.
 
-    `texts` are titles and training queries, whose words are known; `traffic` is empty where the shop has no purchases.
+    `texts` are titles and training queries, whose words are known; a shop without purchases has no traffic.
     """
-    found = {
-        **length_slices(queries),
-        "misspelled": find_misspelled(queries, texts),
-        "tail": find_tail(queries, traffic),
-    }
+    found = {**length_slices(queries), "misspelled": find_misspelled(queries, texts)}
+    if traffic is not None:
+        found["tail"] = find_tail(traffic)
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
@@ -48,15 +56,14 @@ def find_misspelled(queries: Sequence[str], texts: Iterable[str]) -> Mask:
     return np.array([not misspelled.isdisjoint(query.split()) for query in queries], dtype=np.bool_)
 
 
-def find_tail(queries: Sequence[str], traffic: Mapping[str, float]) -> Mask:
-    """Tell which queries are among the least bought that make up a third of all purchases together."""
-    if not traffic:
-        return np.zeros(len(queries), dtype=np.bool_)
-    amounts = np.sort(np.array(list(traffic.values()), dtype=np.float64))
+def find_tail(traffic: Traffic) -> Mask:
+    """Tell which judged queries are among the least bought that make up a third of all purchases together."""
+    amounts = np.sort(traffic.shop)
     within = np.searchsorted(np.cumsum(amounts), TAIL_TRAFFIC * amounts.sum(), side="right")
     # Queries bought equally often belong together: to the tail only if all of them do.
     limit = amounts[within] if within < len(amounts) else np.inf
-    return np.array([traffic.get(query, 0.0) < limit for query in queries], dtype=np.bool_)
+    tail: Mask = traffic.own < limit
+    return tail
 
 
 def misspell_queries(queries: Sequence[str], *, seed: int) -> list[str]:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from indexer.build.report import render_report, show_value
-from indexer.line_plot import Series, draw_lines
+from indexer.line_plot import NAME_WIDTH, WIDTH, Range, Series, draw_lines, draw_ranges
 
 NASTY = '<script>alert("1")</script>&\u202e'
 
@@ -136,3 +136,18 @@ def test_a_refused_release_says_so_first():
     page = render_report({"run_id": "r", "refused": "recall@10 <b>too low</b>"})
     assert "Refused, not live: recall@10 &lt;b&gt;too low&lt;/b&gt;" in page
     assert "Refused" not in render_report({"run_id": "r"})
+
+
+def test_ranges_lie_about_a_line_at_zero():
+    rows = [Range("better <b>", 0.1, 0.05, 0.15), Range("alike", -0.01, -0.05, 0.03)]
+    svg = ET.fromstring(draw_ranges(rows, label="difference"))
+    paths = [float(path.get("d").split()[0][1:]) for path in svg.iter("path")]
+    dots = list(svg.iter("circle"))
+    zero, better_low, alike_low = paths
+    better, alike = (float(dot.get("cx")) for dot in dots)
+    assert NAME_WIDTH < alike_low < alike < zero < better_low < better < NAME_WIDTH + WIDTH
+    # From -0.05 to 0.15 the zero lies at a quarter.
+    assert (zero - alike_low) == pytest.approx((better_low - alike_low) / 2, abs=0.2)
+    assert dots[1].get("fill") == "#fff" != dots[0].get("fill")
+    assert dots[0][0].text == "better <b>: +0.1000 [+0.0500, +0.1500]"
+    assert draw_ranges([], label="nothing").startswith("<svg")

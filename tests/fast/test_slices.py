@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.distill.slices import (
+    Traffic,
     edit_distances,
     find_misspelled,
     find_tail,
@@ -67,11 +68,11 @@ def test_misspelled_is_unknown_but_near_a_known_word():
 
 def test_tail_is_the_least_bought_third_of_the_traffic():
     # 1 + 2 + 3 + 4 + 20 = 30 purchases: a third is 10, which the four rarest make.
-    traffic = {"a": 20.0, "b": 4.0, "c": 3.0, "d": 2.0, "e": 1.0}
-    assert find_tail(["a", "b", "c", "d", "e", "never"], traffic).tolist() == [False, True, True, True, True, True]
+    found = find_tail(Traffic(own=np.array([20, 4, 1, 0]), shop=np.array([20, 4, 3, 2, 1])))
+    assert found.tolist() == [False, True, True, True]
     # All bought alike: the tail would cut through equals, so there is none.
-    assert find_tail(["a", "b"], {"a": 2.0, "b": 2.0}).tolist() == [False, False]
-    assert find_tail(["a"], {}).tolist() == [False]
+    assert find_tail(Traffic(own=np.array([2, 2]), shop=np.array([2, 2]))).tolist() == [False, False]
+    assert find_tail(Traffic(own=np.array([0]), shop=np.array([], dtype=np.int64))).tolist() == [True]
 
 
 @given(st.lists(st.text("abcdé ", max_size=12)), st.integers(0, 9))
@@ -89,4 +90,6 @@ def test_short_words_keep_their_spelling(query, changes):
 
 
 def test_empty_slices_are_left_out():
-    assert list(slice_queries(["red mug"], [], {})) == ["2 words"]
+    assert list(slice_queries(["red mug"], [])) == ["2 words"]
+    asked = Traffic(own=np.array([1]), shop=np.array([1, 3]))
+    assert list(slice_queries(["red mug"], [], asked)) == ["2 words", "tail"]

@@ -13,6 +13,7 @@ from indexer.config import BermConfig, Config, DistillConfig, NodesConfig, ShopC
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import Vote, read_judgements, settle_votes
+from indexer.distill.purchases import read_traffic
 from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
 from indexer.errors import ContractError, GateError
@@ -306,6 +307,13 @@ def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
     near = read_training_data(replace(config, berm=BermConfig(neighbours=3)), DATE)
     assert [(texts[p], n) for _, p, n in near.bought.tolist()] == [(f"good {train} | Acme", 30), ("bad q02 | Acme", 20)]
     assert len(read_training_data(replace(config, distill=shop.distill), DATE).bought) == 0
+
+
+def test_traffic_is_summed_by_query(tmp_path):
+    bought = [("mug", "p1", 30), ("cup", "p1", 5), ("mug", "p2", 20), ("hat", "p3", 2)]
+    write_table(tmp_path, PURCHASES, [{"query": q, "product_id": p, "purchases": n} for q, p, n in bought])
+    found = read_traffic(tmp_path, DATE, ["cup", "sofa", "mug"])
+    assert (found.own.tolist(), sorted(found.shop)) == ([5, 0, 50], [2, 5, 50])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Compare methods: train every cell that is not finished, put the scores together, and draw up the table."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from indexer.config import Config
+from indexer.distill.comparison_cells import ENSEMBLE, CellFolder, identify_start, part_keys
+from indexer.distill.comparison_plan import Variant, plan_cells
+from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
+from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
+from indexer.distill.data import find_measured, read_training_data
+from indexer.distill.encoders import TextEncoder
+from indexer.distill.evaluate import BM25, RANDOM
+from indexer.distill.judgements import Judgements, read_judgements
+from indexer.distill.lexical import score_by_bm25
+from indexer.distill.models import open_start, open_teacher
+from indexer.distill.purchases import read_traffic
+from indexer.distill.query_probes import choose_probes
+from indexer.distill.slices import Mask, slice_queries
+from indexer.errors import ConfigError
+from indexer.runs import fingerprint
+
+ZERO_SHOT = "zero-shot"
+
+
+class Comparison:
+    """The cells of all variants below one folder; what is finished there is not done again."""
+
+    def __init__(self, variants: Sequence[Variant], run_date: str, *, folds: int, out: Path) -> None:
+        self.variants = {variant.name: variant for variant in variants}
+        self.run_date, self.folds, self.out = run_date, folds, out
+        self.cells = [CellFolder(out, cell, run_date) for cell in plan_cells(variants, folds=folds)]
+
+    @property
+    def config(self) -> Config:
+        """The configuration whose data and untrained models stand for all."""
+        return self.cells[0].cell.config
+
+    def train(self, *, progress: bool) -> None:
+        """Run the cells that are not finished, in order, and measure the models as they come."""
+        torch.set_num_threads(self.config.distill.threads or os.cpu_count() or 1)
+        todo = [folder for folder in self.cells if not folder.finished]
+        with tqdm(todo, desc="compare", unit="training", disable=None if progress else True) as bar:
+            for folder in bar:
+                bar.set_postfix_str(f"{folder.cell.variant}, fold {folder.cell.fold}, seed {folder.cell.seed}")
+                folder.run()
+        self._measure_untrained()
+
+    def tabulate(self, *, baseline: str) -> list[TableRow]:
+        """Return the rows: random, BM25, models as they come, teachers, ensembles, and the variants in their order."""
+        judgements = self._read_judgements()
+        folds = np.full(len(judgements.queries), -1, dtype=np.int64)
+        for folder in self.cells:
+            folds[_read_finished(folder.folder).query] = folder.cell.fold
+        models = [
+            *self._floors(judgements),
+            *self._teachers(judgements),
+            *self._ensembles(judgements),
+            *self._students(judgements),
+        ]
+        names = [model.name for model in models]
+        if baseline not in names:
+            raise ConfigError(f"--baseline {baseline}: expected one of {', '.join(names)}")
+        slices, seed = self._slice(judgements), self.config.distill.split_seed
+        return tabulate_models(models, judgements, folds, slices, baseline=baseline, seed=seed)
+
+    def _read_judgements(self) -> Judgements:
+        """Return the judgements that models are measured on."""
+        found = read_judgements(self.config.catalogue, self.config.labels)
+        return replace(found, pairs=found.pairs.take(find_measured(found, self.config.labels.training_sources)))
+
+    def _untrained(self) -> dict[str, tuple[Path, Callable[[], TextEncoder]]]:
+        """Return the folder of each model as it comes, and how it is opened."""
+        distill, identity = self.config.distill, identify_start(self.config, self.run_date)
+        teachers = [name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()]
+        opened: dict[str, Callable[[], TextEncoder]] = {"student": lambda: open_start(distill)}
+        for name in dict.fromkeys(teachers):
+            opened[Path(name).name] = lambda name=name: open_teacher(distill, name)  # type: ignore[misc]
+        return {
+            f"{ZERO_SHOT} {name}": (self.out / ZERO_SHOT / fingerprint(name, identity)[:24], open_encoder)
+            for name, open_encoder in opened.items()
+        }
+
+    def _measure_untrained(self) -> None:
+        missing = [found for found in self._untrained().values() if read_scores(found[0]) is None]
+        if not missing:
+            return
+        pairs = self._read_judgements().pairs
+        data = read_training_data(self.config, self.run_date)
+        probes = choose_probes(data, seed=self.config.distill.split_seed)
+        for folder, open_encoder in missing:
+            write_scores(folder, measure_model(open_encoder(), data, pairs, probes, self.config), {})
+
+    def _floors(self, judgements: Judgements) -> list[ComparedModel]:
+        """Return what needs no training."""
+        rng = np.random.default_rng(self.config.distill.split_seed)
+        unasked = np.full(len(judgements.pairs), np.nan)
+        scores = {RANDOM: rng.random(len(judgements.pairs)), BM25: score_by_bm25(judgements)}
+        runs = {name: SeedRun(scores=found, typo_scores=unasked) for name, found in scores.items()}
+        for name, (folder, _) in self._untrained().items():
+            runs[name] = join_folds([_read_finished(folder)], judgements)
+        return [ComparedModel(name=name, runs=[run]) for name, run in runs.items()]
+
+    def _teachers(self, judgements: Judgements) -> list[ComparedModel]:
+        """Return the encoders that taught, each training once whatever methods it served."""
+        runs: dict[str, dict[int, list[ModelScores]]] = {}
+        served: dict[str, tuple[str, str]] = {}
+        seen: set[Path] = set()
+        for folder in self.cells:
+            variant = self.variants[folder.cell.variant]
+            keys = part_keys(variant.config, self.run_date)
+            for role, name in zip(keys, variant.config.distill.encoder_teachers(), strict=False):
+                found = None if folder.parts[role] in seen else read_scores(folder.parts[role])
+                if found is not None:
+                    seen.add(folder.parts[role])
+                    served.setdefault(keys[role], (f"teacher {Path(name).name}", variant.name))
+                    runs.setdefault(keys[role], {}).setdefault(folder.cell.seed, []).append(found)
+        twice = Counter(name for name, _ in served.values())
+        return [
+            ComparedModel(
+                name=name if twice[name] == 1 else f"{name} of {variant}", runs=_join_seeds(runs[key], judgements)
+            )
+            for key, (name, variant) in served.items()
+        ]
+
+    def _ensembles(self, judgements: Judgements) -> list[ComparedModel]:
+        """Return the mean of each set of teachers, once for the first variant that has it."""
+        models = {}
+        for variant in self.variants.values():
+            found = self._collect(variant, ENSEMBLE)
+            if found and variant.config.distill.teachers not in models:
+                runs = _join_seeds(found, judgements)
+                models[variant.config.distill.teachers] = ComparedModel(name=f"ensemble of {variant.name}", runs=runs)
+        return list(models.values())
+
+    def _students(self, judgements: Judgements) -> list[ComparedModel]:
+        return [
+            ComparedModel(name=name, runs=_join_seeds(self._collect(variant), judgements), swept=variant.swept)
+            for name, variant in self.variants.items()
+        ]
+
+    def _collect(self, variant: Variant, name: str = "") -> dict[int, list[ModelScores]]:
+        """Return the scores of each seed's folds."""
+        collected: dict[int, list[ModelScores]] = {}
+        for folder in self.cells:
+            if folder.cell.variant == variant.name:
+                found = read_scores(folder.folder / name)
+                if found is not None:
+                    collected.setdefault(folder.cell.seed, []).append(found)
+        return collected
+
+    def _slice(self, judgements: Judgements) -> dict[str, Mask]:
+        data = read_training_data(self.config, self.run_date)
+        others = data.queries[len(judgements.queries) :]
+        work, bought = self.config.shop.work, bool(self.config.purchases.path)
+        traffic = read_traffic(work, self.run_date, judgements.queries) if bought else None
+        return slice_queries(judgements.queries, [*data.products, *data.unlabelled, *others], traffic)
+
+
+def _join_seeds(seeds: dict[int, list[ModelScores]], judgements: Judgements) -> list[SeedRun]:
+    return [join_folds(found, judgements) for _, found in sorted(seeds.items())]
+
+
+def _read_finished(folder: Path) -> ModelScores:
+    found = read_scores(folder)
+    if found is None:
+        raise ConfigError(f"{folder}: not finished; train before the table is drawn up")
+    return found
+
+
+def describe_plan(folders: Iterable[CellFolder]) -> str:
+    """Return what there is to do, in one line."""
+    cells = list(folders)
+    left = sum(not folder.finished for folder in cells)
+    variants = len({folder.cell.variant for folder in cells})
+    folds, seeds = (len({getattr(folder.cell, name) for folder in cells}) for name in ("fold", "seed"))
+    return f"{len(cells)} trainings: {variants} methods, {folds} folds, up to {seeds} seeds; {left} left to do"

@@ -1,0 +1,146 @@
+"""One cell of a comparison: train, score what was held out, and leave a folder that need not be made again.
+
+What several methods have in common in a fold and a seed, the trained teachers and the recovered student, is trained
+once: a finished training lies under the fingerprint of what decides it, and its files are linked to where a training
+looks for its own.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from indexer.config import Config, DistillConfig
+from indexer.distill.comparison_plan import Cell
+from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
+from indexer.distill.data import read_training_data
+from indexer.distill.models import train_models
+from indexer.distill.query_probes import choose_probes, hide_probes
+from indexer.distill.step import identify_training
+from indexer.distill.trainer import TrainingResult
+
+TAUGHT_SETTINGS = (
+    *("method", "gamma", "scored_share", "alpha_teacher", "alpha_margin", "alpha_listwise", "alpha_cosent"),
+    "listwise_temperature",
+)
+"""What only the teaching of a student depends on."""
+LOSS_SETTINGS = (
+    *("alpha_start", "alpha_labels", "alpha_similar", "alpha_dissimilar", "label_loss", "theta_low", "theta_high"),
+    *("epochs", "switch_epoch", "patience", "select_by", "similar_share", "dissimilar_share"),
+    *("mining_neighbours", "mining_low", "mining_high", "mining_per_query", "mining_kept_share"),
+)
+"""What teaching and teachers depend on, and no recovery."""
+STUDENT_SETTINGS = ("student", "student_layers", "recovery_epochs")
+RECOVERED, ENSEMBLE = "recovered", "ensemble"
+CHECKPOINT_FILES = ("state.pt", "best.safetensors")
+
+
+class CellFolder:
+    """The files of one cell below the comparison's folder."""
+
+    def __init__(self, out: Path, cell: Cell, run_date: str) -> None:
+        self.cell = cell
+        self.run_date = run_date
+        self.fingerprint = identify_training(cell.config, run_date)
+        name = re.sub(r"[^a-z0-9.=-]+", "-", cell.variant.lower()).strip("-")
+        self.folder = out / "cells" / name / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:8]}"
+        self.parts = {role: out / "parts" / key[:24] for role, key in part_keys(cell.config, run_date).items()}
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing to do."""
+        found = read_scores(self.folder)
+        return found is not None and found.document["fingerprint"] == self.fingerprint
+
+    def run(self) -> None:
+        """Train what is not trained yet, measure, and write the scores; the student's come last."""
+        started = time.monotonic()
+        config = self.cell.config
+        data = read_training_data(config, self.run_date)
+        probes = choose_probes(data, seed=config.distill.split_seed)
+        checkpoints = self.folder / "checkpoints"
+        self._link_parts(self.parts, checkpoints)
+        seen = hide_probes(data, probes)
+        models = train_models(config.distill, seen, checkpoints, progress=False, berm=config.berm)
+        for role in (*models.encoders, RECOVERED):
+            if role in self.parts:
+                _link_files(checkpoints, f"{role}.", self.parts[role], "")
+        trainings = {role: _describe_training(result) for role, result in models.results.items()}
+        for role, encoder in models.encoders.items():
+            if read_scores(self.parts[role]) is None:
+                found = measure_model(encoder, data, data.test, probes, config)
+                write_scores(self.parts[role], found, {"training": trainings[role]})
+        if len(models.teachers) > 1:
+            write_scores(self.folder / ENSEMBLE, measure_teachers(list(models.teachers.values()), data), {})
+        document = {
+            "variant": self.cell.variant,
+            "fold": self.cell.fold,
+            "seed": self.cell.seed,
+            "fingerprint": self.fingerprint,
+            "training": trainings.pop("student"),
+            "shared": trainings,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_scores(self.folder, measure_model(models.student, data, data.test, probes, config), document)
+        shutil.rmtree(checkpoints)
+
+    def _link_parts(self, parts: Mapping[str, Path], checkpoints: Path) -> None:
+        for role, folder in parts.items():
+            _link_files(folder, "", checkpoints, f"{role}.")
+
+
+def part_keys(config: Config, run_date: str) -> dict[str, str]:
+    """Return the fingerprint of each training that methods may share, by role."""
+    distill = config.distill
+    encoders = distill.encoder_teachers()
+    # Other teachers bring texts of their own into the data.
+    others = tuple(name for name in distill.teachers if name not in encoders)
+    keys: dict[str, str] = {}
+    for number, name in enumerate(encoders, start=1):
+        alone = _with_defaults(replace(distill, teachers=(name, *others)), (*TAUGHT_SETTINGS, *STUDENT_SETTINGS))
+        keys["teacher" if number == 1 else f"teacher_{number}"] = _identify(config, alone, run_date)
+    if distill.student_layers and distill.recovery_epochs:
+        keys[RECOVERED] = identify_start(config, run_date)
+    return keys
+
+
+def identify_start(config: Config, run_date: str) -> str:
+    """Return the fingerprint of the data and of the student before it is taught."""
+    encoders = config.distill.encoder_teachers()
+    others = tuple(name for name in config.distill.teachers if name not in encoders)
+    untaught = replace(config.distill, teachers=(*DistillConfig().teachers, *others))
+    return _identify(config, _with_defaults(untaught, (*TAUGHT_SETTINGS, *LOSS_SETTINGS)), run_date)
+
+
+def _identify(config: Config, distill: DistillConfig, run_date: str) -> str:
+    return identify_training(replace(config, distill=distill), run_date)
+
+
+def _with_defaults(config: DistillConfig, names: tuple[str, ...]) -> DistillConfig:
+    default = DistillConfig()
+    return replace(config, **{name: getattr(default, name) for name in names})
+
+
+def _link_files(source: Path, prefix: str, target: Path, new_prefix: str) -> None:
+    """Give a finished training's files a second name; what is there stays."""
+    files = [(source / f"{prefix}{name}", target / f"{new_prefix}{name}") for name in CHECKPOINT_FILES]
+    if not all(old.exists() for old, _ in files):
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    # The state, which says that the training is finished, comes last.
+    for old, new in reversed(files):
+        if not new.exists():
+            os.link(old, new)
+
+
+def _describe_training(result: TrainingResult) -> dict[str, Any]:
+    return {
+        "epochs": len(result.history) - 1,
+        "best_epoch": result.best_epoch,
+        "seconds": round(sum(row["seconds"] for row in result.history), 1),
+        "history": result.history,
+    }

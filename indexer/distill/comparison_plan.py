@@ -1,0 +1,120 @@
+"""What a comparison trains: methods, their variations, folds of the queries and seeds, as a list of cells."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from indexer.config import Config
+from indexer.config_file import load_config
+from indexer.errors import ConfigError
+from indexer.methods import METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A method, or one with a setting changed: one row of the table."""
+
+    name: str
+    config: Config
+    seeds: int
+    swept: tuple[str, float] | None = None
+    """The setting that a sweep changes, with its value where that is a number: a point of a curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training: a variant on all folds but one, with one seed."""
+
+    variant: str
+    fold: int
+    seed: int
+    config: Config
+
+
+def read_variants(
+    path: str | None, *, options: Sequence[str], methods: Sequence[str], sweeps: Sequence[str], seeds: int
+) -> list[Variant]:
+    """Return the variants in the order they are named.
+
+    A method is `NAME` or `NAME:SEEDS`; a sweep is `NAME:KEY=[VALUES]`, which gives one variant per value of the key of
+    `[distill]`. The method's settings go before the file's, `options` before the method's, the sweep's before all.
+    Raises ConfigError for an unknown method and a sweep that cannot be read.
+    """
+    variants = []
+    for method in methods:
+        name, _, number = method.partition(":")
+        if number and not (number.isdecimal() and int(number)):
+            raise ConfigError(f"--methods {method}: expected NAME or NAME:SEEDS, such as rtsm:1")
+        config = _load_method(path, name, options)
+        variants.append(Variant(name=name, config=config, seeds=int(number) if number else seeds))
+    for sweep in sweeps:
+        method, key, values = _read_sweep(sweep)
+        for value in values:
+            variants.append(
+                Variant(
+                    name=f"{method} {key}={json.dumps(value)}",
+                    config=_load_method(path, method, [*options, format_option(key, value)]),
+                    seeds=seeds,
+                    swept=(f"{method} {key}", float(value)) if isinstance(value, int | float) else None,
+                )
+            )
+    names = [variant.name for variant in variants]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not variants or repeated:
+        found = f"{', '.join(repeated)} twice" if repeated else "none"
+        raise ConfigError(f"--methods and --sweep: expected different methods, found {found}")
+    return variants
+
+
+def plan_cells(variants: Sequence[Variant], *, folds: int) -> list[Cell]:
+    """Return all cells; those that share a teacher, of one seed and fold, stand together."""
+    most = max(variant.seeds for variant in variants)
+    return [
+        Cell(
+            variant=variant.name,
+            fold=fold,
+            seed=variant.config.distill.seed + number,
+            config=fold_config(variant.config, fold=fold, folds=folds, seed=variant.config.distill.seed + number),
+        )
+        for number in range(most)
+        for fold in range(folds)
+        for variant in variants
+        if number < variant.seeds
+    ]
+
+
+def fold_config(config: Config, *, fold: int, folds: int, seed: int) -> Config:
+    """Return the configuration that tests on one fold; the validation queries come from the next one."""
+    if folds < 2 or config.distill.validation_share >= 1 - 1 / folds:
+        raise ConfigError(
+            f"--folds {folds}: expected 2 at least, and room for distill.validation_share = "
+            f"{config.distill.validation_share} beside a test part of one fold"
+        )
+    distill = replace(config.distill, test_share=1 / folds, test_start=fold / folds, seed=seed, ablations=False)
+    return replace(config, distill=distill)
+
+
+def _load_method(path: str | None, name: str, options: Sequence[str]) -> Config:
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r}: expected one of {', '.join(METHODS)}")
+    settings = {"method": name, **METHODS[name]}
+    return load_config(path, options=[*(format_option(key, value) for key, value in settings.items()), *options])
+
+
+def format_option(key: str, value: Any) -> str:
+    """Return a setting of `[distill]` as an option of the command line."""
+    return f"distill.{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
+    name, _, setting = text.partition("=")
+    method, _, key = name.partition(":")
+    try:
+        values = tomllib.loads(f"values = {setting}")["values"]
+    except tomllib.TOMLDecodeError:
+        values = None
+    if not key or not isinstance(values, list) or not values:
+        raise ConfigError(f"--sweep {text}: expected METHOD:KEY=[VALUES], such as kd-boost:gamma=[0, 0.5, 1]")
+    return method, key.strip(), values

@@ -1,0 +1,82 @@
+"""Which trainings a comparison asks for, and with which settings."""
+
+from dataclasses import replace
+
+import pytest
+
+from indexer.config import Config, DistillConfig
+from indexer.distill.comparison_plan import fold_config, plan_cells, read_variants
+from indexer.errors import ConfigError
+
+
+@pytest.fixture
+def shop(tmp_path):
+    path = tmp_path / "shop.toml"
+    path.write_text("[distill]\ngamma = 0.3\nepochs = 4\n")
+    return str(path)
+
+
+def read(shop, *methods, options=(), sweeps=(), seeds=2):
+    return read_variants(shop, options=options, methods=methods, sweeps=sweeps, seeds=seeds)
+
+
+def test_a_method_goes_before_the_file_and_options_before_the_method(shop):
+    direct, soft = read(shop, "direct", "kd-soft:1", options=["distill.epochs=7"])
+    assert (direct.config.distill.gamma, soft.config.distill.gamma) == (0.0, 1.0)
+    assert (direct.config.distill.method, direct.config.distill.epochs) == ("direct", 7)
+    assert (direct.seeds, soft.seeds) == (2, 1)
+    (forced,) = read(shop, "direct", options=["distill.gamma=0.2"])
+    assert forced.config.distill.gamma == 0.2
+
+
+def test_a_sweep_changes_one_setting(shop):
+    found = read(shop, sweeps=["kd-boost:gamma=[0, 0.5]", 'kd-boost:select_by=[["auc"], ["ndcg_10"]]'])
+    assert [variant.name for variant in found] == [
+        "kd-boost gamma=0",
+        "kd-boost gamma=0.5",
+        'kd-boost select_by=["auc"]',
+        'kd-boost select_by=["ndcg_10"]',
+    ]
+    assert [variant.swept for variant in found[:3]] == [("kd-boost gamma", 0.0), ("kd-boost gamma", 0.5), None]
+    assert [variant.config.distill.gamma for variant in found] == [0.0, 0.5, 0.9, 0.9]
+    assert found[3].config.distill.select_by == ("ndcg_10",)
+
+
+@pytest.mark.parametrize(
+    ("methods", "sweeps", "message"),
+    [
+        (["direkt"], [], "expected one of default, kd-boost"),
+        (["direct:many"], [], "expected NAME or NAME:SEEDS"),
+        (["direct", "direct"], [], "found direct twice"),
+        ([], [], "found none"),
+        ([], ["kd-boost:gamma=0.5"], "such as kd-boost:gamma="),
+        ([], ["gamma=[0.5]"], "such as kd-boost:gamma="),
+        ([], ["kd-boost:gamma=[0.5"], "such as kd-boost:gamma="),
+        ([], ["kd-boost:gama=[0.5]"], "did you mean 'gamma'"),
+    ],
+)
+def test_a_mistake_is_named(shop, methods, sweeps, message):
+    with pytest.raises(ConfigError, match=message):
+        read(shop, *methods, sweeps=sweeps)
+
+
+def test_cells_are_every_fold_of_every_seed_side_by_side_for_shared_teachers(shop):
+    cells = plan_cells(read(shop, "direct", "kd-boost:1"), folds=2)
+    assert [(cell.seed, cell.fold, cell.variant) for cell in cells] == [
+        (13, 0, "direct"),
+        (13, 0, "kd-boost"),
+        (13, 1, "direct"),
+        (13, 1, "kd-boost"),
+        (14, 0, "direct"),
+        (14, 1, "direct"),
+    ]
+    split = [(cell.config.distill.test_start, cell.config.distill.test_share) for cell in cells[1:3]]
+    assert split == [(0.0, 0.5), (0.5, 0.5)]
+    assert {cell.config.distill.split_seed for cell in cells} == {13}
+
+
+@pytest.mark.parametrize(("folds", "validation"), [(1, 0.1), (0, 0.1), (2, 0.5)])
+def test_folds_need_room_for_training(folds, validation):
+    config = replace(Config(), distill=DistillConfig(validation_share=validation))
+    with pytest.raises(ConfigError, match="--folds"):
+        fold_config(config, fold=0, folds=folds, seed=1)

@@ -1,0 +1,251 @@
+"""A comparison on a tiny shop: resumed after a kill, each part trained once, figures by an independent computation."""
+
+import csv
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from html import escape
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+
+from indexer.cli.group import indexer
+from indexer.config_file import load_config
+from indexer.distill.comparison import Comparison
+from indexer.distill.comparison_cells import LOSS_SETTINGS, STUDENT_SETTINGS, TAUGHT_SETTINGS, part_keys
+from indexer.distill.comparison_plan import fold_config, read_variants
+from indexer.distill.comparison_scores import read_scores, write_scores
+from indexer.distill.comparison_table import join_folds
+from indexer.distill.data import read_training_data
+from indexer.distill.judgements import read_judgements
+from indexer.distill.models import train_models
+from indexer.distill.trainer import Trainer
+from indexer.errors import IntegrityError
+
+pytestmark = pytest.mark.train
+
+DATE = "2026-03-01"
+NOUNS = ("cup", "hat", "bag", "pen")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, tiny_model):
+    """Sixteen queries, forty products, half of all pairs labelled; the path of its configuration."""
+    folder, draw = tmp_path_factory.mktemp("shop"), random.Random(3)
+    products = {f"p{number:02d}": f"{draw.choice(('red', 'big'))}{NOUNS[number % 4]}" for number in range(40)}
+    lines = [json.dumps({"product_id": key, "title": title}) for key, title in products.items()]
+    (folder / "catalogue.jsonl").write_text("\n".join(lines))
+    queries = [f"{first}{noun}" for first in ("red", "blue", "old", "soft") for noun in NOUNS]
+    rows = [
+        f"{query}\t{key}\t{draw.choice('ES' if title[-3:] == query[-3:] else 'SCI')}"
+        for query in queries
+        for key, title in products.items()
+        if draw.random() < 0.5
+    ]
+    (folder / "labels.tsv").write_text("\n".join(["query\tproduct_id\tlabel", *rows]))
+    settings = {
+        "epochs": 2,
+        "switch_epoch": 1,
+        "recovery_epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "validation_share": 0.25,
+        "query_tokens": 8,
+        "product_tokens": 16,
+        "threads": 1,
+        "checkpoint_steps": 2,
+        "teachers": [str(tiny_model)],
+        "student": str(tiny_model),
+        "student_layers": [0, 2],
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    tables = '[catalogue]\npath = "catalogue.jsonl"\n[labels]\npath = "labels.tsv"\n[distill]\n'
+    (folder / "shop.toml").write_text(tables + "\n".join(lines))
+    return folder / "shop.toml"
+
+
+def compare(shop, out, methods=("direct", "kd-boost", "hiss"), seeds=1):
+    variants = read_variants(str(shop), options=(), methods=methods, sweeps=(), seeds=seeds)
+    return Comparison(variants, DATE, folds=2, out=out)
+
+
+@pytest.fixture(scope="module")
+def unbroken(shop, tmp_path_factory):
+    """A comparison that was never stopped, and how many times each model was trained."""
+    trained, run = Counter(), Trainer.run
+
+    def count(trainer):
+        trained[trainer.name] += trainer.checkpoints.load_state() is None
+        return run(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run", count)
+        comparison = compare(shop, tmp_path_factory.mktemp("out"))
+        comparison.train(progress=False)
+    return comparison, trained
+
+
+def test_what_methods_share_is_trained_once_in_a_fold_and_seed(unbroken):
+    comparison, trained = unbroken
+    assert trained == {"teacher": 2, "recovered": 2, "student": 6}
+    assert not list(comparison.out.rglob("checkpoints"))
+
+
+def without_seconds(rows):
+    return [replace(row, figures={k: v for k, v in row.figures.items() if k != "seconds"}) for row in rows]
+
+
+@pytest.mark.parametrize("killed_at", [1, 9, 40])
+def test_a_killed_comparison_goes_on_and_ends_with_the_same_table(shop, unbroken, tmp_path, monkeypatch, killed_at):
+    steps, run_step = [0], Trainer.run_step
+
+    def die(trainer, step):
+        steps[0] += 1
+        if steps[0] == killed_at:
+            raise KeyboardInterrupt
+        return run_step(trainer, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            compare(shop, tmp_path).train(progress=False)
+        compare(shop, tmp_path).train(progress=False)
+    again = compare(shop, tmp_path)
+    assert without_seconds(again.tabulate(baseline="direct")) == without_seconds(
+        unbroken[0].tabulate(baseline="direct")
+    )
+    monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("nothing is left to train"))
+    again.train(progress=False)
+
+
+def read_labels(shop):
+    with (shop.parent / "labels.tsv").open() as file:
+        return {(row["query"], row["product_id"]): row["label"] for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_figures_equal_an_independent_computation(shop, unbroken, tmp_path):
+    comparison, _ = unbroken
+    labels = read_labels(shop)
+    config = load_config(str(shop), environment={})
+    known = read_judgements(config.catalogue, config.labels)
+    found, relevant, by_fold = [], [], []
+    for folder in comparison.cells:
+        if folder.cell.variant != "kd-boost":
+            continue
+        # The same training outside of the comparison.
+        data = read_training_data(folder.cell.config, DATE)
+        models = train_models(folder.cell.config.distill, data, tmp_path / str(folder.cell.fold), progress=False)
+        pairs = [
+            (data.queries[q], data.product_ids[p]) for q, p in zip(data.test.query, data.test.product, strict=True)
+        ]
+        texts = dict(zip(data.product_ids, data.products, strict=True))
+        queries = models.student.encode_queries([query for query, _ in pairs])
+        products = models.student.encode_products([texts[product] for _, product in pairs])
+        scores = (queries * products).sum(1)
+        assert read_scores(folder.folder).scores == pytest.approx(scores, abs=1e-5)
+        truth = [labels[pair] in "ES" for pair in pairs]
+        found.extend(scores)
+        relevant.extend(truth)
+        by_fold.append(roc_auc_score(truth, scores))
+    assert len(found) == len(labels) == len(known.pairs)
+    (row,) = [row for row in comparison.tabulate(baseline="direct") if (row.name, row.part) == ("kd-boost", "all")]
+    assert row.figures["auc"] == pytest.approx(roc_auc_score(relevant, found), abs=1e-5)
+    assert row.figures["fold_auc"] == pytest.approx(np.mean(by_fold), abs=1e-5)
+    assert row.deviations["auc"] is None
+    assert row.differences["auc"].difference == pytest.approx(
+        row.figures["auc"] - figure(comparison, "direct", "auc"), abs=1e-6
+    )
+    # No purchases, no query to query.
+    assert (row.figures["qq_answered"], row.figures["exact_es_100"]) == (None, 1.0)
+
+
+def figure(comparison, name, wanted):
+    rows = comparison.tabulate(baseline="direct")
+    return next(row.figures[wanted] for row in rows if (row.name, row.part) == (name, "all"))
+
+
+def test_rows_stand_in_order_and_the_teacher_once(unbroken):
+    rows = [row for row in unbroken[0].tabulate(baseline="kd-boost") if row.part == "all"]
+    names = ["random", "BM25", "zero-shot student", "zero-shot model", "teacher model", "direct", "kd-boost", "hiss"]
+    assert [row.name for row in rows] == names
+    assert [bool(row.differences) for row in rows] == [name != "kd-boost" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("role", "unread"),
+    [("teacher", (*TAUGHT_SETTINGS, *STUDENT_SETTINGS)), ("recovered", (*TAUGHT_SETTINGS, *LOSS_SETTINGS))],
+)
+def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny_model, tmp_path, role, unread):
+    values = {
+        **{"method": "listwise", "gamma": 0.4, "scored_share": 1.0, "alpha_teacher": 0.5, "alpha_margin": 0.5},
+        **{"alpha_listwise": 0.5, "alpha_cosent": 0.5, "listwise_temperature": 0.3, "student": str(tiny_model)},
+        **{"student_layers": (1,), "recovery_epochs": 2, "alpha_start": 0.5, "alpha_labels": 0.5, "epochs": 1},
+        **{"alpha_similar": 0.5, "alpha_dissimilar": 0.5, "label_loss": "thresholds", "theta_low": 0.5},
+        **{"theta_high": 0.9, "switch_epoch": 2, "patience": 1, "select_by": ("auc",), "similar_share": 1.0},
+        **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},
+        **{"mining_per_query": 1, "mining_kept_share": 0.5},
+    }
+    config = fold_config(load_config(str(shop), environment={}), fold=0, folds=2, seed=13)
+    other = replace(config, distill=replace(config.distill, **{name: values[name] for name in unread}))
+    keys, weights = [], []
+    for number, each in enumerate((config, other)):
+        folder = tmp_path / str(number)
+        train_models(each.distill, read_training_data(each, DATE), folder, progress=False)
+        keys.append(part_keys(each, DATE)[role])
+        weights.append(load_file(folder / f"{role}.best.safetensors"))
+    assert keys[0] == keys[1]
+    assert all(np.array_equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_the_command_prints_and_writes_the_table(shop, unbroken):
+    out = unbroken[0].out
+    words = ["compare", "--config", str(shop), "--run-date", DATE, "--out", str(out), "--folds", "2", "--seeds", "1"]
+    shown = CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss"])
+    assert shown.exit_code == 0, shown.output
+    assert "6 trainings: 3 methods, 2 folds, up to 1 seeds; 0 left to do" in shown.stderr
+    assert "differences from direct" in shown.stdout
+    document = json.loads(CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss", "--json"]).stdout)
+    assert json.loads((out / "table.json").read_text())["rows"] == document
+    page = (out / "report.html").read_text()
+    for row in document:
+        assert escape(row["name"]) in page
+    assert page.count("<svg") == 3
+    wrong = CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss", "--baseline", "nothing"])
+    assert wrong.exit_code == 2
+    assert "--baseline nothing: expected one of random, BM25" in wrong.stderr
+
+
+def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, unbroken, tmp_path):
+    variants = read_variants(
+        str(shop), options=["distill.epochs=1"], methods=(), sweeps=["kd-boost:gamma=[0, 1]"], seeds=2
+    )
+    comparison = Comparison(variants, DATE, folds=2, out=tmp_path)
+    comparison.train(progress=False)
+    rows = {row.name: row for row in comparison.tabulate(baseline="kd-boost gamma=0") if row.part == "all"}
+    row = rows["kd-boost gamma=1"]
+    assert (row.seeds, row.swept) == (2, ("kd-boost gamma", 1.0))
+    assert row.deviations["auc"] > 0
+    from indexer.distill.comparison_report import render_comparison
+
+    page = render_comparison(list(rows.values()), facts={"baseline": "<b>"}, settings={})
+    # Three plots of differences, and a curve per figure that the shop has.
+    assert page.count("<svg") == 3 + 3
+    assert "<b>" not in page.split("Differences from")[1][:20]
+
+
+def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
+    comparison, _ = unbroken
+    found = read_scores(comparison.cells[0].folder)
+    config = comparison.config
+    judgements = read_judgements(config.catalogue, config.labels)
+    with pytest.raises(IntegrityError, match="each of"):
+        join_folds([found], judgements)
+    write_scores(tmp_path, found, {})
+    (tmp_path / "scores.npz").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(IntegrityError, match="delete the folder"):
+        read_scores(tmp_path)
+    assert read_scores(tmp_path / "none") is None
