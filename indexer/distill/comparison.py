@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from indexer.config import Config
-from indexer.distill.comparison_cells import ENSEMBLE, CellFolder, identify_start, part_keys
+from indexer.distill.comparison_cells import MEASURED, CellFolder, identify_start, part_keys, teacher_folder
 from indexer.distill.comparison_plan import Variant, plan_cells
 from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
@@ -20,10 +20,10 @@ from indexer.distill.encoders import TextEncoder
 from indexer.distill.evaluate import BM25, RANDOM
 from indexer.distill.judgements import Judgements, read_judgements
 from indexer.distill.lexical import score_by_bm25
-from indexer.distill.models import open_start, open_teacher
 from indexer.distill.purchases import read_traffic
 from indexer.distill.query_probes import choose_probes
 from indexer.distill.slices import Mask, slice_queries
+from indexer.distill.training_run import open_start, open_teacher
 from indexer.errors import ConfigError
 from indexer.runs import fingerprint
 
@@ -62,7 +62,7 @@ class Comparison:
         models = [
             *self._floors(judgements),
             *self._teachers(judgements),
-            *self._ensembles(judgements),
+            *self._other_teachers(judgements),
             *self._students(judgements),
         ]
         names = [model.name for model in models]
@@ -117,9 +117,10 @@ class Comparison:
             variant = self.variants[folder.cell.variant]
             keys = part_keys(variant.config, self.run_date)
             for role, name in zip(keys, variant.config.distill.encoder_teachers(), strict=False):
-                found = None if folder.parts[role] in seen else read_scores(folder.parts[role])
+                place = folder.parts[role] / MEASURED
+                found = None if place in seen else read_scores(place)
                 if found is not None:
-                    seen.add(folder.parts[role])
+                    seen.add(place)
                     served.setdefault(keys[role], (f"teacher {Path(name).name}", variant.name))
                     runs.setdefault(keys[role], {}).setdefault(folder.cell.seed, []).append(found)
         twice = Counter(name for name, _ in served.values())
@@ -130,14 +131,17 @@ class Comparison:
             for key, (name, variant) in served.items()
         ]
 
-    def _ensembles(self, judgements: Judgements) -> list[ComparedModel]:
-        """Return the mean of each set of teachers, once for the first variant that has it."""
-        models = {}
+    def _other_teachers(self, judgements: Judgements) -> list[ComparedModel]:
+        """Return the teachers that are no encoders, and the means of several, of the first variant that has them."""
+        models: dict[tuple[str, ...], ComparedModel] = {}
         for variant in self.variants.values():
-            found = self._collect(variant, ENSEMBLE)
-            if found and variant.config.distill.teachers not in models:
-                runs = _join_seeds(found, judgements)
-                models[variant.config.distill.teachers] = ComparedModel(name=f"ensemble of {variant.name}", runs=runs)
+            distill = variant.config.distill
+            single = [(name,) for name in distill.teachers if name not in distill.encoder_teachers()]
+            for names in (*single, distill.teachers):
+                found = self._collect(variant, teacher_folder(names))
+                if found and names not in models:
+                    name = f"teacher {_short_name(names[0])}" if len(names) == 1 else f"teachers of {variant.name}"
+                    models[names] = ComparedModel(name=name, runs=_join_seeds(found, judgements))
         return list(models.values())
 
     def _students(self, judgements: Judgements) -> list[ComparedModel]:
@@ -162,6 +166,11 @@ class Comparison:
         work, bought = self.config.shop.work, bool(self.config.purchases.path)
         traffic = read_traffic(work, self.run_date, judgements.queries) if bought else None
         return slice_queries(judgements.queries, [*data.products, *data.unlabelled, *others], traffic)
+
+
+def _short_name(teacher: str) -> str:
+    kind, _, place = teacher.rpartition(":")
+    return f"{kind}:{Path(place).name}" if kind else place
 
 
 def _join_seeds(seeds: dict[int, list[ModelScores]], judgements: Judgements) -> list[SeedRun]:

@@ -9,12 +9,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from indexer.config import Config, DistillConfig
+from indexer.config import BERM, CROSS, SCORES, Config, DistillConfig
 from indexer.distill.comparison_plan import Cell
 from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
 from indexer.distill.data import read_training_data
@@ -22,21 +21,24 @@ from indexer.distill.models import train_models
 from indexer.distill.query_probes import choose_probes, hide_probes
 from indexer.distill.step import identify_training
 from indexer.distill.trainer import TrainingResult
+from indexer.runs import fingerprint
 
 TAUGHT_SETTINGS = (
     *("method", "gamma", "scored_share", "alpha_teacher", "alpha_margin", "alpha_listwise", "alpha_cosent"),
-    "listwise_temperature",
+    *("listwise_temperature", "calibrate_cross"),
 )
 """What only the teaching of a student depends on."""
 LOSS_SETTINGS = (
     *("alpha_start", "alpha_labels", "alpha_similar", "alpha_dissimilar", "label_loss", "theta_low", "theta_high"),
     *("epochs", "switch_epoch", "patience", "select_by", "similar_share", "dissimilar_share"),
     *("mining_neighbours", "mining_low", "mining_high", "mining_per_query", "mining_kept_share"),
+    *("source_weights", "source_shares"),
 )
 """What teaching and teachers depend on, and no recovery."""
 STUDENT_SETTINGS = ("student", "student_layers", "recovery_epochs")
-RECOVERED, ENSEMBLE = "recovered", "ensemble"
-CHECKPOINT_FILES = ("state.pt", "best.safetensors")
+RECOVERED, MEASURED = "recovered", "measured"
+CHECKPOINT_FILES = ("best.safetensors", "scores.npz", "state.pt")
+"""The state, which says that a training is finished, comes last."""
 
 
 class CellFolder:
@@ -63,19 +65,21 @@ class CellFolder:
         data = read_training_data(config, self.run_date)
         probes = choose_probes(data, seed=config.distill.split_seed)
         checkpoints = self.folder / "checkpoints"
-        self._link_parts(self.parts, checkpoints)
+        for role, folder in self.parts.items():
+            _link_files(folder, "", checkpoints, f"{role}.")
         seen = hide_probes(data, probes)
         models = train_models(config.distill, seen, checkpoints, progress=False, berm=config.berm)
-        for role in (*models.encoders, RECOVERED):
-            if role in self.parts:
-                _link_files(checkpoints, f"{role}.", self.parts[role], "")
+        for role, folder in self.parts.items():
+            _link_files(checkpoints, f"{role}.", folder, "")
         trainings = {role: _describe_training(result) for role, result in models.results.items()}
         for role, encoder in models.encoders.items():
-            if read_scores(self.parts[role]) is None:
+            if read_scores(self.parts[role] / MEASURED) is None:
                 found = measure_model(encoder, data, data.test, probes, config)
-                write_scores(self.parts[role], found, {"training": trainings[role]})
-        if len(models.teachers) > 1:
-            write_scores(self.folder / ENSEMBLE, measure_teachers(list(models.teachers.values()), data), {})
+                write_scores(self.parts[role] / MEASURED, found, {"training": trainings[role]})
+        single = [(name,) for name in models.teachers if name not in config.distill.encoder_teachers()]
+        for names in (*single, *([tuple(models.teachers)] if len(models.teachers) > 1 else [])):
+            found = measure_teachers([models.teachers[name] for name in names], data)
+            write_scores(self.folder / teacher_folder(names), found, {})
         document = {
             "variant": self.cell.variant,
             "fold": self.cell.fold,
@@ -88,21 +92,26 @@ class CellFolder:
         write_scores(self.folder, measure_model(models.student, data, data.test, probes, config), document)
         shutil.rmtree(checkpoints)
 
-    def _link_parts(self, parts: Mapping[str, Path], checkpoints: Path) -> None:
-        for role, folder in parts.items():
-            _link_files(folder, "", checkpoints, f"{role}.")
+
+def teacher_folder(names: tuple[str, ...]) -> str:
+    """Return where a cell keeps the scores of teachers that are not encoders alone."""
+    return f"teachers-{fingerprint(list(names))[:8]}"
 
 
 def part_keys(config: Config, run_date: str) -> dict[str, str]:
     """Return the fingerprint of each training that methods may share, by role."""
     distill = config.distill
-    encoders = distill.encoder_teachers()
-    # Other teachers bring texts of their own into the data.
-    others = tuple(name for name in distill.teachers if name not in encoders)
+    encoders: list[tuple[str, ...]] = [(name,) for name in distill.encoder_teachers()]
+    # An encoder stands beside it, since BERM asks for one.
+    crossed: list[tuple[str, ...]] = [
+        (*DistillConfig().teachers, name) for name in distill.teachers if name.startswith(CROSS)
+    ]
     keys: dict[str, str] = {}
-    for number, name in enumerate(encoders, start=1):
-        alone = _with_defaults(replace(distill, teachers=(name, *others)), (*TAUGHT_SETTINGS, *STUDENT_SETTINGS))
-        keys["teacher" if number == 1 else f"teacher_{number}"] = _identify(config, alone, run_date)
+    for kind, teachers in (("teacher", encoders), ("cross", crossed)):
+        for number, names in enumerate(teachers, start=1):
+            alone = replace(distill, teachers=_with_texts(config, *names))
+            role = kind if number == 1 else f"{kind}_{number}"
+            keys[role] = _identify(config, alone, (*TAUGHT_SETTINGS, *STUDENT_SETTINGS), run_date)
     if distill.student_layers and distill.recovery_epochs:
         keys[RECOVERED] = identify_start(config, run_date)
     return keys
@@ -110,30 +119,29 @@ def part_keys(config: Config, run_date: str) -> dict[str, str]:
 
 def identify_start(config: Config, run_date: str) -> str:
     """Return the fingerprint of the data and of the student before it is taught."""
-    encoders = config.distill.encoder_teachers()
-    others = tuple(name for name in config.distill.teachers if name not in encoders)
-    untaught = replace(config.distill, teachers=(*DistillConfig().teachers, *others))
-    return _identify(config, _with_defaults(untaught, (*TAUGHT_SETTINGS, *LOSS_SETTINGS)), run_date)
+    untaught = replace(config.distill, teachers=_with_texts(config, *DistillConfig().teachers))
+    return _identify(config, untaught, (*TAUGHT_SETTINGS, *LOSS_SETTINGS), run_date)
 
 
-def _identify(config: Config, distill: DistillConfig, run_date: str) -> str:
-    return identify_training(replace(config, distill=distill), run_date)
+def _with_texts(config: Config, *names: str) -> tuple[str, ...]:
+    """Return the names, and the teachers that bring texts of their own into the data."""
+    return (*names, *(name for name in config.distill.teachers if name == BERM or name.startswith(SCORES)))
 
 
-def _with_defaults(config: DistillConfig, names: tuple[str, ...]) -> DistillConfig:
+def _identify(config: Config, distill: DistillConfig, unread: tuple[str, ...], run_date: str) -> str:
     default = DistillConfig()
-    return replace(config, **{name: getattr(default, name) for name in names})
+    plain = replace(distill, **{name: getattr(default, name) for name in unread})
+    return identify_training(replace(config, distill=plain), run_date)
 
 
 def _link_files(source: Path, prefix: str, target: Path, new_prefix: str) -> None:
-    """Give a finished training's files a second name; what is there stays."""
-    files = [(source / f"{prefix}{name}", target / f"{new_prefix}{name}") for name in CHECKPOINT_FILES]
-    if not all(old.exists() for old, _ in files):
+    """Give the files of a finished training a second name; what is there stays."""
+    if not (source / f"{prefix}{CHECKPOINT_FILES[-1]}").exists():
         return
     target.mkdir(parents=True, exist_ok=True)
-    # The state, which says that the training is finished, comes last.
-    for old, new in reversed(files):
-        if not new.exists():
+    for name in CHECKPOINT_FILES:
+        old, new = source / f"{prefix}{name}", target / f"{new_prefix}{name}"
+        if old.exists() and not new.exists():
             os.link(old, new)
 
 
