@@ -16,8 +16,7 @@ from indexer.distill.comparison_plan import Variant, plan_cells
 from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
 from indexer.distill.data import find_measured, read_training_data
-from indexer.distill.encoders import TextEncoder
-from indexer.distill.evaluate import BM25, RANDOM
+from indexer.distill.evaluate import BM25, RANDOM, Encoder
 from indexer.distill.judgements import Judgements, read_judgements
 from indexer.distill.lexical import score_by_bm25
 from indexer.distill.purchases import read_traffic
@@ -76,11 +75,11 @@ class Comparison:
         found = read_judgements(self.config.catalogue, self.config.labels)
         return replace(found, pairs=found.pairs.take(find_measured(found, self.config.labels.training_sources)))
 
-    def _untrained(self) -> dict[str, tuple[Path, Callable[[], TextEncoder]]]:
+    def _untrained(self) -> dict[str, tuple[Path, Callable[[], Encoder]]]:
         """Return the folder of each model as it comes, and how it is opened."""
         distill, identity = self.config.distill, identify_start(self.config, self.run_date)
         teachers = [name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()]
-        opened: dict[str, Callable[[], TextEncoder]] = {"student": lambda: open_start(distill)}
+        opened: dict[str, Callable[[], Encoder]] = {"student": lambda: open_start(distill)}
         for name in dict.fromkeys(teachers):
             opened[Path(name).name] = lambda name=name: open_teacher(distill, name)  # type: ignore[misc]
         return {

@@ -35,7 +35,10 @@ LOSS_SETTINGS = (
     *("source_weights", "source_shares"),
 )
 """What teaching and teachers depend on, and no recovery."""
-STUDENT_SETTINGS = ("student", "student_layers", "recovery_epochs")
+STUDENT_SETTINGS = (
+    *("student", "student_kind", "student_layers", "recovery_epochs", "table_learning_rate"),
+    *("ngram_bins", "ngram_dimension"),
+)
 RECOVERED, MEASURED = "recovered", "measured"
 CHECKPOINT_FILES = ("best.safetensors", "scores.npz", "state.pt")
 """The state, which says that a training is finished, comes last."""
@@ -112,9 +115,7 @@ def part_keys(config: Config, run_date: str) -> dict[str, str]:
             alone = replace(distill, teachers=_with_texts(config, *names))
             role = kind if number == 1 else f"{kind}_{number}"
             keys[role] = _identify(config, alone, (*TAUGHT_SETTINGS, *STUDENT_SETTINGS), run_date)
-    if distill.student_layers and distill.recovery_epochs:
-        keys[RECOVERED] = identify_start(config, run_date)
-    return keys
+    return {**keys, RECOVERED: identify_start(config, run_date)}
 
 
 def identify_start(config: Config, run_date: str) -> str:

@@ -193,7 +193,8 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
         **{"theta_high": 0.9, "switch_epoch": 2, "patience": 1, "select_by": ("auc",), "similar_share": 1.0},
         **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},
         **{"mining_per_query": 1, "mining_kept_share": 0.5, "calibrate_cross": False},
-        **{"source_weights": {"": 0.5}, "source_shares": {"": 0.5}},
+        **{"source_weights": {"": 0.5}, "source_shares": {"": 0.5}, "student_kind": "static"},
+        **{"table_learning_rate": 1e-3, "ngram_bins": 64, "ngram_dimension": 32},
     }
     config = fold_config(load_config(str(shop), environment={}), fold=0, folds=2, seed=13)
     if role == "cross":
