@@ -18,16 +18,32 @@ RUN_DATE = "2026-11-20"
 COLUMNS = ("product_id", "title", "brand", "updated_at")
 
 
+OWN_PROCESS = ("tests/jvm/test_spark_submit.py", "tests/jvm/test_two_drivers.py")
+"""What starts its own Java machines and makes little use of the shared one."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, and all that share the run of the demo."""
+    """Keep in one process the tests of a file, all that share the run of the demo, and all that share a Spark session.
+
+    Java compiles what it has run often: the later tests of one session are the quick ones.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "demo" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+            if nodeid.startswith("tests/e2e/"):
+                return "demo"
+            if nodeid.startswith("tests/jvm/") and not nodeid.startswith(OWN_PROCESS):
+                return "session"
+            return super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process ends long before the other."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/jvm/")))
 
 
 @pytest.fixture(scope="session")

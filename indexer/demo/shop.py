@@ -31,7 +31,7 @@ class DemoConfig:
     days: int = 7
     zipf_exponent: float = 0.7
     noise_share: float = 0.03
-    labels_per_query: int = 10
+    labels_per_query: int = 6
     seed: int = 7
 
 

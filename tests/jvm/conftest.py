@@ -13,6 +13,10 @@ from indexer.contracts import schemas
 from indexer.input_config import CatalogueConfig, InputConfig
 
 
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+"""Expressions as they are: to compile them takes longer than a few rows. The demo and the shops compile them."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def brief_java() -> None:
     """Start every Java virtual machine for a short life: no second compiler, one collector thread."""
@@ -23,7 +27,8 @@ def brief_java() -> None:
 def session() -> Iterator[object]:
     from spark.session import open_session
 
-    spark = open_session(SparkConfig(master="local[2]", driver_memory="1g", shuffle_partitions=2), "tests")
+    config = SparkConfig(master="local[2]", driver_memory="1g", shuffle_partitions=2, conf=INTERPRETED)
+    spark = open_session(config, "tests")
     yield spark
     spark.stop()
 

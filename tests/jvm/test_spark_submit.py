@@ -37,6 +37,8 @@ def submit(shop, name, *arguments):
     command = [
         python.parent / "spark-submit",
         *("--master", "local[2]", "--driver-memory", "1g", "--conf", "spark.ui.enabled=false"),
+        # To compile expressions takes longer than four rows.
+        *("--conf", "spark.sql.codegen.wholeStage=false", "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN"),
         *(JOBS / f"{name}.py", "--config", shop / "shop.toml", "--run-date", DATE, *arguments),
     ]
     environment = os.environ | {"JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": str(python)}
