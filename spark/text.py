@@ -82,7 +82,8 @@ def _decode_start(part: Column) -> Column:
 def _character(code: Column) -> Column:
     """Return the character of a number that may be none."""
     single = code.between(1, 0x10FFFF) & ~code.between(0xD800, 0xDFFF)
-    character = F.reflect(F.lit("java.lang.Character"), F.lit("toString"), code)
+    # `reflect` would do, but not inside a lambda that Spark interprets.
+    character = F.decode(F.unhex(F.lpad(F.hex(code), 8, "0")), "UTF-32")
     meant = F.translate(character, "".join(map(chr, WINDOWS_1252)), "".join(WINDOWS_1252.values()))
     return F.when(single, meant).otherwise("\ufffd")
 

@@ -112,7 +112,7 @@ def test_the_output_tells_the_story(demo):
     searches = demo.output.partition("indexer query")[2]
     assert re.search(r"0\.\d{3}  P\d{6}  .*(sofa|couch)", searches)
     assert re.search(r"reformulations: .*sofa", searches)
-    assert re.search(r"student KD-Boost +\d", demo.output)
+    assert re.search(r"student KD-Boost +all +\d", demo.output)
     report = re.search(r"report\s+(\S+report\S*\.html)", demo.output)
     assert report, demo.output[-2000:]
     html = (demo.folder.parent / report.group(1)).read_text()

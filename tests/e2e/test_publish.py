@@ -45,7 +45,8 @@ for line in sys.stdin:
 BUILDER = """
 import json, os, signal, sys
 from pathlib import Path
-from indexer.build import hnsw, publish, shard
+from indexer import hnsw
+from indexer.build import publish, shard
 from indexer.build.release import build_release
 from indexer.config import Config, GatesConfig, IndexConfig, ShopConfig
 from indexer.input_config import CatalogueConfig, PurchasesConfig

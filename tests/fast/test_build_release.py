@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 import pytest
 
-from indexer.build import hnsw, publish, release, shard
+from indexer import hnsw
+from indexer.build import publish, release, shard
 from indexer.build.publish import RunFolder, encoder_seal
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary

@@ -12,7 +12,6 @@ from indexer.config import SparkConfig
 from indexer.contracts import schemas
 from indexer.input_config import CatalogueConfig, InputConfig
 
-
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 """Expressions as they are: to compile them takes longer than a few rows. The demo and the shops compile them."""
 
