@@ -221,6 +221,9 @@ class DistillConfig:
     """Weight of the teacher's soft scores in equation 7; 1 learns from them alone, 0 from none."""
     recovery_epochs: int = 5
     """Epochs that bring a cut student back to the uncut one, on texts alone, before it is taught; 0 leaves it cut."""
+    qat_epochs: int = 0
+    """Epochs that bring a copy of the student, computing in int8, back to the student, on texts alone; exported as
+    encoder-int8; 0 quantises the student as it is."""
     unlabelled_products: int = 20_000
     """Products of the catalogue whose texts serve without labels: in the recovery and for scored pairs."""
     scored_share: float = 0.0
@@ -310,7 +313,13 @@ class DistillConfig:
         )
         repeated = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
         require(not repeated, f"teachers: expected different names, found {', '.join(repeated)} more than once")
-        require_ranges(self, recovery_epochs=(0, MANY), unlabelled_products=(0, MANY), scored_share=(0, 1_000))
+        require_ranges(
+            self,
+            qat_epochs=(0, MANY),
+            recovery_epochs=(0, MANY),
+            unlabelled_products=(0, MANY),
+            scored_share=(0, 1_000),
+        )
         require_ranges(self, alpha_teacher=weight, alpha_start=weight)
         require_ranges(self, alpha_margin=weight, alpha_listwise=weight, alpha_cosent=weight)
         require_ranges(self, listwise_temperature=(0.001, 100))

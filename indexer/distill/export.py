@@ -48,11 +48,18 @@ class ExportSettings:
 
 
 def export_encoder(
-    encoder: TextEncoder, directory: Path, *, precision: Precision, settings: ExportSettings, sample: Sequence[str]
+    encoder: TextEncoder,
+    directory: Path,
+    *,
+    precision: Precision,
+    settings: ExportSettings,
+    sample: Sequence[str],
+    reference: TextEncoder | None = None,
 ) -> dict[str, float]:
     """Write encoder.onnx, tokenizer.json and encoder.json, and return the parity figures.
 
-    `sample` are product texts on which torch and the file must agree; raises GateError where they do not.
+    `sample` are product texts on which the file must agree with the reference, by default the encoder itself, in torch;
+    raises GateError where they do not.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = directory / MODEL_FILE
@@ -63,7 +70,7 @@ def export_encoder(
     tokenizer.no_truncation()
     tokenizer.save(str(directory / TOKENIZER_FILE))
     session = open_session(model)
-    parity = measure_parity(encoder, session, encoder.tokenise_products(sample))
+    parity = measure_parity(reference or encoder, session, encoder.tokenise_products(sample))
     if not parity["mean_cosine"] >= settings.min_parity:
         raise GateError(
             f"{precision} export of {settings.name}: mean cosine with torch is {parity['mean_cosine']:.6f} on "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from indexer.config import BermConfig, DistillConfig
 from indexer.distill.augmentation import sample_pairs
@@ -13,11 +13,12 @@ from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import recovery_objective, student_objective
+from indexer.distill.quantisation import in_int8
 from indexer.distill.scoring import Tower
 from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions
 from indexer.distill.teaching import open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
-from indexer.distill.training_run import TrainingRun, embed_start, open_start
+from indexer.distill.training_run import TrainingRun, embed_start, embed_texts, open_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class TrainedModels:
     teachers: Mapping[str, Teacher]
     """All that taught the student, by their names in the configuration."""
     student: Tower
+    quantised: TextEncoder | None
+    """The student trained to compute in int8."""
     direct: Tower | None
     """The student trained without a teacher, for comparison."""
     results: Mapping[str, TrainingResult]
@@ -58,11 +61,19 @@ def train_models(
         start=start,
         scored=scored,
     )
+    quantised = quantise_student(run, student) if config.qat_epochs and isinstance(student, TextEncoder) else None
     direct = None
     if config.ablations:
         untaught = student_objective(config, taught=False)
         direct = run.train("direct", open_student(run, start), untaught, settings=settings, start=start)
-    return TrainedModels(encoders=encoders, teachers=teachers, student=student, direct=direct, results=run.results)
+    return TrainedModels(
+        encoders=encoders,
+        teachers=teachers,
+        student=student,
+        quantised=quantised,
+        direct=direct,
+        results=run.results,
+    )
 
 
 def open_student(run: TrainingRun, start: Tensor | None) -> Tower:
@@ -71,6 +82,22 @@ def open_student(run: TrainingRun, start: Tensor | None) -> Tower:
     if not _recovers(run.config):
         return student
     return run.train("recovered", student, recovery_objective(), settings=recovery_settings(run.config), start=start)
+
+
+def quantise_student(run: TrainingRun, student: TextEncoder) -> TextEncoder:
+    """Return a copy of the student that, computing in int8, gives the vectors the student gives in float32."""
+    copy = open_start(run.config)
+    assert isinstance(copy, TextEncoder)
+    copy.transformer.load_state_dict(student.transformer.state_dict())
+    for module in copy.transformer.modules():
+        if isinstance(module, nn.Dropout):
+            # Its noise is far above that of int8.
+            module.p = 0.0
+    settings = replace(student_settings(run.config), epochs=run.config.qat_epochs)
+    with in_int8(copy.transformer):
+        return run.train(
+            "quantised", copy, recovery_objective(), settings=settings, start=embed_texts(student, run.data)
+        )
 
 
 def find_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Tensor | None) -> Rows:

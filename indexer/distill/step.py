@@ -108,12 +108,13 @@ def _write_models(
     """Write every folder of the attempt and return the figures of the commit."""
     for role, encoder in models.encoders.items():
         encoder.save(folder / role)
-    assert isinstance(models.student, TextEncoder)
-    models.student.save(folder / "student")
+    student = models.student
+    assert isinstance(student, TextEncoder)
+    student.save(folder / "student")
     name = f"{config.shop.name}-student-{run_date}"
     parity = {
-        "fp32": _export(config, data, models.student, folder, name, "fp32", config.gates.min_parity_fp32),
-        "int8": _export(config, data, models.student, folder, name, "int8", config.gates.min_parity_int8),
+        "fp32": _export(config, data, student, student, folder / "encoder-fp32", name, "fp32"),
+        "int8": _export(config, data, models.quantised or student, student, folder / "encoder-int8", name, "int8"),
     }
     rows = _measure(config, data, models, folder, progress)
     card = render_card(name, config, data.counts, models.results, rows)
@@ -126,23 +127,22 @@ def _write_models(
 def _export(
     config: Config,
     data: TrainingData,
+    encoder: TextEncoder,
     student: TextEncoder,
     folder: Path,
     name: str,
     precision: Precision,
-    min_parity: float,
 ) -> dict[str, float]:
+    """Export the encoder, which must agree with the student."""
     settings = ExportSettings(
         name=name,
         text_fields=config.catalogue.text_fields,
         text_separator=config.catalogue.text_separator,
-        min_parity=min_parity,
+        min_parity=config.gates.min_parity_fp32 if precision == "fp32" else config.gates.min_parity_int8,
     )
     every = max(1, len(data.products) // PARITY_TEXTS)
     sample = data.products[::every][:PARITY_TEXTS]
-    return export_encoder(
-        student, folder / f"encoder-{precision}", precision=precision, settings=settings, sample=sample
-    )
+    return export_encoder(encoder, folder, precision=precision, settings=settings, sample=sample, reference=student)
 
 
 def _measure(

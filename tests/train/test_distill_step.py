@@ -74,6 +74,7 @@ def shop(shop_files, tiny_model, tmp_path):
             product_tokens=16,
             threads=1,
             ablations=True,
+            qat_epochs=1,
         ),
     )
 
