@@ -61,7 +61,7 @@ class Spool:
     rejects: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the REJECTS table."""
     remarks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Table -> what was mended in its texts, and its columns that were not read."""
+    """Table -> what was mended in its texts, what is odd about them, and its columns that were not read."""
 
 
 def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *, progress: bool) -> Spool:
@@ -70,11 +70,14 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
     reader = open_input(schemas.CATALOGUE, config.catalogue)
     spool = Spool("products", folder / "products.arrow")
     empty: list[str] = []
+    short = 0
 
     def rows() -> Iterator[Row]:
+        nonlocal short
         for batch in reader:
             for product in batch.to_pylist():
                 row = _product_row(product, encoder)
+                short += len(row.text) == 1
                 if row.text:
                     yield row
                 else:
@@ -87,7 +90,7 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
         counts.reject("text_empty", key=empty[0], count=len(empty))
     spool.rows_in = counts.rows_in
     spool.rejects = counts.as_rows()
-    spool.remarks = {reader.table.name: counts.as_remarks()}
+    spool.remarks = {reader.table.name: counts.as_remarks() | ({"texts_of_one_character": short} if short else {})}
     spool.rejected.update({reason: reject.count for reason, reject in counts.rejects.items()})
     return spool
 

@@ -79,14 +79,15 @@ def test_a_release_holds_every_row_once_and_says_so(make_shop: Shop, build: Any,
 def test_the_summary_says_what_was_mended_and_which_columns_were_not_read(
     make_shop: Shop, build: Any, products: Any, capsys: pytest.CaptureFixture[str]
 ):
-    config = make_shop([*products(98), ("A", "Salt &amp; pepper", None), ("B", "cafe\u0301 lamp", None)])
+    odd = [("A", "Salt &amp; pepper", None), ("B", "cafe\u0301 lamp", None), ("C", "x", None)]
+    config = make_shop([*products(97), *odd])
     catalogue = Path(config.catalogue.path)
     catalogue.write_text(
         "".join(f"{line},x\n" for line in catalogue.read_text().splitlines()).replace(",x", ",shelf", 1)
     )
     summary = build(config)
     remarks = {"fixed": {"composed": 1, "entities_decoded": 1}, "unknown_columns": "shelf"}
-    assert summary.remarks == {"CATALOGUE": remarks}
+    assert summary.remarks == {"CATALOGUE": {**remarks, "texts_of_one_character": 1}}
     assert "shelf" in Path(summary.report).read_text()
     print_release(summary.as_dict())
     assert "unknown_columns shelf" in capsys.readouterr().out
