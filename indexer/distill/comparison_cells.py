@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from indexer.config import BERM, CROSS, SCORES, Config, DistillConfig
+from indexer.config import CROSS, SCORES, Config, DistillConfig
 from indexer.distill.comparison_plan import Cell
 from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
 from indexer.distill.data import read_training_data
@@ -126,7 +126,9 @@ def identify_start(config: Config, run_date: str) -> str:
 
 def _with_texts(config: Config, *names: str) -> tuple[str, ...]:
     """Return the names, and the teachers that bring texts of their own into the data."""
-    return (*names, *(name for name in config.distill.teachers if name == BERM or name.startswith(SCORES)))
+    distill = config.distill
+    tables = [name for name in distill.teachers if name.startswith(SCORES)]
+    return (*names, *distill.berm_teachers(), *tables)
 
 
 def _identify(config: Config, distill: DistillConfig, unread: tuple[str, ...], run_date: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import BERM, CROSS, SCORES, Config, DistillConfig
+from indexer.config import CROSS, SCORES, Config, DistillConfig
 from indexer.distill.attributes import read_marked_texts
 from indexer.distill.judgements import (
     Judgements,
@@ -78,7 +78,7 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     held_out = find_held_out(judgements.queries, distill)
     similar, dissimilar, mining, nodes = _read_query_tables(config, run_date, held_out)
     bought: list[Bought] = []
-    if BERM in distill.teachers and config.purchases.path:
+    if distill.berm_teachers() and config.purchases.path:
         known = {*judgements.queries, *mining, *(query for pair in (*similar, *dissimilar) for query in pair)}
         bought = read_bought_pairs(config.shop.work, run_date, queries=known - held_out, limit=config.berm.neighbours)
     others = {name for table in tables.values() for name in table.product_ids}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import BERM, CROSS, SCORES, Config, GatesConfig, as_document
+from indexer.config import CROSS, SCORES, Config, GatesConfig, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
@@ -83,7 +83,7 @@ def identify_training(config: Config, run_date: str) -> str:
     """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
     inputs = [_hash_files(config.labels.path, "labels"), _hash_files(config.catalogue.path, "catalogue")]
     tables = [QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES] if config.purchases.path else []
-    if BERM in config.distill.teachers and config.purchases.path:
+    if config.distill.berm_teachers() and config.purchases.path:
         tables.append(PURCHASES)
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables

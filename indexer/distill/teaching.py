@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from indexer.config import BERM, CROSS
+from indexer.config import CROSS
 from indexer.distill.berm import distil_berm
 from indexer.distill.cross_teacher import CrossTeacher, cross_objective
 from indexer.distill.encoders import TextEncoder
@@ -27,7 +27,7 @@ def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
 def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict[str, Teacher]:
     """Return all teachers by name, in the order of the configuration; cross-encoders and BERM are trained here."""
     # Texts of unlabelled products come last, and only scored pairs and BERM ask for the teacher's vectors of them.
-    everything = run.config.scored_share or BERM in run.config.teachers
+    everything = run.config.scored_share or run.config.berm_teachers()
     asked = None if everything else len(run.data.queries) + len(run.data.products)
     names = run.config.encoder_teachers()
     vectors = {
@@ -38,11 +38,16 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
     crossed = [name for name in run.config.teachers if name.startswith(CROSS)]
     for place, name in enumerate(crossed, start=1):
         teachers[name] = train_cross(run, name, role="cross" if place == 1 else f"cross_{place}")
-    if BERM in run.config.teachers:
-        tokenizer = encoders["teacher"].tokenizer
-        known = list(vectors.values())
-        teachers[BERM] = distil_berm(
-            run.data, known, tokenizer, run.berm, folder=run.folder, seed=run.config.seed, progress=run.progress
+    if berms := run.config.berm_teachers():
+        teachers |= distil_berm(
+            run.data,
+            list(vectors.values()),
+            encoders["teacher"].tokenizer,
+            run.berm,
+            names=berms,
+            folder=run.folder,
+            seed=run.config.seed,
+            progress=run.progress,
         )
     return {name: teachers[name] for name in run.config.teachers}
 
