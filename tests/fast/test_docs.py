@@ -10,6 +10,7 @@ import pytest
 from indexer.config_file import section_types
 from indexer.contracts import schemas
 from indexer.input_config import GRADES, InputConfig
+from indexer.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,11 @@ def test_label_words_of_the_page_are_the_known_ones():
     rows = re.findall(r"^\| ([0-3]) \| \w+ \| (.*) \|$", (ROOT / "docs" / "inputs.md").read_text(), re.M)
     words = {word.strip().lower(): int(grade) for grade, cells in rows for word in re.split(r"[,|]", cells)}
     assert {word: grade for word, grade in words.items() if word} == dict(GRADES)
+
+
+def test_the_page_of_methods_names_them_all():
+    page = (ROOT / "docs" / "distillation.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.M) == list(METHODS)
 
 
 def test_links_of_the_documentation_lead_somewhere():
