@@ -42,6 +42,11 @@ class CheckpointFolder:
         """Replace the state; a run killed at any moment leaves the old or the new one."""
         self._replace(self._state, lambda path: torch.save({"position": asdict(position), **tensors}, path))
 
+    def describe(self) -> str:
+        """Return the newest state's file and position, for messages."""
+        found = self.load_state()
+        return f"{self._state} of epoch {found[0].epoch}, step {found[0].step}" if found else "none yet"
+
     def load_state(self) -> tuple[Position, dict[str, Any]] | None:
         """Return the newest state, or None where there is none; raises IntegrityError on a damaged file."""
         if not self._state.exists():

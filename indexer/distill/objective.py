@@ -177,7 +177,7 @@ def _hard_terms(config: DistillConfig, *, dissimilar_from: int) -> dict[str, Los
         )
         for source in sorted({*config.source_weights, *config.source_shares})
     }
-    return {
+    terms = {
         LABELS: LossTerm(alpha=config.alpha_labels, loss=labels),
         **own,
         "similar": LossTerm(
@@ -192,6 +192,8 @@ def _hard_terms(config: DistillConfig, *, dissimilar_from: int) -> dict[str, Los
             from_epoch=dissimilar_from,
         ),
     }
+    # A source without a share is left out: its texts would be encoded for nothing, its negatives mined for nobody.
+    return {name: term for name, term in terms.items() if term.share != 0}
 
 
 def _list_terms(config: DistillConfig) -> dict[str, ListTerm]:

@@ -108,15 +108,21 @@ class Trainer:
         soft = self._teacher_scores(present) if self.objective.asks_scores else {}
         alignments = {name: alignment(vectors, rows) for name, alignment in self.alignments.items()}
         loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
-        if not torch.isfinite(loss):
-            raise GateError(
-                f"training of the {self.name}: the loss is {loss.item()} in epoch {self.position.epoch}; lower "
-                f"distill.learning_rate, the last good state lies in {self.checkpoints.folder}"
-            )
+        self._refuse_divergence("loss", loss)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        # Before the weights move: a state that is saved must be one that training can go on from.
+        self._refuse_divergence("gradient", nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         self.optimiser.step()
         return {"loss": loss.item(), **{f"loss_{name}": value for name, value in parts.items()}}
+
+    def _refuse_divergence(self, name: str, value: Tensor) -> None:
+        if torch.isfinite(value):
+            return
+        raise GateError(
+            f"training of the {self.name}: the {name} is {value.item()} in epoch {self.position.epoch}, step "
+            f"{self.position.step + 1}; lower distill.learning_rate; the last good checkpoint is "
+            f"{self.checkpoints.describe()}"
+        )
 
     def _run_epoch(self) -> None:
         started, position = time.monotonic(), self.position

@@ -1,6 +1,8 @@
 """Teachers: who has which opinion, tables of scores from file to training, and what is refused on the way."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +15,11 @@ from hypothesis import strategies as st
 from indexer.config import Config, DistillConfig
 from indexer.distill.data import read_training_data
 from indexer.distill.mining import veto_pairs
-from indexer.distill.models import find_scored
+from indexer.distill.models import find_scored, train_models
 from indexer.distill.score_tables import read_scores
 from indexer.distill.teachers import TableTeacher, VectorTeacher, collect_opinions, mean_opinion
 from indexer.distill.teaching import open_teachers
-from indexer.distill.training_run import TrainingRun
+from indexer.distill.training_run import TrainingRun, open_teacher
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 
@@ -168,3 +170,31 @@ def test_a_missing_table_is_named(tmp_path):
 def test_teachers_without_a_name_or_twice_are_refused(names):
     with pytest.raises(ConfigError, match="teachers: expected"):
         DistillConfig(teachers=names)
+
+
+def test_teacher_and_student_may_have_tokenisers_of_their_own(data, config, tiny_model, tmp_path):
+    """A teacher's vectors come from its own ids, whatever ids the student has for the same words."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    words = json.loads((other / "tokenizer.json").read_text())
+    size = len(words["model"]["vocab"])
+    marks = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    turned = {word: number if word in marks else size + 4 - number for word, number in words["model"]["vocab"].items()}
+    words["model"]["vocab"] = turned
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    settings = replace(
+        config.distill,
+        teachers=(str(other),),
+        student=str(tiny_model),
+        student_layers=(0, 2),
+        epochs=1,
+        recovery_epochs=0,
+    )
+    own, foreign = (open_teacher(settings, name) for name in (str(tiny_model), str(other)))
+    assert own.tokenise_queries(["redcup"]) != foreign.tokenise_queries(["redcup"])
+    models = train_models(settings, data, tmp_path / "run", progress=False)
+    taught, queries = models.encoders["teacher"], len(data.queries)
+    expected = (taught.encode_queries(data.queries[:1]) * taught.encode_products(data.products[3:4])).sum()
+    found = models.teachers[str(other)].score_pairs(np.array([[0, queries + 3]]))
+    assert found[0] == pytest.approx(expected, abs=1e-5)
+    assert np.isfinite(models.results["student"].history[-1]["loss_soft"])

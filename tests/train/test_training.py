@@ -239,13 +239,52 @@ def test_when_training_stops(config, epoch, best, stops):
     assert should_stop(epoch, best, replace(config.distill, epochs=9, patience=2)) is stops
 
 
-def test_loss_that_is_no_number_stops_the_run(open_tiny, data, config, tmp_path):
+class DivergingTrainer(Trainer):
+    """Meets weights that are no numbers before its nth step."""
+
+    steps_left = 3
+
+    def run_step(self, step):
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            with torch.no_grad():
+                self.encoder.transformer.embeddings.word_embeddings.weight.fill_(float("nan"))
+        return super().run_step(step)
+
+
+def test_a_run_that_diverges_names_its_last_good_checkpoint(open_tiny, data, config, tmp_path):
+    first = make_trainer(Trainer, open_tiny((0,)), data, config, tmp_path / "new")
+    with torch.no_grad():
+        first.encoder.transformer.embeddings.word_embeddings.weight.fill_(float("inf"))
+    with pytest.raises(GateError, match=r"loss is nan in epoch 1, step 1; .* the last good checkpoint is none yet"):
+        first.run_step({"labels": label_source(data)})
+    trainer = make_trainer(DivergingTrainer, open_tiny((0,)), data, config, tmp_path)
+    with pytest.raises(GateError, match=r"loss is nan in epoch 1, step 4; .*model\.state\.pt of epoch 1, step 2$"):
+        trainer.run()
+    again = open_tiny((0,))
+    result = make_trainer(Trainer, again, data, config, tmp_path).run()
+    assert len(result.history) == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(again).values())
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(open_tiny, data, config, tmp_path):
     encoder = open_tiny((0,))
     trainer = make_trainer(Trainer, encoder, data, config, tmp_path)
-    with torch.no_grad():
-        encoder.transformer.embeddings.word_embeddings.weight.fill_(float("nan"))
-    with pytest.raises(GateError, match="loss is nan in epoch 1"):
+    before = weights_of(encoder)
+    encoder.transformer.embeddings.word_embeddings.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(GateError, match="gradient is nan in epoch 1, step 1"):
         trainer.run_step({"labels": label_source(data)})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(encoder).items())
+
+
+def test_without_any_negative_query_pair_training_goes_on_without_the_term(open_tiny, data, config, tmp_path):
+    none, nobody = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int64)
+    bare = replace(data, dissimilar=none, similar=none, mining_queries=nobody)
+    result = make_trainer(Trainer, open_tiny((0,)), bare, config, tmp_path).run()
+    assert {"loss_dissimilar", "loss_similar"}.isdisjoint(result.history[-1])
+    assert result.history[-1]["mined_pairs"] == 0
+    # Nothing waits for a term that never comes: the first epoch's weights may be kept.
+    assert result.best_epoch >= 1
 
 
 def test_schedule_rises_then_falls():
@@ -492,6 +531,8 @@ def test_only_a_taught_model_asks_teachers(config):
     assert not student_objective(alone).asks_teachers
     assert "scored" not in student_objective(alone).terms
     assert student_objective(replace(alone, alpha_listwise=1.0)).asks_scores
+    without = replace(config.distill, similar_share=0.0, dissimilar_share=0.0)
+    assert list(student_objective(without).terms) == list(teacher_objective(without).terms) == ["labels"]
 
 
 def test_grades_become_labels():
