@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast-test test-spark35 spark-env format clean
+.PHONY: help demo test check fast-test paper-table paper-sweeps test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,13 @@ PIP := $(BIN)/python $(INSTALL)
 SPARK35 := .venv35
 # What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
 JOB_NEEDS := pyarrow pandas scipy boto3 click
+# The comparison of docs/esci.md: where it reads and writes, and a set of options for `indexer compare`.
+TABLE := docs/examples/esci_run/comparison
+TABLE_CONFIG := docs/examples/esci.toml
+TABLE_DATE := 2026-11-20
+TABLE_JOBS := purchase_gram npmi_pairs taxonomy_labels hard_negatives
+TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-margin:1,augmented:1,rtsm:1,berm:1,static:1,listwise:1,cosent:1
+TABLE_OPTIONS :=
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -27,6 +34,18 @@ check: $(VENV)/test ## Lint, types, layers
 
 fast-test: check ## Run the tests that need no Java, no training and no minutes
 	$(BIN)/python -m pytest tests/fast
+
+paper-table: $(VENV)/demo ## Compare every method on ESCI: hours, and goes on where it was stopped
+	for job in $(TABLE_JOBS); do $(BIN)/python -m jobs.$$job --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) || exit; done
+	$(BIN)/indexer compare --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) --out $(TABLE) \
+		--methods $(TABLE_METHODS) --folds 5 --seeds 2 --baseline direct \
+		--sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]' \
+		--set distill.validation_share=0.1 $(TABLE_OPTIONS)
+
+paper-sweeps: $(VENV)/demo ## The table with gamma, taxonomy, similar queries and the number of scored pairs varied
+	$(MAKE) paper-table TABLE_METHODS=direct,kd-boost TABLE_OPTIONS="$(TABLE_OPTIONS) \
+		--sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:alpha_dissimilar=[0, 1]' \
+		--sweep 'kd-boost:alpha_similar=[0, 1]' --sweep 'augmented:scored_share=[1, 2, 5, 10, 20]'"
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf

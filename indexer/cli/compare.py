@@ -22,6 +22,7 @@ SHOWN = ("auc", "fold_auc", "query_auc", "ndcg_10", "recall_98", "typo_auc", "ex
 @click.option("--sweep", "sweeps", multiple=True, metavar="METHOD:KEY=[VALUES]", help="One row per value of a setting.")
 @click.option("--folds", default=5, help="Parts of the labelled queries, each tested by trainings on the others.")
 @click.option("--seeds", default=2, help="Trainings per method and fold.")
+@click.option("--sweep-seeds", default=1, help="Trainings per value of a sweep and fold.")
 @click.option("--baseline", help="Row that the others are compared with; else the first method.")
 @click.option("--out", required=True, metavar="DIR", help="Folder of the comparison; what is finished there stays.")
 @json_option
@@ -33,6 +34,7 @@ def compare(
     sweeps: tuple[str, ...],
     folds: int,
     seeds: int,
+    sweep_seeds: int,
     baseline: str | None,
     out: str,
     no_progress: bool,
@@ -53,7 +55,9 @@ def compare(
     from indexer.distill.comparison_report import write_report
 
     named = [name.strip() for name in methods.split(",") if name.strip()]
-    variants = read_variants(config_path, options=settings, methods=named, sweeps=sweeps, seeds=seeds)
+    variants = read_variants(
+        config_path, options=settings, methods=named, sweeps=sweeps, seeds=seeds, sweep_seeds=sweep_seeds
+    )
     comparison = Comparison(variants, run_date, folds=folds, out=Path(out))
     click.echo(describe_plan(comparison.cells), err=True)
     comparison.train(progress=show_progress(no_progress))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from indexer.distill.metrics import POSITIVE_GRADE, query_aucs, query_ndcgs
 
 DRAWS = 1_000
-BLOCK_NUMBERS = 1 << 24
+BLOCK_NUMBERS = 1 << 22
 """Numbers that are held at once."""
 
 Floats = NDArray[np.float64]

@@ -45,7 +45,7 @@ class Comparison:
     def train(self, *, progress: bool) -> None:
         """Run the cells that are not finished, in order, and measure the models as they come."""
         torch.set_num_threads(self.config.distill.threads or os.cpu_count() or 1)
-        todo = [folder for folder in self.cells if not folder.finished]
+        todo = list({folder.folder: folder for folder in self.cells if not folder.finished}.values())
         with tqdm(todo, desc="compare", unit="training", disable=None if progress else True) as bar:
             for folder in bar:
                 bar.set_postfix_str(f"{folder.cell.variant}, fold {folder.cell.fold}, seed {folder.cell.seed}")
@@ -112,9 +112,9 @@ class Comparison:
         runs: dict[str, dict[int, list[ModelScores]]] = {}
         served: dict[str, tuple[str, str]] = {}
         seen: set[Path] = set()
+        keys_of = {name: part_keys(variant.config, self.run_date) for name, variant in self.variants.items()}
         for folder in self.cells:
-            variant = self.variants[folder.cell.variant]
-            keys = part_keys(variant.config, self.run_date)
+            variant, keys = self.variants[folder.cell.variant], keys_of[folder.cell.variant]
             for role, name in zip(keys, variant.config.distill.encoder_teachers(), strict=False):
                 place = folder.parts[role] / MEASURED
                 found = None if place in seen else read_scores(place)
@@ -186,7 +186,7 @@ def _read_finished(folder: Path) -> ModelScores:
 def describe_plan(folders: Iterable[CellFolder]) -> str:
     """Return what there is to do, in one line."""
     cells = list(folders)
-    left = sum(not folder.finished for folder in cells)
+    left = len({folder.folder for folder in cells if not folder.finished})
     variants = len({folder.cell.variant for folder in cells})
     folds, seeds = (len({getattr(folder.cell, name) for folder in cells}) for name in ("fold", "seed"))
     return f"{len(cells)} trainings: {variants} methods, {folds} folds, up to {seeds} seeds; {left} left to do"

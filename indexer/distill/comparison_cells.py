@@ -6,7 +6,6 @@ looks for its own.
 """
 
 import os
-import re
 import shutil
 import time
 from dataclasses import replace
@@ -51,8 +50,8 @@ class CellFolder:
         self.cell = cell
         self.run_date = run_date
         self.fingerprint = identify_training(cell.config, run_date)
-        name = re.sub(r"[^a-z0-9.=-]+", "-", cell.variant.lower()).strip("-")
-        self.folder = out / "cells" / name / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:8]}"
+        # Not by the variant's name: of two with the same settings one is trained.
+        self.folder = out / "cells" / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:16]}"
         self.parts = {role: out / "parts" / key[:24] for role, key in part_keys(cell.config, run_date).items()}
 
     @property

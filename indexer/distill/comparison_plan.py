@@ -34,7 +34,13 @@ class Cell:
 
 
 def read_variants(
-    path: str | None, *, options: Sequence[str], methods: Sequence[str], sweeps: Sequence[str], seeds: int
+    path: str | None,
+    *,
+    options: Sequence[str],
+    methods: Sequence[str],
+    sweeps: Sequence[str],
+    seeds: int,
+    sweep_seeds: int = 1,
 ) -> list[Variant]:
     """Return the variants in the order they are named.
 
@@ -56,7 +62,7 @@ def read_variants(
                 Variant(
                     name=f"{method} {key}={json.dumps(value)}",
                     config=_load_method(path, method, [*options, format_option(key, value)]),
-                    seeds=seeds,
+                    seeds=sweep_seeds,
                     swept=(f"{method} {key}", float(value)) if isinstance(value, int | float) else None,
                 )
             )

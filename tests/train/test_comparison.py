@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from indexer.cli.group import indexer
 from indexer.config_file import load_config
+from indexer.distill.bootstrap import Interval
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_cells import LOSS_SETTINGS, STUDENT_SETTINGS, TAUGHT_SETTINGS, part_keys
 from indexer.distill.comparison_plan import fold_config, read_variants
@@ -169,6 +170,17 @@ def figure(comparison, name, wanted):
     return next(row.figures[wanted] for row in rows if (row.name, row.part) == (name, "all"))
 
 
+def test_of_two_names_for_the_same_settings_one_is_trained(shop, unbroken, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("this is kd-boost"))
+    same = ["kd-boost:gamma=[0.9]"]
+    variants = read_variants(str(shop), options=(), methods=["kd-boost"], sweeps=same, seeds=1)
+    comparison = Comparison(variants, DATE, folds=2, out=unbroken[0].out)
+    comparison.train(progress=False)
+    rows = comparison.tabulate(baseline="kd-boost")
+    swept = next(row for row in rows if row.name == "kd-boost gamma=0.9")
+    assert set(swept.differences.values()) == {Interval(difference=0.0, low=0.0, high=0.0)}
+
+
 def test_rows_stand_in_order_and_the_teacher_once(unbroken):
     rows = [row for row in unbroken[0].tabulate(baseline="kd-boost") if row.part == "all"]
     names = ["random", "BM25", "zero-shot student", "zero-shot model", "teacher model", "direct", "kd-boost", "hiss"]
@@ -233,7 +245,7 @@ def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_p
     two = f'kd-boost:teachers=[["{tiny_model}", "cross:{tiny_model}"]]'
     options = ["distill.epochs=1", "distill.recovery_epochs=0"]
     sweeps = ["kd-boost:gamma=[0, 1]", two]
-    variants = read_variants(str(shop), options=options, methods=(), sweeps=sweeps, seeds=2)
+    variants = read_variants(str(shop), options=options, methods=(), sweeps=sweeps, seeds=1, sweep_seeds=2)
     comparison = Comparison(variants, DATE, folds=2, out=tmp_path)
     comparison.train(progress=False)
     rows = {row.name: row for row in comparison.tabulate(baseline="kd-boost gamma=0") if row.part == "all"}
