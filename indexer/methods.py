@@ -17,8 +17,6 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 )
 """KD-Boost as printed, equations 1 to 7; the recovery of a cut student stands for its ready-made 3-layer start."""
 
-NO_QUERY_PAIRS: Mapping[str, Any] = MappingProxyType({"similar_share": 0.0, "dissimilar_share": 0.0})
-
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # The project's recipe: the defaults of DistillConfig.
@@ -31,15 +29,16 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "hiss": {**PAPER, "gamma": 1.0, "alpha_teacher": 1.0},
         # Nigam et al. 2019: hashed n-grams with their own loss, and taught as in KD-Boost's table 1 (reconstructions).
         "dssm": {**PAPER, "student_kind": "ngrams", "gamma": 0.0, "label_loss": "thresholds"},
-        "kd-dssm": {**PAPER, **NO_QUERY_PAIRS, "student_kind": "ngrams", "gamma": 1.0},
+        "kd-dssm": {**PAPER, "student_kind": "ngrams", "gamma": 1.0},
         # Shang et al., WWW 2025 companion: margins over many unlabelled pairs (reconstruction from its abstract).
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
         # RTSM, NAACL 2025 Industry: labels by a language model count half (reconstruction from its abstract).
         "rtsm": {**PAPER, "source_weights": {"llm": 0.5}},
         # Vo et al., SIGIR eCom'24: margins of a cross-encoder's probabilities, and nothing else.
         "cross-margin": {
-            **{**PAPER, **NO_QUERY_PAIRS, "gamma": 0.0, "alpha_labels": 0.0, "alpha_margin": 1.0},
-            **{"teachers": ("cross:all-MiniLM-L6-v2",), "calibrate_cross": False, "select_by": ("ndcg_10",)},
+            **{**PAPER, "gamma": 0.0, "alpha_labels": 0.0, "alpha_margin": 1.0, "select_by": ("ndcg_10",)},
+            **{"similar_share": 0.0, "dissimilar_share": 0.0},
+            **{"teachers": ("cross:all-MiniLM-L6-v2",), "calibrate_cross": False},
         },
         # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
         "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
