@@ -8,6 +8,8 @@ from dataclasses import replace
 from html import escape
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from indexer.cli.group import indexer
 from indexer.config_file import load_config
+from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.bootstrap import Interval
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_cells import LOSS_SETTINGS, STUDENT_SETTINGS, TAUGHT_SETTINGS, part_keys
@@ -27,6 +30,7 @@ from indexer.distill.judgements import read_judgements
 from indexer.distill.models import train_models
 from indexer.distill.trainer import Trainer
 from indexer.errors import IntegrityError
+from indexer.runs import StepCommit, StepFolder
 
 pytestmark = pytest.mark.train
 
@@ -257,6 +261,49 @@ def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_p
     # Three plots of differences, and a curve per figure that the shop has.
     assert page.count("<svg") == 3 + 3
     assert "from <b>" not in page
+
+
+def write_table(work, table, rows):
+    """Commit a table as its step would."""
+    step = StepFolder(work, table.written_by, DATE)
+    commit = step.newest()
+    attempt = commit.attempt if commit else step.new_attempt()
+    folder = step.attempt_folder(attempt) / table.name
+    folder.mkdir(parents=True)
+    columns = {name: [row.get(name) for row in rows] for name in table.schema.names}
+    pq.write_table(pa.table(columns, schema=table.schema), folder / "part-0.parquet")
+    if commit is None:
+        step.commit(StepCommit(step=table.written_by, run_date=DATE, attempt=attempt, fingerprint=table.name), 1)
+
+
+def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path):
+    queries = [f"{letter}{second} {noun}" for letter in "abcdefghij" for second in "xyz" for noun in NOUNS]
+    pair = {"npmi": 0.8, "joint": 0.1, "p_a": 0.2, "p_b": 0.2, "support": 20, "shared_products": 1}
+    similar = [{**pair, "query_a": a, "query_b": b} for a, b in zip(queries, queries[4:], strict=False)]
+    work = tmp_path / "work"
+    write_table(work, QUERY_PAIRS, similar)
+    write_table(work, QUERY_NEGATIVES, [])
+    write_table(
+        work,
+        QUERY_NODES,
+        [{"query": query, "node_id": query[-3:], "share": 1.0, "confidence": 0.8} for query in queries],
+    )
+    bought = [*queries, "redcup", "bluecup", "bluecup"]
+    write_table(
+        work, PURCHASES, [{"query": q, "product_id": f"p{n:02d}", "purchases": 20} for n, q in enumerate(bought)]
+    )
+    options = [f"shop.work={work}", "purchases.path=purchases.tsv", "distill.epochs=1", "distill.recovery_epochs=0"]
+    variants = read_variants(str(shop), options=options, methods=["kd-boost"], sweeps=(), seeds=1)
+    comparison = Comparison(variants, DATE, folds=2, out=tmp_path / "out")
+    comparison.train(progress=False)
+    rows = comparison.tabulate(baseline="kd-boost")
+    whole, tail = (next(row for row in rows if (row.name, row.part) == ("kd-boost", part)) for part in ("all", "tail"))
+    # All but two of the shop's queries were bought equally often, and most judged ones never.
+    assert tail.queries == whole.queries - 2
+    counts = [read_scores(folder.folder).answers for folder in comparison.cells]
+    assert all(0 < count["irrelevant"] <= count["answered"] <= count["asked"] < len(queries) / 3 for count in counts)
+    irrelevant, answered = (sum(count[name] for count in counts) for name in ("irrelevant", "answered"))
+    assert whole.figures["qq_irrelevant"] == pytest.approx(irrelevant / answered)
 
 
 def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
