@@ -77,3 +77,11 @@ def test_every_command_has_help_and_stands_in_the_readme():
     for name, command in indexer.commands.items():
         assert command.help, name
         assert re.search(rf"(indexer|make) {name}\b", readme), f"README does not show {name}"
+
+
+def test_the_table_of_the_papers_has_every_method():
+    from indexer.methods import METHODS
+
+    named = re.search(r"^TABLE_METHODS := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert named
+    assert {name.partition(":")[0] for name in named[1].split(",")} == set(METHODS)
