@@ -29,7 +29,6 @@ CONFIG = Config(
         # One fixed set of dissimilar pairs: nothing is mined, and all of them are drawn.
         **{"mining_low": -1.0, "mining_high": 1.0, "mining_per_query": 10**6, "mining_kept_share": 0.0},
         **{"validation_share": 0.2, "test_share": 0.0, "learning_rate": 5e-5},
-        **{"similar_share": 0.5, "dissimilar_share": 0.5},
         **LIMITS,
     )
 )

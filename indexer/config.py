@@ -313,6 +313,11 @@ class DistillConfig:
             not self.berm_teachers() or bool(self.encoder_teachers()),
             "teachers: `berm` learns from an encoder; name one beside it",
         )
+        require(
+            not self.alpha_teacher or bool(self.encoder_teachers()),
+            "alpha_teacher: expected an encoder among the teachers, with whose vectors the student's could be aligned; "
+            "name one, or set it to 0",
+        )
         repeated = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
         require(not repeated, f"teachers: expected different names, found {', '.join(repeated)} more than once")
         require_ranges(
@@ -344,6 +349,14 @@ class DistillConfig:
         require_ranges(self, validation_share=(1e-9, 1), test_share=share)
         require(self.validation_share + self.test_share < 1, "validation_share and test_share: expected less than 1")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low: expected -1 up to theta_high, at most 1")
+
+    def check_exportable(self) -> None:
+        """Raise ConfigError for a student that no release can carry."""
+        require(
+            self.student_kind != "ngrams",
+            "distill.student_kind: a student of ngrams has no tokenizer file and cannot be exported; take transformer "
+            "or static, and leave ngrams to `indexer compare`",
+        )
 
     def encoder_teachers(self) -> list[str]:
         """Return the names of the teachers that are encoders."""

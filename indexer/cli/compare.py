@@ -20,9 +20,14 @@ SHOWN = ("auc", "fold_auc", "query_auc", "ndcg_10", "recall_98", "typo_auc", "ex
 @date_options
 @click.option("--methods", default="direct,kd-soft,hiss,kd-boost,default", help="Names, or NAME:SEEDS, by commas.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="METHOD:KEY=[VALUES]", help="One row per value of a setting.")
-@click.option("--folds", default=5, help="Parts of the labelled queries, each tested by trainings on the others.")
-@click.option("--seeds", default=2, help="Trainings per method and fold.")
-@click.option("--sweep-seeds", default=1, help="Trainings per value of a sweep and fold.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    help="Parts of the labelled queries, each tested by trainings on the others.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=2, help="Trainings per method and fold.")
+@click.option("--sweep-seeds", type=click.IntRange(min=1), default=1, help="Trainings per value of a sweep and fold.")
 @click.option("--baseline", help="Row that the others are compared with; else the first method.")
 @click.option("--out", required=True, metavar="DIR", help="Folder of the comparison; what is finished there stays.")
 @json_option

@@ -7,6 +7,7 @@ import click
 from indexer.cli.options import config_options, json_option, print_json
 from indexer.config import as_document
 from indexer.config_file import build_config, collect_settings
+from indexer.methods import METHODS
 
 
 @click.group()
@@ -29,8 +30,10 @@ def show(config_path: str | None, settings: tuple[str, ...], as_json: bool) -> N
     if as_json:
         print_json(as_document(built))
         return
+    method = built.distill.method
     for section in dataclasses.fields(built):
         click.echo(f"[{section.name}]")
         for key, value in as_document(getattr(built, section.name)).items():
             setting = chosen[section.name].get(key)
-            click.echo(f"{key} = {value!r}  # {setting.origin if setting else 'default'}")
+            default = f"method {method}" if section.name == "distill" and key in METHODS[method] else "default"
+            click.echo(f"{key} = {value!r}  # {setting.origin if setting else default}")

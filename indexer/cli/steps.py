@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from indexer.config import Config, as_document
+from indexer.config import SCORES, Config, as_document
 from indexer.contracts.files import local_files
 from indexer.errors import ContractError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.log import read_head
@@ -102,12 +102,17 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
 
 
 def _check_start(config: Config) -> None:
-    """Raise what would fail hours later: an input that is not there, a release that cannot be reached."""
+    """Raise what would fail hours later: an input that is not there, a student or a release that cannot be."""
+    config.distill.check_exportable()
     optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")
     for section in ("catalogue", "labels", *optional):
         source = getattr(config, section)
         if (source.path or section not in optional) and not source.path.startswith("s3://"):
             with local_files(source.path, section=section, success_file=source.success_file):
+                pass
+    for name in config.distill.teachers:
+        if name.startswith(SCORES) and not name.startswith(f"{SCORES}s3://"):
+            with local_files(name.removeprefix(SCORES), section="distill.teachers"):
                 pass
     read_head(open_store(config.shop.release))
 

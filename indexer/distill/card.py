@@ -19,7 +19,8 @@ def render_card(
 ) -> str:
     """Return the card as Markdown with the metadata block that sentence-transformers folders carry."""
     distill = config.distill
-    layers = ", ".join(map(str, distill.student_layers)) or "all"
+    layers = f"layers {', '.join(map(str, distill.student_layers)) or 'all'}"
+    start = "the vectors of single tokens" if distill.student_kind == "static" else layers
     teachers = ", ".join(f"`{teacher}`" for teacher in distill.teachers)
     epochs = "; ".join(
         f"{role} {len(result.history) - 1} epochs, best {result.best_epoch}" for role, result in results.items()
@@ -34,12 +35,13 @@ tags: [sentence-transformers, feature-extraction, distillation, product-search]
 
 Encodes shop queries and products into unit vectors whose dot product says how relevant a product is to a query.
 
-- **Start**: layers {layers} of `{distill.student}`; mean pooling, L2 norm.
+- **Start**: {start} of `{distill.student}`; mean pooling, L2 norm.
 - **Teachers**: {teachers}, the encoders among them trained with KD-Boost equation 5, with 6 from epoch
   {distill.switch_epoch + 1}; frozen while they teach.
 - **Student loss**: KD-Boost equation 7, gamma {distill.gamma}, theta {distill.theta_low} to {distill.theta_high},
-  alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}; weights of the epoch with the
-  best pooled ROC-AUC on held-out validation queries ({epochs}).
+  alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}; method `{distill.method}` of
+  the project; weights of the epoch with the best mean of {", ".join(distill.select_by)} on held-out validation
+  queries ({epochs}).
 - **Texts**: queries lower case, cut at {distill.query_tokens} tokens; products as
   `{config.catalogue.text_separator.join(config.catalogue.text_fields)}`, cut at {distill.product_tokens} tokens.
 

@@ -3,25 +3,33 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from indexer.config import Config
-from indexer.distill.comparison_cells import MEASURED, CellFolder, identify_start, part_keys, teacher_folder
+from indexer.distill.comparison_cells import (
+    CellFolder,
+    identify_measured,
+    identify_start,
+    part_keys,
+    teacher_folder,
+)
 from indexer.distill.comparison_plan import Variant, plan_cells
 from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
-from indexer.distill.data import find_measured, read_training_data
+from indexer.distill.data import read_training_data
 from indexer.distill.evaluate import BM25, RANDOM, Encoder
-from indexer.distill.judgements import Judgements, read_judgements
+from indexer.distill.judgements import Judgements, read_measured
 from indexer.distill.lexical import score_by_bm25
 from indexer.distill.purchases import read_traffic
 from indexer.distill.query_probes import choose_probes
 from indexer.distill.slices import Mask, slice_queries
+from indexer.distill.step import identify_model
 from indexer.distill.training_run import open_start, open_teacher
 from indexer.errors import ConfigError
 from indexer.runs import fingerprint
@@ -72,19 +80,19 @@ class Comparison:
 
     def _read_judgements(self) -> Judgements:
         """Return the judgements that models are measured on."""
-        found = read_judgements(self.config.catalogue, self.config.labels)
-        return replace(found, pairs=found.pairs.take(find_measured(found, self.config.labels.training_sources)))
+        return read_measured(self.config.catalogue, self.config.labels)
 
     def _untrained(self) -> dict[str, tuple[Path, Callable[[], Encoder]]]:
         """Return the folder of each model as it comes, and how it is opened."""
-        distill, identity = self.config.distill, identify_start(self.config, self.run_date)
+        distill = self.config.distill
+        identity = identify_measured(identify_start(self.config, self.run_date), self.config)
         teachers = [name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()]
-        opened: dict[str, Callable[[], Encoder]] = {"student": lambda: open_start(distill)}
+        opened: dict[str, tuple[Any, Callable[[], Encoder]]] = {"student": ("student", lambda: open_start(distill))}
         for name in dict.fromkeys(teachers):
-            opened[Path(name).name] = lambda name=name: open_teacher(distill, name)  # type: ignore[misc]
+            opened[Path(name).name] = identify_model(name), partial(open_teacher, distill, name)
         return {
-            f"{ZERO_SHOT} {name}": (self.out / ZERO_SHOT / fingerprint(name, identity)[:24], open_encoder)
-            for name, open_encoder in opened.items()
+            f"{ZERO_SHOT} {name}": (self.out / ZERO_SHOT / fingerprint(model, identity)[:24], open_encoder)
+            for name, (model, open_encoder) in opened.items()
         }
 
     def _measure_untrained(self) -> None:
@@ -116,7 +124,7 @@ class Comparison:
         for folder in self.cells:
             variant, keys = self.variants[folder.cell.variant], keys_of[folder.cell.variant]
             for role, name in zip(keys, variant.config.distill.encoder_teachers(), strict=False):
-                place = folder.parts[role] / MEASURED
+                place = folder.measured(role)
                 found = None if place in seen else read_scores(place)
                 if found is not None:
                     seen.add(place)
@@ -131,16 +139,22 @@ class Comparison:
         ]
 
     def _other_teachers(self, judgements: Judgements) -> list[ComparedModel]:
-        """Return the teachers that are no encoders, and the means of several, of the first variant that has them."""
+        """Return the teachers that are no encoders, and the means of several, of the first variant that has them.
+
+        A table of scores that does not know every pair has no figures that could be compared.
+        """
         models: dict[tuple[str, ...], ComparedModel] = {}
         for variant in self.variants.values():
             distill = variant.config.distill
             single = [(name,) for name in distill.teachers if name not in distill.encoder_teachers()]
             for names in (*single, distill.teachers):
                 found = self._collect(variant, teacher_folder(names))
-                if found and names not in models:
-                    name = f"teacher {_short_name(names[0])}" if len(names) == 1 else f"teachers of {variant.name}"
-                    models[names] = ComparedModel(name=name, runs=_join_seeds(found, judgements))
+                if not found or names in models:
+                    continue
+                name = f"teacher {_short_name(names[0])}" if len(names) == 1 else f"teachers of {variant.name}"
+                runs = _join_seeds(found, judgements)
+                if all(np.isfinite(run.scores).all() for run in runs):
+                    models[names] = ComparedModel(name=name, runs=runs)
         return list(models.values())
 
     def _students(self, judgements: Judgements) -> list[ComparedModel]:

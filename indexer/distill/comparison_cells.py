@@ -38,7 +38,9 @@ STUDENT_SETTINGS = (
     *("student", "student_kind", "student_layers", "recovery_epochs", "table_learning_rate"),
     *("ngram_bins", "ngram_dimension"),
 )
-RECOVERED, MEASURED = "recovered", "measured"
+INDEX_SETTINGS = ("m", "ef_construction", "ef_search", "storage")
+"""What figures of retrieval depend on beside the model."""
+RECOVERED = "recovered"
 CHECKPOINT_FILES = ("best.safetensors", "scores.npz", "state.pt")
 """The state, which says that a training is finished, comes last."""
 
@@ -49,7 +51,7 @@ class CellFolder:
     def __init__(self, out: Path, cell: Cell, run_date: str) -> None:
         self.cell = cell
         self.run_date = run_date
-        self.fingerprint = identify_training(cell.config, run_date)
+        self.fingerprint = identify_measured(identify_training(cell.config, run_date), cell.config)
         # Not by the variant's name: of two with the same settings one is trained.
         self.folder = out / "cells" / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:16]}"
         self.parts = {role: out / "parts" / key[:24] for role, key in part_keys(cell.config, run_date).items()}
@@ -59,6 +61,10 @@ class CellFolder:
         """Whether there is nothing to do."""
         found = read_scores(self.folder)
         return found is not None and found.document["fingerprint"] == self.fingerprint
+
+    def measured(self, role: str) -> Path:
+        """Return where the scores of a trained teacher lie."""
+        return self.parts[role] / f"measured-{identify_measured(role, self.cell.config)[:8]}"
 
     def run(self) -> None:
         """Train what is not trained yet, measure, and write the scores; the student's come last."""
@@ -75,9 +81,9 @@ class CellFolder:
             _link_files(checkpoints, f"{role}.", folder, "")
         trainings = {role: _describe_training(result) for role, result in models.results.items()}
         for role, encoder in models.encoders.items():
-            if read_scores(self.parts[role] / MEASURED) is None:
+            if read_scores(self.measured(role)) is None:
                 found = measure_model(encoder, data, data.test, probes, config)
-                write_scores(self.parts[role] / MEASURED, found, {"training": trainings[role]})
+                write_scores(self.measured(role), found, {"training": trainings[role]})
         single = [(name,) for name in models.teachers if name not in config.distill.encoder_teachers()]
         for names in (*single, *([tuple(models.teachers)] if len(models.teachers) > 1 else [])):
             found = measure_teachers([models.teachers[name] for name in names], data)
@@ -93,6 +99,11 @@ class CellFolder:
         }
         write_scores(self.folder, measure_model(models.student, data, data.test, probes, config), document)
         shutil.rmtree(checkpoints)
+
+
+def identify_measured(model: str, config: Config) -> str:
+    """Return the fingerprint of a model's figures: of the model, and of the index that it is searched through."""
+    return fingerprint(model, [getattr(config.index, name) for name in INDEX_SETTINGS])
 
 
 def teacher_folder(names: tuple[str, ...]) -> str:

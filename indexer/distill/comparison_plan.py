@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,7 +98,9 @@ def fold_config(config: Config, *, fold: int, folds: int, seed: int) -> Config:
             f"--folds {folds}: expected 2 at least, and room for distill.validation_share = "
             f"{config.distill.validation_share} beside a test part of one fold"
         )
-    distill = replace(config.distill, test_share=1 / folds, test_start=fold / folds, seed=seed, ablations=False)
+    # What is not measured here is not trained.
+    distill = replace(config.distill, seed=seed, ablations=False, qat_epochs=0)
+    distill = replace(distill, test_share=1 / folds, test_start=fold / folds)
     return replace(config, distill=distill)
 
 
@@ -111,7 +113,16 @@ def _load_method(path: str | None, name: str, options: Sequence[str]) -> Config:
 
 def format_option(key: str, value: Any) -> str:
     """Return a setting of `[distill]` as an option of the command line."""
-    return f"distill.{key}={value if isinstance(value, str) else json.dumps(value)}"
+    return f"distill.{key}={value if isinstance(value, str) else _write_toml(value)}"
+
+
+def _write_toml(value: Any) -> str:
+    """Return a value as TOML: numbers, texts and lists are those of JSON, tables are not."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_write_toml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_write_toml(item) for item in value)}]"
+    return json.dumps(value)
 
 
 def _read_sweep(text: str) -> tuple[str, str, list[Any]]:

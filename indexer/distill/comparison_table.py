@@ -75,7 +75,7 @@ def tabulate_models(
     baseline: str,
     seed: int,
 ) -> list[TableRow]:
-    """Return every model's row of the whole, then of each slice.
+    """Return every model's row of the whole, then of each slice that has a judged pair.
 
     `folds` has the fold of each judged query, `slices` masks of the queries.
     """
@@ -83,6 +83,7 @@ def tabulate_models(
     return [
         row
         for part, mask in parts.items()
+        if mask[judgements.pairs.query].any()
         for row in _tabulate_part(models, judgements, folds, part, mask, baseline=baseline, seed=seed)
     ]
 

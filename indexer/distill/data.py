@@ -12,6 +12,7 @@ from indexer.distill.attributes import read_marked_texts
 from indexer.distill.judgements import (
     Judgements,
     LabelledPairs,
+    find_measured,
     read_judgements,
     read_product_texts,
     sample_product_texts,
@@ -190,13 +191,6 @@ def assemble_data(
         counts={**judgements.counts, **counts},
         rejects=judgements.rejects + [row for table in tables.values() for row in table.counts.as_rows()],
     )
-
-
-def find_measured(judgements: Judgements, training_sources: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which pairs a model may be measured on."""
-    taught = [row for row, source in enumerate(judgements.sources) if source in training_sources]
-    found = judgements.pairs.source
-    return np.ones(len(judgements.pairs), dtype=np.bool_) if found is None else ~np.isin(found, taught)
 
 
 def _read_query_tables(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from indexer.config import MANY, IndexConfig
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
-from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements, sample_product_texts
+from indexer.distill.judgements import Judgements, LabelledPairs, read_measured, sample_product_texts
 from indexer.distill.lexical import score_by_bm25
 from indexer.distill.metrics import (
     POSITIVE_GRADE,
@@ -103,11 +103,11 @@ def evaluate_encoder(
     seed: int = 13,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure a sentence-transformers folder or an exported encoder on all labels, beside the floor rows.
+    """Measure a sentence-transformers folder or an exported encoder on the labels, beside the floor rows.
 
     An exported encoder says itself how product texts are composed and cut; a sentence-transformers folder does not,
     so `catalogue` and the token limits decide. Slices and retrieval need the whole catalogue in memory. Raises
-    EncoderError where the folder holds neither.
+    EncoderError where the folder holds neither, and ContractError where no label may measure.
     """
     if not Path(encoder_dir).is_dir():
         raise EncoderError(
@@ -116,7 +116,7 @@ def evaluate_encoder(
         )
     encoder = open_any_encoder(encoder_dir, query_tokens=query_tokens, product_tokens=product_tokens)
     described = _with_text_rule(catalogue, encoder)
-    judgements = read_judgements(described, labels)
+    judgements = read_measured(described, labels)
     zero_shot = open_model(PACKAGED_MODEL, query_tokens=query_tokens, product_tokens=product_tokens)
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
     limit = MANY if with_slices or with_retrieval else 0
@@ -164,6 +164,7 @@ def evaluate_rows(
         measure_part(name, found, judgements, mask, part=part)
         for name, found in scores.items()
         for part, mask in parts.items()
+        if mask[judgements.pairs.query].any()
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +102,28 @@ def read_judgements(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgeme
         counts=counts,
         rejects=label_counts.as_rows() + catalogue_counts.as_rows(),
     )
+
+
+def read_measured(catalogue: CatalogueConfig, labels: LabelsConfig) -> Judgements:
+    """Return the judgements without the pairs of training sources, which measure no model.
+
+    Raises ContractError where none is left.
+    """
+    found = read_judgements(catalogue, labels)
+    pairs = found.pairs.take(find_measured(found, labels.training_sources))
+    if not len(pairs):
+        raise ContractError(
+            f"{labels.path}: all {len(found.pairs)} labels come from sources that train and never measure "
+            f"({', '.join(labels.training_sources)}); give labels of another source"
+        )
+    return replace(found, pairs=pairs)
+
+
+def find_measured(judgements: Judgements, training_sources: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which pairs a model may be measured on."""
+    taught = [row for row, source in enumerate(judgements.sources) if source in training_sources]
+    found = judgements.pairs.source
+    return np.ones(len(judgements.pairs), dtype=np.bool_) if found is None else ~np.isin(found, taught)
 
 
 def read_product_texts(catalogue: CatalogueConfig, wanted: Iterable[str]) -> tuple[dict[str, str], InputCounts]:

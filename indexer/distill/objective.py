@@ -107,15 +107,17 @@ def teacher_objective(config: DistillConfig) -> Objective:
 
 
 def student_objective(config: DistillConfig, *, taught: bool = True) -> Objective:
-    """Equation 7 with L2, and what is beside the paper; untaught, equations 5 and 6 and what needs no teacher.
+    """Equation 7 with L2, and what is beside the paper; without soft scores, equation 5 and then 6.
+
+    Untaught, there is none of what needs a teacher.
 
     Beside the paper: a student may learn the teachers' scores of unlabelled pairs, be aligned with its teacher (HISS),
     be held to where it started, and learn the order of each query's candidates.
     """
-    terms = _hard_terms(config, dissimilar_from=1 if taught else config.switch_epoch + 1)
+    gamma = config.gamma if taught else 0.0
+    terms = _hard_terms(config, dissimilar_from=1 if gamma else config.switch_epoch + 1)
     alignments = {TEACHER: config.alpha_teacher if taught else 0.0, START: config.alpha_start}
     lists = {name: term for name, term in _list_terms(config).items() if term.alpha and (taught or not term.taught)}
-    gamma = config.gamma if taught else 0.0
     if config.scored_share and (gamma or any(term.taught for term in lists.values())):
         terms["scored"] = LossTerm(share=config.scored_share)
     return Objective(
@@ -192,8 +194,9 @@ def _hard_terms(config: DistillConfig, *, dissimilar_from: int) -> dict[str, Los
             from_epoch=dissimilar_from,
         ),
     }
-    # A source without a share is left out: its texts would be encoded for nothing, its negatives mined for nobody.
-    return {name: term for name, term in terms.items() if term.share != 0}
+    # Query pairs without a share are left out: their texts would be encoded for nothing, negatives mined for nobody.
+    # Labels without one stay a source of their own, or they would stand among the others.
+    return {name: term for name, term in terms.items() if term.share != 0 or kind_of(name) == LABELS}
 
 
 def _list_terms(config: DistillConfig) -> dict[str, ListTerm]:

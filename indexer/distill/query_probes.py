@@ -56,6 +56,7 @@ def hide_probes(data: TrainingData, probes: QueryProbes) -> TrainingData:
     closed = np.union1d(probes.asked, probes.unseen)
     return replace(
         data,
+        train=data.train.take(~np.isin(data.train.query, probes.asked)),
         similar=data.similar[~np.isin(data.similar, probes.asked).any(axis=1)],
         dissimilar=data.dissimilar[~np.isin(data.dissimilar, closed).any(axis=1)],
         mining_queries=data.mining_queries[~np.isin(data.mining_queries, closed)],

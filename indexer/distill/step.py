@@ -22,7 +22,6 @@ from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, train_models
 from indexer.distill.training_run import open_start, open_teacher
-from indexer.errors import ConfigError
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 
@@ -44,11 +43,7 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     An interrupted run goes on from its last checkpoint. The attempt's folder holds `teacher`, `student`
     (sentence-transformers), `encoder-fp32` and `encoder-int8`.
     """
-    if config.distill.student_kind == "ngrams":
-        raise ConfigError(
-            "distill.student_kind: a student of ngrams has no tokenizer file and cannot be exported; take transformer "
-            "or static, and leave ngrams to `indexer compare`"
-        )
+    config.distill.check_exportable()
     started = time.monotonic()
     folder = StepFolder(config.shop.work, STEP, run_date)
     folder.remove_abandoned()
@@ -88,7 +83,7 @@ def identify_training(config: Config, run_date: str) -> str:
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
     ]
-    starts = [_identify_model(name) for name in (*config.distill.teachers, config.distill.student)]
+    starts = [identify_model(name) for name in (*config.distill.teachers, config.distill.student)]
     document = as_document(config)
     settings = {
         section: {name: value for name, value in document[section].items() if name not in left_out}
@@ -175,12 +170,12 @@ def _hash_files(path: str, section: str) -> list[list[str]]:
         return [[file.name, hash_file(file)] for file in delivery.files]
 
 
-def _identify_model(name: str) -> Any:
+def identify_model(name: str) -> Any:
     """Return what a teacher or a start is: the bytes of a table, the files of a folder, else an id and its package."""
     if name.startswith(SCORES):
         return _hash_files(name.removeprefix(SCORES), "distill.teachers")
     if name.startswith(CROSS):
-        return [CROSS, _identify_model(name.removeprefix(CROSS))]
+        return [CROSS, identify_model(name.removeprefix(CROSS))]
     if Path(name).is_dir():
         return identify_input(name)
     try:

@@ -1,6 +1,6 @@
 """What the trainings of one run share, and the models that they start from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,6 @@ from indexer.distill.objective import START, TEACHER, Objective
 from indexer.distill.scoring import Model, Tower, tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult
-from indexer.errors import ConfigError
 
 Trained = TypeVar("Trained", bound=Model)
 
@@ -51,7 +50,6 @@ class TrainingRun:
             START: [] if start is None else [start],
             TEACHER: [teacher.vectors for teacher in taught if isinstance(teacher, VectorTeacher)],
         }
-        _check_targets(objective, targets)
         trainer = Trainer(
             model,
             self.data,
@@ -107,10 +105,3 @@ def _open(config: DistillConfig, name: str, layers: tuple[int, ...]) -> TextEnco
     torch.manual_seed(config.seed)
     limits = {"query_tokens": config.query_tokens, "product_tokens": config.product_tokens}
     return open_model(name, **limits, layers=layers)
-
-
-def _check_targets(objective: Objective, targets: Mapping[str, Sequence[Tensor]]) -> None:
-    if TEACHER in objective.alignments and not targets[TEACHER]:
-        raise ConfigError(
-            "distill.alpha_teacher: no teacher is an encoder that vectors could be aligned with; set it to 0"
-        )

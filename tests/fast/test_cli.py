@@ -55,6 +55,9 @@ def test_config_show_says_where_a_value_comes_from(shop):
     assert "tau = 0.4  # --set npmi.tau" in shown
     assert "m = 64  # default" in shown
     assert f"path = '{shop.parent}/catalogue.csv'  # {shop}" in shown
+    shown = run("config", "show", "--set", "distill.method=hiss", "--set", "distill.gamma=0.8").stdout
+    assert "alpha_teacher = 1.0  # method hiss" in shown
+    assert "gamma = 0.8  # --set distill.gamma" in shown
     assert json.loads(run("config", "show", "--json").stdout)["index"]["m"] == Config().index.m
 
 
@@ -65,6 +68,29 @@ def test_config_show_says_where_a_value_comes_from(shop):
         (["nightly", "--run-date", "yesterday", "--config", "{shop}"], 2, "expected YYYY-MM-DD"),
         (["nightly", "--run-date", RUN_DATE, "--set", "npmi.tua=1"], 2, "did you mean 'tau'"),
         (["nightly", "--config", "{shop}"], 2, "--run-date"),
+        (
+            ["nightly", "--run-date", RUN_DATE, "--config", "{shop}", "--set", "distill.student_kind=ngrams"],
+            2,
+            "leave ngrams to `indexer compare`",
+        ),
+        (
+            [
+                *(
+                    "nightly",
+                    "--run-date",
+                    RUN_DATE,
+                    "--config",
+                    "{shop}",
+                    "--set",
+                    "labels.path={folder}/catalogue.csv",
+                ),
+                *("--set", 'distill.teachers=["scores:none.csv"]'),
+            ],
+            3,
+            "none.csv: no such file or folder; correct [distill.teachers]",
+        ),
+        (["compare", "--run-date", RUN_DATE, "--config", "{shop}", "--out", "x", "--seeds", "0"], 2, "--seeds"),
+        (["compare", "--run-date", RUN_DATE, "--config", "{shop}", "--out", "x", "--folds", "1"], 2, "--folds"),
         (["nightly", "--run-date", RUN_DATE, "--set", "shop.work=/dev/null/x"], 75, "correct shop.work"),
         (["build", "--run-date", RUN_DATE, "--config", "{shop}"], 3, "run `indexer distill` first"),
         (["build", "--run-date", RUN_DATE, "--config", "{shop}", "--encoder", "none"], 2, "encoder.json"),

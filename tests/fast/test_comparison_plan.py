@@ -7,6 +7,7 @@ import pytest
 from indexer.config import Config, DistillConfig
 from indexer.distill.comparison_plan import fold_config, plan_cells, read_variants
 from indexer.errors import ConfigError
+from indexer.methods import METHODS
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_a_sweep_changes_one_setting(shop):
     assert found[3].config.distill.select_by == ("ndcg_10",)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_compared(name):
+    (variant,) = read(None, name)
+    assert {key: getattr(variant.config.distill, key) for key in METHODS[name]} == dict(METHODS[name])
+
+
+def test_a_sweep_of_tables(shop):
+    found = read(shop, sweeps=["rtsm:source_weights=[{llm = 0.25, audit = 2}, {}]"])
+    assert [variant.config.distill.source_weights for variant in found] == [{"llm": 0.25, "audit": 2.0}, {}]
+
+
 @pytest.mark.parametrize(
     ("methods", "sweeps", "message"),
     [
@@ -73,6 +85,11 @@ def test_cells_are_every_fold_of_every_seed_side_by_side_for_shared_teachers(sho
     split = [(cell.config.distill.test_start, cell.config.distill.test_share) for cell in cells[1:3]]
     assert split == [(0.0, 0.5), (0.5, 0.5)]
     assert {cell.config.distill.split_seed for cell in cells} == {13}
+
+
+def test_what_is_not_measured_is_not_trained(shop):
+    (cell, _) = plan_cells(read(shop, "direct:1", options=["distill.qat_epochs=3", "distill.ablations=true"]), folds=2)
+    assert (cell.config.distill.qat_epochs, cell.config.distill.ablations) == (0, False)
 
 
 @pytest.mark.parametrize(("folds", "validation"), [(1, 0.1), (0, 0.1), (2, 0.5)])

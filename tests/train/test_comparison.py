@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from html import escape
@@ -20,14 +21,21 @@ from indexer.config_file import load_config
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.bootstrap import Interval
 from indexer.distill.comparison import Comparison
-from indexer.distill.comparison_cells import LOSS_SETTINGS, STUDENT_SETTINGS, TAUGHT_SETTINGS, part_keys
+from indexer.distill.comparison_cells import (
+    LOSS_SETTINGS,
+    STUDENT_SETTINGS,
+    TAUGHT_SETTINGS,
+    part_keys,
+    teacher_folder,
+)
 from indexer.distill.comparison_plan import fold_config, read_variants
 from indexer.distill.comparison_report import render_comparison
 from indexer.distill.comparison_scores import read_scores, write_scores
-from indexer.distill.comparison_table import join_folds
+from indexer.distill.comparison_table import ComparedModel, SeedRun, join_folds, tabulate_models
 from indexer.distill.data import read_training_data
-from indexer.distill.judgements import read_judgements
+from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
 from indexer.distill.models import train_models
+from indexer.distill.slices import length_slices
 from indexer.distill.trainer import Trainer
 from indexer.errors import IntegrityError
 from indexer.runs import StepCommit, StepFolder
@@ -261,6 +269,45 @@ def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_p
     # Three plots of differences, and a curve per figure that the shop has.
     assert page.count("<svg") == 3 + 3
     assert "from <b>" not in page
+    # A teacher that does not know every pair, as a table of scores may, has no figures.
+    place = comparison.cells[-1].folder / teacher_folder((f"cross:{tiny_model}",))
+    known = read_scores(place)
+    write_scores(place, replace(known, scores=np.append(known.scores[1:], np.float32(np.nan))), {})
+    left = [row.name for row in comparison.tabulate(baseline="kd-boost gamma=0") if row.part == "all"]
+    assert left == [name for name in rows if name != "teacher cross:model"]
+
+
+def test_a_slice_without_a_judged_pair_has_no_row():
+    """Queries whose labels all come from training sources have words, too."""
+    pairs = LabelledPairs(
+        query=np.array([0, 0]), product=np.array([0, 1]), grade=np.array([3, 0]), weight=np.ones(2, dtype=np.float32)
+    )
+    texts = ["mug", "red mug"]
+    judgements = Judgements(queries=texts, product_ids=["a", "b"], products=texts, pairs=pairs)
+    model = ComparedModel(name="m", runs=[SeedRun(scores=np.array([0.9, 0.1]), typo_scores=np.full(2, np.nan))])
+    rows = tabulate_models([model], judgements, np.array([0, -1]), length_slices(texts), baseline="m", seed=1)
+    assert [(row.part, row.queries, row.figures["auc"]) for row in rows] == [("all", 1, 1.0), ("1 word", 1, 1.0)]
+
+
+def test_another_index_or_another_start_is_measured_anew_and_trainings_are_shared(shop, tiny_model, tmp_path):
+    changed = shutil.copytree(tiny_model, tmp_path / "changed" / "model")
+    (changed / "README.md").write_text("another model")
+    plain, index, start = (
+        Comparison(
+            read_variants(str(shop), options=options, methods=["direct"], sweeps=(), seeds=1),
+            DATE,
+            folds=2,
+            out=tmp_path,
+        )
+        for options in ((), ["index.ef_search=64"], [f'distill.teachers=["{changed}"]'])
+    )
+    (one, other) = plain.cells[0], index.cells[0]
+    assert one.folder != other.folder
+    assert one.parts == other.parts
+    assert one.measured("teacher") != other.measured("teacher")
+    folders = [each._untrained() for each in (plain, index, start)]
+    assert len({found["zero-shot model"][0] for found in folders}) == 3
+    assert len({found["zero-shot student"][0] for found in folders}) == 2
 
 
 def write_table(work, table, rows):

@@ -96,6 +96,7 @@ def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
         "gamma 0.9",
         "Licence",
         "| student KD-Boost |",
+        "best mean of auc, query_auc, ndcg_10",
         f"| training labels | {commit.counts['train_pairs']} |",
     ):
         assert text in card

@@ -57,6 +57,9 @@ def test_training_sees_no_probe_and_no_negative_of_an_unseen_node(data, monkeypa
         assert not set(pairs.ravel()) & set(probes.unseen)
     assert set(seen.similar.ravel()) & set(probes.unseen)
     assert len(data.similar) > len(seen.similar) > 0
+    # A query may be both bought after and labelled.
+    assert set(data.train.query) & set(probes.asked)
+    assert set(seen.train.query) == set(data.train.query) - set(probes.asked)
     again = choose_probes(data, seed=13)
     assert np.array_equal(again.asked, probes.asked)
     assert np.array_equal(again.unseen, probes.unseen)

@@ -172,6 +172,11 @@ def test_teachers_without_a_name_or_twice_are_refused(names):
         DistillConfig(teachers=names)
 
 
+def test_an_alignment_needs_an_encoder_among_the_teachers():
+    with pytest.raises(ConfigError, match="alpha_teacher: expected an encoder among the teachers"):
+        DistillConfig(teachers=("cross:a", "scores:b.csv"), alpha_teacher=1.0)
+
+
 def test_teacher_and_student_may_have_tokenisers_of_their_own(data, config, tiny_model, tmp_path):
     """A teacher's vectors come from its own ids, whatever ids the student has for the same words."""
     other = tmp_path / "other"

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from indexer.config import DistillConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, label_sources, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.data import assemble_data
 from indexer.distill.losses import HIGH, IRRELEVANT
 from indexer.distill.objective import (
     START,
@@ -108,6 +110,11 @@ def test_sources_of_labels_have_means_and_shares_of_their_own(data, config):
     natural = plan_epoch(sources, shares=dict.fromkeys(sources), batch_size=16, seed=1, epoch=1)
     assert set(student_objective(every).terms) == set(objective.terms)
     assert sum(count_pairs(natural, name).total() for name in sources) == pairs
+    nothing = student_objective(replace(settings, source_shares={"llm": 0.0})).terms
+    shares = {name: term.share for name, term in nothing.items()}
+    without = plan_epoch(label_sources(two, nothing), shares=shares, batch_size=16, seed=1, epoch=1)
+    assert count_pairs(without, "labels") == count_pairs(plan, "labels")
+    assert count_pairs(without, "labels:llm").total() == 0
     low, high = np.full(2, IRRELEVANT), np.full(1, HIGH)
     step = {
         "labels": PairSource(left=np.zeros(2, int), right=np.ones(2, int), label=low),
@@ -533,6 +540,26 @@ def test_only_a_taught_model_asks_teachers(config):
     assert student_objective(replace(alone, alpha_listwise=1.0)).asks_scores
     without = replace(config.distill, similar_share=0.0, dissimilar_share=0.0)
     assert list(student_objective(without).terms) == list(teacher_objective(without).terms) == ["labels"]
+
+
+def test_without_soft_scores_equation_6_waits_for_its_epoch(config):
+    settings = replace(config.distill, switch_epoch=2)
+    direct = student_objective(replace(settings, gamma=0.0))
+    objectives = (direct, student_objective(settings), student_objective(settings, taught=False))
+    assert [each.terms["dissimilar"].from_epoch for each in objectives] == [3, 1, 3]
+    assert teacher_objective(settings).terms["dissimilar"].from_epoch == 3
+
+
+def test_the_training_benchmark_has_a_shop(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    from benchmarks.train_inputs import CONFIG, make_shop
+
+    judgements, similar, dissimilar = make_shop(320)
+    found = assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes={}, mining=[], config=CONFIG)
+    assert (CONFIG.distill.gamma, CONFIG.distill.similar_share, CONFIG.distill.dissimilar_share) == (0.9, 0.5, 0.5)
+    assert len(found.train) > 200
+    assert len(found.similar) > 0
+    assert len(found.dissimilar) > 0
 
 
 def test_grades_become_labels():

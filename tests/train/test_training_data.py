@@ -12,7 +12,7 @@ import pytest
 from indexer.config import BermConfig, Config, DistillConfig, NodesConfig, ShopConfig
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
-from indexer.distill.judgements import Vote, read_judgements, settle_votes
+from indexer.distill.judgements import Vote, read_judgements, read_measured, settle_votes
 from indexer.distill.purchases import read_traffic
 from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
@@ -352,3 +352,7 @@ def test_labels_of_training_sources_train_and_never_measure(shop):
     # With no training source all of them measure.
     everything = read_training_data(replace(shop, labels=replace(shop.labels, training_sources=())), DATE)
     assert everything.counts["unmeasured_pairs"] == 0
+    assert len(read_measured(shop.catalogue, shop.labels).pairs) == 80
+    write_tsv(Path(shop.labels.path), ("query", "product_id", "label", "source"), extra)
+    with pytest.raises(ContractError, match=r"labels\.tsv: all 39 labels come from sources that train and never"):
+        read_measured(shop.catalogue, shop.labels)
