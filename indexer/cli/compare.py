@@ -64,9 +64,10 @@ def compare(
         config_path, options=settings, methods=named, sweeps=sweeps, seeds=seeds, sweep_seeds=sweep_seeds
     )
     comparison = Comparison(variants, run_date, folds=folds, out=Path(out))
+    against = baseline or variants[0].name
+    comparison.check_baseline(against)
     click.echo(describe_plan(comparison.cells), err=True)
     comparison.train(progress=show_progress(no_progress))
-    against = baseline or variants[0].name
     rows = comparison.tabulate(baseline=against)
     report = write_report(comparison, rows, baseline=against)
     if as_json:

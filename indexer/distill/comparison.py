@@ -50,6 +50,12 @@ class Comparison:
         """The configuration whose data and untrained models stand for all."""
         return self.cells[0].cell.config
 
+    def check_baseline(self, name: str) -> None:
+        """Raise ConfigError for a row that there will not be; which teachers have one is known after training."""
+        names = [RANDOM, BM25, *self._untrained(), *self.variants]
+        if name not in names and not name.startswith("teacher"):
+            raise ConfigError(f"--baseline {name}: expected one of {', '.join(names)}, or the row of a teacher")
+
     def train(self, *, progress: bool) -> None:
         """Run the cells that are not finished, in order, and measure the models as they come."""
         torch.set_num_threads(self.config.distill.threads or os.cpu_count() or 1)

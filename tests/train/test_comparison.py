@@ -248,9 +248,19 @@ def test_the_command_prints_and_writes_the_table(shop, unbroken):
     for row in document:
         assert escape(row["name"]) in page
     assert page.count("<svg") == 3
-    wrong = CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss", "--baseline", "nothing"])
+    wrong = CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss", "--baseline", "teacher none"])
     assert wrong.exit_code == 2
-    assert "--baseline nothing: expected one of random, BM25" in wrong.stderr
+    assert "--baseline teacher none: expected one of random, BM25" in wrong.stderr
+
+
+def test_a_baseline_that_is_no_row_is_refused_before_any_training(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("trained for a table that cannot be drawn up"))
+    words = ["compare", "--config", str(shop), "--run-date", DATE, "--out", str(tmp_path), "--folds", "2"]
+    wrong = CliRunner().invoke(indexer, [*words, "--methods", "direct", "--baseline", "kd-bost"])
+    assert wrong.exit_code == 2
+    assert "--baseline kd-bost: expected one of random, BM25, zero-shot student, zero-shot model, direct" in (
+        wrong.stderr
+    )
 
 
 def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_path):
