@@ -74,7 +74,7 @@ class PurchasesConfig(InputConfig):
     """Count of a row whose table has no `purchases` column."""
     min_purchases: int = 20
     """Pairs bought fewer times are dropped (KD-Boost section 4.1)."""
-    max_purchases: int = 1_000_000_000
+    max_purchases: int = 999_999_999
     """Rows above this count are rejected as outliers."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """Action of an event -> purchases it counts for; `purchase` counts 1 and any other 0 unless named here."""

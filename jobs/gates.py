@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from indexer.config import GatesConfig
-from indexer.contracts.schemas import CATALOGUE, QUERY_CLASSES, TAXONOMY
+from indexer.contracts.schemas import CATALOGUE, CROSSWALK, QUERY_CLASSES, TAXONOMY, TAXONOMY_PATHS
 from indexer.errors import GateError
 from indexer.runs import StepCommit
 
-WHOLE_TABLES = (CATALOGUE.name, TAXONOMY.name, QUERY_CLASSES.name)
+WHOLE_TABLES = tuple(table.name for table in (CATALOGUE, TAXONOMY, TAXONOMY_PATHS, CROSSWALK, QUERY_CLASSES))
 """Inputs that are delivered whole every night; purchases rise and fall with the weekday."""
 NODES_WITH_PRODUCTS = "nodes_with_products"
 """Figure that falls where all products end up in one category."""

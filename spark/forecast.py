@@ -34,9 +34,12 @@ class Forecast:
 
 
 def forecast_product(
-    totals: Totals, heaviest: Sequence[tuple[str, int]], *, block_entries: int, cores: int, sent: bool = True
+    totals: Totals, heaviest: Sequence[tuple[str, int]], *, block_entries: int, cores: int, rows: int | None = None
 ) -> Forecast:
-    """Plan the blocks for this many cores and entries a block; `sent` tells whether rows travel to their tasks."""
+    """Plan the blocks for this many cores and entries a block.
+
+    `rows` is the size of PURCHASES where each task reads all of it; without it rows travel to their tasks.
+    """
     blocks = count_blocks(totals.entries, block_entries=block_entries, cores=cores)
     pairs = blocks * (blocks + 1) // 2
     in_blocks = BYTES_PER_ENTRY * 2 * -(-totals.entries // blocks)
@@ -44,9 +47,9 @@ def forecast_product(
         entries=totals.entries,
         shared_pairs=totals.shared_pairs,
         blocks=blocks,
-        tasks=pairs if sent else min(pairs, cores),
-        task_bytes=in_blocks if sent else max(in_blocks, BYTES_PER_ENTRY_READ * totals.entries),
-        sent_entries=totals.entries * blocks if sent else 0,
+        tasks=pairs if rows is None else min(pairs, cores),
+        task_bytes=max(in_blocks, BYTES_PER_ENTRY_READ * (rows or 0)),
+        sent_entries=totals.entries * blocks if rows is None else 0,
         seconds_unpruned=totals.shared_pairs / MULTIPLY_ADDS_PER_SECOND / cores,
         heaviest=tuple(heaviest),
     )

@@ -28,7 +28,7 @@ from indexer.contracts.columns import (
     refuse_partial,
 )
 from indexer.contracts.days import Days, read_day
-from indexer.contracts.files import Delivery, check_path, detect_format, download_files, find_files
+from indexer.contracts.files import Delivery, check_path, detect_format, download_files, find_files, finished_names
 from indexer.contracts.preflight import check_file
 from indexer.contracts.raw import (
     DELIMITERS,
@@ -44,6 +44,7 @@ from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
 from indexer.runs import identify_input
 from indexer.store import hash_file
+from spark.objects import list_objects, read_first_line
 from spark.session import local_address
 from spark.text import is_valid_text
 
@@ -64,7 +65,7 @@ class Location:
     shown: str
     """The address as the configuration has it, for messages."""
     files: tuple[str, ...]
-    """Local files, or the one `s3a://` address that Spark reads on a cluster."""
+    """Local files, or the `s3a://` objects that Spark reads on a cluster."""
     format: str
     identity: Any
     """JSON-ready; other bytes give another one: hashes of local files, sizes and times of remote ones."""
@@ -98,26 +99,38 @@ def locate_input(
         root = Path(source.path)
         delivery = Delivery(find_files(root, section=section, days=days, success_file=source.success_file))
         return _local_location(delivery, root, source, section, days)
-    if (session.sparkContext.master or "").startswith("local"):
+    if runs_here(session):
         root = _make_folder(staging / uuid.uuid4().hex)
         delivery = download_files(source.path, root, days=days, success_file=source.success_file)
         return _local_location(delivery, root, source, section, days)
     return _remote_location(session, source, section, days)
 
 
+def runs_here(session: SparkSession) -> bool:
+    """Tell whether Spark runs on this machine alone, where its tasks see what the driver has downloaded."""
+    return (session.sparkContext.master or "").startswith("local")
+
+
 def _remote_location(session: SparkSession, source: InputConfig, section: str, days: Days | None) -> Location:
     address = "s3a://" + source.path.removeprefix("s3://").rstrip("/")
-    listing = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(address)
-    found = [list(row) for row in listing.select("path", "length", F.col("modificationTime").cast("string")).collect()]
-    names = {name.removeprefix(address).lstrip("/") or name.rpartition("/")[2]: name for name, *_ in found}
-    chosen = {names[name] for name in days.choose_names(names, source.path)} if days else set(names.values())
+    listed = list_objects(session, address)
+    if not listed:
+        raise ContractError(f"{source.path}: no such object or folder; correct [{section}] path or deliver the table")
+    names = {item.address.removeprefix(address).lstrip("/") or item.address.rpartition("/")[2]: item for item in listed}
+    # An object named in full needs no mark that its folder is whole.
+    alone = [item.address for item in listed] == [address]
+    kept = list(names) if alone else finished_names(names, source.path, source.success_file)
+    chosen = {names[name] for name in (days.choose_names(kept, source.path) if days else kept)}
+    files = tuple(sorted(item.address for item in chosen if item.size))
+    if not files:
+        raise ContractError(f"{source.path}: 0 rows; an empty input stops the run")
     return Location(
         section=section,
         shown=source.path,
-        files=tuple(sorted(chosen)) if days else (address,),
-        format=_one_format(chosen, source, section),
-        identity=sorted(row for row in found if row[0] in chosen),
-        days=_sort_days(chosen) if days else (),
+        files=files,
+        format=_one_format(files, source, section),
+        identity=sorted([item.address, item.size, item.changed] for item in chosen),
+        days=_sort_days(files) if days else (),
     )
 
 
@@ -369,9 +382,12 @@ def _decoded(name: str) -> Column:
 
 def _read_headers(session: SparkSession, location: Location) -> list[str]:
     if location.remote:
-        lines = [row.value for row in session.read.text(location.files[0]).limit(1).collect()]
-        return parse_header(lines, location.format, location.shown)
-    read = (read_header(Path(file), location.format) for file in location.files)
+        lines = ((file, read_first_line(session, file, limit=RECORD_BYTES)) for file in location.files)
+        read: Iterable[list[str] | None] = (
+            parse_header([line.removeprefix("\ufeff")], location.format, file) for file, line in lines
+        )
+    else:
+        read = (read_header(Path(file), location.format) for file in location.files)
     headers = {tuple(header) for header in read if header}
     if not headers:
         raise ContractError(f"{location.shown}: 0 rows; an empty input stops the run")

@@ -48,13 +48,13 @@ def score_blocks(one: Block, other: Block, config: NpmiConfig) -> Iterator[pa.Re
 
 
 def npmi_scores(joint: Doubles, p_a: Doubles, p_b: Doubles, variant: str) -> Doubles:
-    """Return NPMI; within [-1, 1] for a distribution, infinite where the literal form divides by zero."""
-    with np.errstate(divide="ignore"):
+    """Return NPMI; within [-1, 1] for a distribution, -1 for a joint of 0, infinite where `literal` divides by zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
         # The marginals are added up first: which of the two comes first depends on the blocks.
         score = (np.log(joint) - (np.log(p_a) + np.log(p_b))) / -np.log(joint)
     if variant == "literal":
-        return np.where(joint >= ONE, np.inf, score)
-    return np.clip(np.where(joint >= 1, 1.0, score), -1, 1)
+        return np.select([joint <= 0, joint >= ONE], [-1.0, np.inf], score)
+    return np.clip(np.select([joint <= 0, joint >= 1], [-1.0, 1.0], score), -1, 1)
 
 
 def npmi_ceilings(p_a: Doubles, p_b: Doubles, variant: str) -> Doubles | None:

@@ -39,7 +39,7 @@ def plan_pairs(
     cores = session.sparkContext.defaultParallelism
     if rows <= block_entries:
         totals, heaviest = _measure_files(folder)
-        forecast = forecast_product(totals, heaviest, block_entries=block_entries, cores=cores, sent=False)
+        forecast = forecast_product(totals, heaviest, block_entries=block_entries, cores=cores, rows=rows)
         yield PairPlan(forecast, totals, lambda: score_files(session, folder, config, blocks=forecast.blocks))
         return
     purchases = read_rows(session, folder, PURCHASES)

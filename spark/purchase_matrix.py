@@ -75,22 +75,22 @@ def measure_matrix(matrix: PurchaseMatrix) -> Margins:
     count = counts.data.astype(np.float64)
     product, bought = (counts.sum(axis=axis).astype(np.float64) for axis in (0, 1))
     shared = np.bincount(counts.indices, minlength=counts.shape[1])
-    squares = np.bincount(counts.indices, weights=count * count, minlength=counts.shape[1])
     of_product = product[counts.indices]
     share = np.bincount(counts.indices, weights=count / bought[row], minlength=counts.shape[1])
-    met = np.maximum(0.0, product - squares / product)
+    # Products of one query meet nobody: their part is 0 exactly.
+    met = np.bincount(row, count * (of_product - count) / of_product, counts.shape[0]).astype(np.float64)
     totals = Totals(
         entries=int(shared[shared > 1].sum()),
         shared_pairs=int((shared * (shared - 1) // 2).sum()),
         purchases=int(counts.data.sum()),
-        met_others=float(met[shared > 1].sum()),
+        met_others=float(met.sum()),
         share_squares=float((share * share).sum()),
         mixed_codes=0,
     )
     return Margins(
         product=product,
         bought=bought,
-        met_others=np.bincount(row, count * (of_product - count) / of_product, counts.shape[0]).astype(np.float64),
+        met_others=met,
         shares=np.bincount(row, weights=count * share[counts.indices], minlength=counts.shape[0]) / bought,
         shared=shared,
         totals=totals,

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from indexer.config import SparkConfig
-from indexer.errors import ConfigError, ContractError
+from indexer.errors import ConfigError, ContractError, StoreError
 from spark.java import find_java
 from spark.text import SPARK_3, compose_text
 
@@ -38,6 +38,14 @@ UNREADABLE = (
     ": cannot be read: ",
 )
 """What Spark's messages say where a file is damaged."""
+LOST = (
+    "Python worker exited unexpectedly",
+    "ExecutorLostFailure",
+    "No space left on device",
+    "All masters are unresponsive",
+    "OutOfMemoryError",
+)
+"""What they say where a process, a disk or the cluster is gone; the stream of a lost worker ends too early as well."""
 MESSAGE_CHARACTERS = 300
 
 
@@ -63,7 +71,7 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
 
 @contextmanager
 def spark_failures(place: str) -> Iterator[None]:
-    """Turn Spark's report of a damaged file or a count beyond 64 bits into a ContractError."""
+    """Turn Spark's report of a damaged file or too large a count into a ContractError, of a loss into a StoreError."""
     try:
         yield
     except (PySparkException, Py4JJavaError, OverflowError) as error:
@@ -72,6 +80,11 @@ def spark_failures(place: str) -> Iterator[None]:
             raise ContractError(
                 f"{place}: a sum of counts does not fit into 64 bits; look for absurd counts in the input "
                 "and lower purchases.max_purchases"
+            ) from error
+        if lost := next((mark for mark in LOST if mark in message), None):
+            raise StoreError(
+                f"{place}: Spark lost what it runs on: {lost}: {_explain(message)}; free memory or disk, give a task "
+                "less by a smaller gram.block_entries, and run it again: what is finished is not done twice"
             ) from error
         if any(mark in message for mark in UNREADABLE):
             raise ContractError(f"{place}: a file cannot be read: {_explain(message)}") from error

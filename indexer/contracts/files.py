@@ -64,7 +64,7 @@ def find_files(path: Path, *, section: str, days: Days | None = None, success_fi
         raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
     found = sorted(path.rglob("*"))
     names = {item: item.relative_to(path).as_posix() for item in found}
-    finished = set(_finished_names(names.values(), path, success_file))
+    finished = set(finished_names(names.values(), path, success_file))
     parts = [name for item, name in names.items() if name in finished and item.is_file()]
     files = [path / name for name in _choose_names(parts, days, path)]
     if not files:
@@ -85,7 +85,7 @@ def download_files(url: str, folder: Path, *, days: Days | None = None, success_
     parts = [key[len(prefix) + 1 :] for key in found if key.startswith(f"{prefix}/") and not key.endswith("/")]
     # A key named in full is wanted, hidden or not.
     keys = {prefix.rpartition("/")[2]: key for key in found if key == prefix}
-    finished = _finished_names(parts, url, success_file and not keys)
+    finished = finished_names(parts, url, success_file and not keys)
     keys |= {name: f"{prefix}/{name}" for name in finished}
     names = _choose_names(list(keys), days, url)
     if not keys:
@@ -113,7 +113,7 @@ def _choose_names(names: list[str], days: Days | None, shown: str | Path) -> lis
     return days.choose_names(names, str(shown)) if days else names
 
 
-def _finished_names(names: Iterable[str], shown: str | Path, success_file: bool) -> list[str]:
+def finished_names(names: Iterable[str], shown: str | Path, success_file: bool) -> list[str]:
     """Return the names, relative to the input's folder, of part files.
 
     Raises ContractError where their writer has not finished.

@@ -8,11 +8,13 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -269,5 +271,17 @@ def parse_json(text: str) -> Any:
 
 
 def json_text(value: Any) -> str | None:
-    """Return a text as it is, nothing for null, and any other value as JSON."""
+    """Return a text as it is, nothing for null, a fraction as Java writes it, and any other value as JSON."""
+    if isinstance(value, float) and math.isfinite(value):
+        return _java_text(value)
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _java_text(value: float) -> str:
+    """Return a number as Spark has it: beyond 10 million and below a thousandth with an exponent, `1.2345678E7`."""
+    if value == 0 or 1e-3 <= abs(value) < 1e7:
+        return repr(value)
+    sign, digits, exponent = Decimal(repr(value)).as_tuple()
+    first, rest = digits[0], "".join(map(str, digits[1:])).rstrip("0")
+    assert isinstance(exponent, int)
+    return f"{'-' * sign}{first}.{rest or '0'}E{exponent + len(digits) - 1}"

@@ -160,6 +160,41 @@ def test_blocks_order_and_names_of_products_change_no_bit(variant, matrix, block
     assert scores[0] == pytest.approx(scores[1], abs=1e-12)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=15, deadline=None)
+@given(matrix=matrices(), seed=st.integers(0, 2**32 - 1))
+def test_names_of_queries_and_their_order_in_a_pair_change_no_score(variant, matrix, seed):
+    config = NpmiConfig(variant=variant, tau=0.03, min_support=0, top_k=10**6, force_literal=True)
+    given_names = [f"q{i}" for i in range(len(matrix))]
+    other_names = np.random.default_rng(seed).permutation(given_names).tolist()
+    codes = np.arange(matrix.shape[1]) * 1000 - 5
+    plain, _ = score(make_tables(matrix, variant, seed=1, codes=codes), config)
+    halves = make_tables(matrix, variant, blocks=2, seed=1, codes=codes, names=other_names)
+    turned, _ = score(halves[::-1], config)
+    renamed = dict(zip(given_names, other_names, strict=True))
+    figures = ("npmi", "joint", "support", "shared_products")
+    expected = {
+        tuple(sorted((renamed[a], renamed[b]))): [row[name] for name in figures] for (a, b), row in plain.items()
+    }
+    assert {pair: [row[name] for name in figures] for pair, row in turned.items()} == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=15, deadline=None)
+@given(matrix=matrices())
+def test_bounds_of_every_variant(variant, matrix):
+    config = NpmiConfig(variant=variant, tau=-0.9, min_support=0, top_k=10**6, force_literal=True)
+    pairs, _ = score(make_tables(matrix, variant), config)
+    highest = math.inf if variant == "literal" else 1.0
+    assert all(-1 < row["npmi"] <= highest and row["joint"] > 0 for row in pairs.values())
+
+
+def test_npmi_is_defined_where_a_logarithm_is_not():
+    joint, marginal = np.array([0.0, 1.0]), np.array([0.5, 1.0])
+    assert npmi_scores(joint, marginal, marginal, "walk").tolist() == [-1.0, 1.0]
+    assert npmi_scores(joint, marginal, marginal, "literal").tolist() == [-1.0, math.inf]
+
+
 @settings(max_examples=30, deadline=None)
 @given(matrix=matrices())
 def test_bounds_and_figures(matrix):
@@ -347,9 +382,11 @@ def test_margins_of_purchases_in_files_by_hand(tmp_path):
     assert margins.shares == pytest.approx([101 / 90, 11 / 10, 127 / 150])
     totals = margins.totals
     assert (totals.entries, totals.shared_pairs, totals.purchases) == (5, 4, 200)
-    forecast = forecast_product(totals, [("p1", 3)], block_entries=10, cores=2, sent=False)
+    forecast = forecast_product(totals, [("p1", 3)], block_entries=10, cores=2, rows=6)
     # Two tasks for three pairs of two blocks of three entries.
     assert (forecast.blocks, forecast.tasks, forecast.sent_entries, forecast.task_bytes) == (2, 2, 0, 1500)
+    # A task reads the products of one query, too, before it leaves them out.
+    assert forecast_product(totals, [("p1", 3)], block_entries=10, cores=2, rows=100).task_bytes == 10_000
     assert (totals.met_others, totals.share_squares) == pytest.approx((200 / 3, 49 / 36 + 961 / 900 + 16 / 25))
     assert name_most_shared(matrix, margins, number=2) == [("p1", 3), ("p0", 2)]
 

@@ -1,7 +1,10 @@
 """Deciles of query pairs, their agreement with the taxonomy, and the tau that follows, worked out by hand."""
 
+from dataclasses import asdict
+
 import pytest
 
+from jobs.calibration_page import render_page
 from spark.calibration import (
     Decile,
     apart_nodes,
@@ -70,6 +73,20 @@ def test_agreement_above_weighs_each_decile_by_its_pairs():
 )
 def test_tau_is_the_lowest_whose_pairs_above_reach_the_target(agreeing, target, tau):
     assert find_tau(measure(*agreeing), target=target) == tau
+
+
+def test_a_page_shows_queries_as_text():
+    evil = "<script>alert(1)</script>"
+    figures = {
+        "verdict": evil,
+        "chance_agreement": None,
+        "target_agreement": 0.95,
+        "deciles": [asdict(row) for row in measure(5, 9, 10)],
+        "samples": [{"query_a": evil, "query_b": 'a & "b"', "npmi": 0.5, "decile": 1, "related": None}],
+    }
+    page = render_page(figures, run_date="2026-11-20", shop=evil)
+    assert "<script" not in page
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td><td>a &amp; &quot;b&quot;</td>" in page
 
 
 def test_pairs_fall_into_the_cell_that_ends_at_or_above_them(session):

@@ -4,9 +4,11 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,12 +16,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import Config, ShopConfig
-from indexer.contracts.schemas import PURCHASES
+from indexer.config import Config, NpmiConfig, ShopConfig
+from indexer.contracts.schemas import PURCHASES, QUERY_PAIRS
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import PurchasesConfig, QueriesConfig
 from indexer.runs import StepFolder
-from jobs import purchase_gram
+from jobs import npmi_pairs, purchase_gram
 
 pytestmark = pytest.mark.jvm
 
@@ -57,7 +59,7 @@ BAD_EVENTS = {
     "object_id_missing": [event(user_query="a", product=None)],
     "object_id_chars": [event(user_query="a", product="p\n1")],
     "timestamp_type": [event(user_query="a", time=time) for time in ("yesterday", -5, "0000-00-00", "2026-02-30")],
-    "quantity_range": [event(user_query="a", quantity=quantity) for quantity in (-1, 0, 10**9 + 1)],
+    "quantity_range": [event(user_query="a", quantity=quantity) for quantity in (-1, 0, 10**9)],
     "quantity_type": [event(user_query="a", quantity=2.5)],
     "action_name_missing": [event(None, user_query="a")],
     "event_date_future": [event(user_query="a", time="2099-01-01")],
@@ -210,6 +212,20 @@ def test_logs_that_cannot_be_used(session, shop, tmp_path):
         PurchasesConfig(weights={"purchase": 0})
 
 
+def walk_npmi(purchases, a, b):
+    """NPMI of two queries by the sums of its definition."""
+    total = sum(purchases.values())
+    of_query, of_product = Counter(), Counter()
+    for (query, product), count in purchases.items():
+        of_query[query] += count
+        of_product[product] += count
+    joint = sum(
+        purchases.get((a, product), 0) * purchases.get((b, product), 0) / (bought * total)
+        for product, bought in of_product.items()
+    )
+    return math.log(joint * total * total / of_query[a] / of_query[b]) / -math.log(joint)
+
+
 @pytest.mark.skipif(not LOG.exists(), reason="the icecat_shop data set is not here; set SHOP_TEST_DATA to its parent")
 def test_purchases_of_a_real_log(session, shop, tmp_path):
     records = {"ubi_events": [], "ubi_queries": []}
@@ -256,3 +272,11 @@ def test_purchases_of_a_real_log(session, shop, tmp_path):
     assert len(set(shared)) == 17
     assert Counter(shared)[("laptop", "laptops")] == 4
     assert Counter(shared)[("notebook", "notebooks")] == 3
+
+    everything = replace(config, npmi=NpmiConfig(tau=-0.99, min_support=0, top_k=100))
+    figures = npmi_pairs.run(session, everything, "2024-06-04").counts["figures"]
+    assert (figures["shared_pairs"], figures["candidates"]) == (23, 17)
+    folder = StepFolder(config.shop.work, "npmi_pairs", "2024-06-04").table_folder(QUERY_PAIRS.name)
+    rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
+    scores = {(row["query_a"], row["query_b"]): row["npmi"] for row in rows}
+    assert scores == pytest.approx({pair: walk_npmi(pairs, *pair) for pair in set(shared)}, abs=1e-12)

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pytest
 
 from indexer.contracts import schemas
 from indexer.contracts.tables import read_table as read_batches
-from indexer.errors import ConfigError, ContractError, IntegrityError
+from indexer.errors import ConfigError, ContractError, IntegrityError, StoreError
 from indexer.input_config import InputConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 from spark.inputs import locate_input
@@ -260,6 +261,16 @@ def test_a_changed_byte_in_a_table_of_our_own_is_noticed(session, tmp_path):
         list(read_batches(tmp_path, "2026-11-20", schemas.PURCHASES))
     with pytest.raises(ContractError, match="cannot be read"), spark_failures("x"):
         read_table(session, tmp_path, schemas.PURCHASES, "2026-11-20").collect()
+
+
+def test_a_worker_that_dies_is_not_taken_for_a_damaged_file(session):
+    def die(batches):
+        list(batches)
+        os._exit(9)
+
+    dying = session.range(1).mapInArrow(die, "id long")
+    with pytest.raises(StoreError, match=r"^npmi: Spark lost what it runs on: Python worker"), spark_failures("npmi"):
+        dying.collect()
 
 
 def commit_table(work, write):

@@ -79,6 +79,7 @@ def test_the_readers_agree_on_lists_long_texts_and_identifiers(read, name):
         lines += [
             '{"product_id": 1.50, "title": 1e3, "node_ids": [12, null, "a", 1.0], "category_path": ["x", 7]}',
             '{"product_id": 123456789012345678901234567890, "title": true, "node_ids": []}',
+            '{"product_id": 12345678.0, "title": 0.0005, "node_ids": [1e7, -123456789.125, 9999999.5, 1e18]}',
             '{"product_id": "bytes", "title": "t", "other": "\udcff"}',
             '{"product_id": "half", "title": "t", "other": "\\ud83d"}',
             '{"product_id": "late", "title": "t", "brand": "b"}',
