@@ -223,11 +223,17 @@ class DistillConfig:
     """Weight of the teacher's soft scores in equation 7; 1 learns from them alone, 0 from none."""
     recovery_epochs: int = 5
     """Epochs that bring a cut student back to the uncut one, on texts alone, before it is taught; 0 leaves it cut."""
+    recovery_batch_size: int = 128
+    """Texts per step of the recovery."""
+    recovery_learning_rate: float = 5e-4
+    """Learning rate of the recovery of a student with layers."""
     qat_epochs: int = 0
     """Epochs that bring a copy of the student, computing in int8, back to the student, on texts alone; exported as
     encoder-int8; 0 quantises the student as it is."""
     unlabelled_products: int = 20_000
     """Products of the catalogue whose texts serve without labels: in the recovery and for scored pairs."""
+    unlabelled_queries: int = 20_000
+    """Queries of PURCHASES, beside those of query pairs, whose texts serve without labels."""
     scored_share: float = 0.0
     """Unlabelled pairs with the teacher's score per labelled pair (Shang et al. 2025, abstract); 0 takes none."""
     alpha_teacher: float = 0.0
@@ -324,7 +330,10 @@ class DistillConfig:
             self,
             qat_epochs=(0, MANY),
             recovery_epochs=(0, MANY),
+            recovery_batch_size=(1, MANY),
+            recovery_learning_rate=(1e-12, 1),
             unlabelled_products=(0, MANY),
+            unlabelled_queries=(0, MANY),
             scored_share=(0, 1_000),
         )
         require_ranges(self, alpha_teacher=weight, alpha_start=weight)

@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from indexer.config import Config
+from indexer.config import Config, DistillConfig
 from indexer.distill.evaluate import EvaluationRow
 from indexer.distill.trainer import TrainingResult
 
+ADDED_LOSSES = {
+    "alpha_teacher": "alignment with the teacher's vectors",
+    "alpha_start": "alignment with the start's vectors",
+    "alpha_margin": "margin-MSE",
+    "alpha_listwise": "listwise KL",
+    "alpha_cosent": "CoSENT",
+}
 FIGURES = ("auc", "query_auc", "precision", "recall", "ndcg_5", "ndcg_10")
 
 
@@ -38,10 +45,8 @@ Encodes shop queries and products into unit vectors whose dot product says how r
 - **Start**: {start} of `{distill.student}`; mean pooling, L2 norm.
 - **Teachers**: {teachers}, the encoders among them trained with KD-Boost equation 5, with 6 from epoch
   {distill.switch_epoch + 1}; frozen while they teach.
-- **Student loss**: KD-Boost equation 7, gamma {distill.gamma}, theta {distill.theta_low} to {distill.theta_high},
-  alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}; method `{distill.method}` of
-  the project; weights of the epoch with the best mean of {", ".join(distill.select_by)} on held-out validation
-  queries ({epochs}).
+- **Student loss**: {_describe_loss(distill)}; method `{distill.method}` of the project; weights of the epoch with the
+  best mean of {", ".join(distill.select_by)} on held-out validation queries ({epochs}).
 - **Texts**: queries lower case, cut at {distill.query_tokens} tokens; products as
   `{config.catalogue.text_separator.join(config.catalogue.text_fields)}`, cut at {distill.product_tokens} tokens.
 
@@ -69,6 +74,15 @@ recall at a score of 0.7. NDCG: gains E 1, S 0.1, C 0.01, I 0.
 The weights derive from `{distill.student}` and, through its scores, from {teachers}; their licences hold for
 this model too (all-MiniLM-L6-v2: Apache-2.0). The shop's own data may carry further terms.
 """
+
+
+def _describe_loss(distill: DistillConfig) -> str:
+    """Return the terms of the student's loss that count, in words."""
+    taught = f"KD-Boost equation 7, gamma {distill.gamma}" if distill.gamma else "KD-Boost equations 5 and 6, untaught"
+    bands = f"theta {distill.theta_low} to {distill.theta_high}"
+    alphas = f"alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}"
+    added = [f"{name} x {alpha}" for key, name in ADDED_LOSSES.items() if (alpha := getattr(distill, key))]
+    return ", ".join([taught, bands if distill.label_loss == "bands" else distill.label_loss, alphas, *added])
 
 
 def _table(rows: Sequence[EvaluationRow]) -> str:

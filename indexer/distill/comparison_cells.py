@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from indexer.config import CROSS, SCORES, Config, DistillConfig
+from indexer import __version__
+from indexer.config import CROSS, SCORES, Config, DistillConfig, as_document
 from indexer.distill.comparison_plan import Cell
 from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
-from indexer.distill.data import read_training_data
+from indexer.distill.data import TrainingData, read_training_data
 from indexer.distill.models import train_models
 from indexer.distill.query_probes import choose_probes, hide_probes
-from indexer.distill.step import identify_training
+from indexer.distill.step import identify_model, identify_training
 from indexer.distill.trainer import TrainingResult
 from indexer.runs import fingerprint
 
@@ -36,8 +37,11 @@ LOSS_SETTINGS = (
 """What teaching and teachers depend on, and no recovery."""
 STUDENT_SETTINGS = (
     *("student", "student_kind", "student_layers", "recovery_epochs", "table_learning_rate"),
+    *("recovery_batch_size", "recovery_learning_rate"),
     *("ngram_bins", "ngram_dimension"),
 )
+SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
+"""What decides which labelled queries are held out."""
 INDEX_SETTINGS = ("m", "ef_construction", "ef_search", "storage")
 """What figures of retrieval depend on beside the model."""
 RECOVERED = "recovered"
@@ -53,6 +57,7 @@ class CellFolder:
         self.run_date = run_date
         self.fingerprint = identify_measured(identify_training(cell.config, run_date), cell.config)
         # Not by the variant's name: of two with the same settings one is trained.
+        self.out = out
         self.folder = out / "cells" / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:16]}"
         self.parts = {role: out / "parts" / key[:24] for role, key in part_keys(cell.config, run_date).items()}
 
@@ -73,11 +78,14 @@ class CellFolder:
         data = read_training_data(config, self.run_date)
         probes = choose_probes(data, seed=config.distill.split_seed)
         checkpoints = self.folder / "checkpoints"
-        for role, folder in self.parts.items():
-            _link_files(folder, "", checkpoints, f"{role}.")
         seen = hide_probes(data, probes)
-        models = train_models(config.distill, seen, checkpoints, progress=False, berm=config.berm)
-        for role, folder in self.parts.items():
+        parts = {**self.parts, RECOVERED: self.out / "parts" / identify_recovery(config.distill, seen)[:24]}
+        for role, folder in parts.items():
+            _link_files(folder, "", checkpoints, f"{role}.")
+        models = train_models(
+            config.distill, seen, checkpoints, progress=False, berm=config.berm, vectors=self.out / "vectors"
+        )
+        for role, folder in parts.items():
             _link_files(checkpoints, f"{role}.", folder, "")
         trainings = {role: _describe_training(result) for role, result in models.results.items()}
         for role, encoder in models.encoders.items():
@@ -112,7 +120,7 @@ def teacher_folder(names: tuple[str, ...]) -> str:
 
 
 def part_keys(config: Config, run_date: str) -> dict[str, str]:
-    """Return the fingerprint of each training that methods may share, by role."""
+    """Return the fingerprint of each training of a teacher that methods may share, by role."""
     distill = config.distill
     encoders: list[tuple[str, ...]] = [(name,) for name in distill.encoder_teachers()]
     # An encoder stands beside it, since BERM asks for one.
@@ -125,7 +133,16 @@ def part_keys(config: Config, run_date: str) -> dict[str, str]:
             alone = replace(distill, teachers=_with_texts(config, *names))
             role = kind if number == 1 else f"{kind}_{number}"
             keys[role] = _identify(config, alone, (*TAUGHT_SETTINGS, *STUDENT_SETTINGS), run_date)
-    return {**keys, RECOVERED: identify_start(config, run_date)}
+    return keys
+
+
+def identify_recovery(config: DistillConfig, data: TrainingData) -> str:
+    """Return the fingerprint of a recovery, which depends on no label and so on no fold: its texts and settings."""
+    unread = {*TAUGHT_SETTINGS, *LOSS_SETTINGS, *SPLIT_SETTINGS, "teachers", "student", "max_mining_queries"}
+    settings = {name: value for name, value in as_document(config).items() if name not in unread}
+    texts = data.texts
+    chosen = [texts[row] for row in data.label_free_rows]
+    return fingerprint(RECOVERED, chosen, identify_model(config.student), settings, __version__)
 
 
 def identify_start(config: Config, run_date: str) -> str:

@@ -1,6 +1,6 @@
 """Everything a training run learns from, as arrays of text rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from indexer.distill.judgements import (
     read_product_texts,
     sample_product_texts,
 )
-from indexer.distill.purchases import Bought, read_bought_pairs
+from indexer.distill.purchases import Bought, read_bought_pairs, sample_bought_queries
 from indexer.distill.query_pairs import (
     Pair,
     index_node_sets,
@@ -53,6 +53,8 @@ class TrainingData:
     """Queries whose neighbours may become hard negatives."""
     open_queries: NDArray[np.int64]
     """Queries that training may see."""
+    free_queries: NDArray[np.int64]
+    """Those of them that no label names, the same whichever of the labelled ones are held out."""
     unlabelled: list[str]
     """Texts of other products; their rows come after those of `products`."""
     marked: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +65,21 @@ class TrainingData:
     """(pairs, 3): text rows of an open query and a product, and purchases; empty unless a teacher asks for them."""
     counts: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts, by the rows that pairs speak of."""
+        return [*self.queries, *self.products, *self.unlabelled]
+
+    @property
+    def label_free_rows(self) -> NDArray[np.int64]:
+        """Text rows for what is learnt without labels: queries that have none, where there are any, and all products.
+
+        They are the same texts in every fold of a comparison, which so shares what is learnt of them.
+        """
+        queries = self.free_queries if len(self.free_queries) else self.open_queries
+        first = len(self.queries)
+        return np.concatenate([queries, np.arange(first, first + len(self.products) + len(self.unlabelled))])
 
 
 def read_training_data(config: Config, run_date: str) -> TrainingData:
@@ -78,6 +95,10 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     tables = {name: read_scores(name.removeprefix(SCORES)) for name in distill.teachers if name.startswith(SCORES)}
     held_out = find_held_out(judgements.queries, distill)
     similar, dissimilar, mining, nodes = _read_query_tables(config, run_date, held_out)
+    free: Collection[str] = ()
+    if config.purchases.path and distill.unlabelled_queries:
+        limit, labelled = distill.unlabelled_queries, set(judgements.queries)
+        free = sample_bought_queries(config.shop.work, run_date, known=labelled, limit=limit, seed=distill.seed)
     bought: list[Bought] = []
     if distill.berm_teachers() and config.purchases.path:
         known = {*judgements.queries, *mining, *(query for pair in (*similar, *dissimilar) for query in pair)}
@@ -96,6 +117,7 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
         tables=tables,
         bought=bought,
         others=texts,
+        free=free,
     )
     if any(name.startswith(CROSS) for name in distill.teachers):
         return replace(data, marked=read_marked_texts(config.catalogue, {*data.products, *data.unlabelled}))
@@ -120,11 +142,13 @@ def assemble_data(
     tables: Mapping[str, ScoreTable] | None = None,
     bought: Sequence[Bought] = (),
     others: Mapping[str, str] | None = None,
+    free: Collection[str] = (),
 ) -> TrainingData:
     """Split by query, drop pairs that would leak held-out queries, and number all texts.
 
     `mining` are queries whose neighbours may become hard negatives, none of them held out; `tables` are scores by
-    teacher, `bought` purchases after open queries, `others` the texts by id of the products that only these two name.
+    teacher, `bought` purchases after open queries, `others` the texts by id of the products that only these two name,
+    `free` queries for what is learnt without labels.
     """
     tables, others = tables or {}, others or {}
     parts = _split(judgements.queries, config.distill)
@@ -133,9 +157,10 @@ def assemble_data(
     open_dissimilar = [pair for pair in dissimilar if held_out.isdisjoint(pair)]
     kept_dissimilar = sorted(set(open_dissimilar) - set(similar))
     queries = list(judgements.queries)
-    paired = {query for pair in (*kept_similar, *kept_dissimilar) for query in pair}
+    paired = {query for pair in (*similar, *dissimilar) for query in pair}
     asked = {query for table in tables.values() for query in table.queries}
-    queries += sorted((paired | set(mining) | asked) - set(queries))
+    # All of them, whatever is held out: with the same rows in every fold, vectors of the texts serve all folds.
+    queries += sorted({*paired, *mining, *asked, *free} - set(queries))
     unlabelled = sorted({*unlabelled, *others.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
     part_of_pair = parts[judgements.pairs.query]
@@ -168,6 +193,7 @@ def assemble_data(
         "dissimilar_also_similar": len(open_dissimilar) - len(kept_dissimilar),
         "mining_queries": len(mining),
         "unlabelled_products": len(unlabelled),
+        "unlabelled_queries": len(queries) - len(judgements.queries),
         **{f"scores_{place}": table.counts.as_counts() for place, table in enumerate(tables.values(), start=1)},
         **({"bought_pairs": len(edges), "bought_unknown": len(bought) - len(edges)} if bought else {}),
         "unique_texts": len(queries) + len(judgements.products) + len(unlabelled),
@@ -185,6 +211,7 @@ def assemble_data(
         query_nodes=index_node_sets(nodes, queries),
         mining_queries=np.array([rows[query] for query in mining], dtype=np.int64),
         open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
+        free_queries=np.arange(len(judgements.queries), len(queries)),
         unlabelled=unlabelled,
         tables=joined,
         bought=np.array(edges, dtype=np.int64).reshape(-1, 3),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from indexer.config import BermConfig, DistillConfig
 from indexer.distill.augmentation import sample_pairs
@@ -18,7 +18,7 @@ from indexer.distill.scoring import Tower
 from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions
 from indexer.distill.teaching import open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
-from indexer.distill.training_run import TrainingRun, embed_start, embed_texts, open_start
+from indexer.distill.training_run import TrainingRun, open_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +38,26 @@ class TrainedModels:
 
 
 def train_models(
-    config: DistillConfig, data: TrainingData, folder: Path, *, progress: bool, berm: BermConfig | None = None
+    config: DistillConfig,
+    data: TrainingData,
+    folder: Path,
+    *,
+    progress: bool,
+    berm: BermConfig | None = None,
+    vectors: Path | None = None,
 ) -> TrainedModels:
     """Train the teachers, recover the cut student, teach it, and where ablations are asked for train it directly, too.
 
-    `folder` keeps checkpoints; a model that is finished there is not trained again. Without a term that asks them no
-    teacher is trained.
+    `folder` keeps checkpoints; a model that is finished there is not trained again. `vectors`, a folder below it unless
+    runs share one, keeps the vectors of frozen encoders. Without a term that asks them no teacher is trained.
     """
-    run = TrainingRun(config=config, data=data, folder=folder, progress=progress, berm=berm or BermConfig())
+    run = TrainingRun(
+        config=config, data=data, folder=folder, progress=progress, berm=berm or BermConfig(), vectors=vectors
+    )
     objective = student_objective(config)
     encoders = train_encoders(run) if objective.asks_teachers else {}
     teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
-    start = embed_start(config, data) if _recovers(config) or config.alpha_start else None
+    start = run.embed_start() if _recovers(config) or config.alpha_start else None
     scored = find_scored(run, teachers, start) if "scored" in objective.terms else None
     settings = student_settings(config)
     student = run.train(
@@ -89,15 +97,9 @@ def quantise_student(run: TrainingRun, student: TextEncoder) -> TextEncoder:
     copy = open_start(run.config)
     assert isinstance(copy, TextEncoder)
     copy.transformer.load_state_dict(student.transformer.state_dict())
-    for module in copy.transformer.modules():
-        if isinstance(module, nn.Dropout):
-            # Its noise is far above that of int8.
-            module.p = 0.0
     settings = replace(student_settings(run.config), epochs=run.config.qat_epochs)
     with in_int8(copy.transformer):
-        return run.train(
-            "quantised", copy, recovery_objective(), settings=settings, start=embed_texts(student, run.data)
-        )
+        return run.train("quantised", copy, recovery_objective(), settings=settings, start=run.embed(student))
 
 
 def find_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Tensor | None) -> Rows:
@@ -121,14 +123,15 @@ def _sample_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Ten
     data = run.data
     vectors = next((t.vectors for t in teachers.values() if isinstance(t, VectorTeacher)), start)
     if vectors is None:
-        vectors = embed_start(run.config, data)
+        vectors = run.embed_start()
     products = np.arange(len(data.queries), len(data.queries) + len(data.products) + len(data.unlabelled))
     return sample_pairs(vectors, data.open_queries, products, seed=run.config.seed)
 
 
 def recovery_settings(config: DistillConfig) -> DistillConfig:
-    """Return the settings of the recovery: its own epochs, none of them skipped."""
-    return replace(student_settings(config), epochs=config.recovery_epochs)
+    """Return the settings of the recovery, which has epochs, steps and, of layers, a learning rate of its own."""
+    own = replace(config, learning_rate=config.recovery_learning_rate)
+    return replace(student_settings(own), epochs=config.recovery_epochs, batch_size=config.recovery_batch_size)
 
 
 def student_settings(config: DistillConfig) -> DistillConfig:

@@ -86,6 +86,11 @@ class Objective:
     lists: Mapping[str, ListTerm] = field(default_factory=dict)
 
     @property
+    def has_labels(self) -> bool:
+        """Whether labels are learnt; otherwise vectors are met, on texts alone."""
+        return LABELS in self.terms
+
+    @property
     def asks_scores(self) -> bool:
         """Whether any term needs the teachers' scores."""
         return self.gamma > 0 or any(term.taught for term in self.lists.values())

@@ -1,6 +1,6 @@
 """What shoppers bought after the queries that a training knows, from the run's PURCHASES."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from indexer.contracts.schemas import PURCHASES
 from indexer.contracts.tables import read_table
+from indexer.distill.query_pairs import smallest_hashes
 from indexer.distill.slices import Traffic
 
 SUMS = pa.schema([("query", pa.string()), ("purchases", pa.int64())])
@@ -30,6 +31,15 @@ def read_bought_pairs(work: str | Path, run_date: str, *, queries: Iterable[str]
     rank = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     near = table.filter(pa.array(rank < limit))
     return list(zip(*(near[name].to_pylist() for name in ("query", "product_id", "purchases")), strict=True))
+
+
+def sample_bought_queries(
+    work: str | Path, run_date: str, *, known: Collection[str], limit: int, seed: int
+) -> set[str]:
+    """Return at most `limit` queries that led to purchases and are not known; memory holds no more of them."""
+    batches = read_table(work, run_date, PURCHASES, ("query",))
+    queries = (query for batch in batches for query in pc.unique(batch["query"]).to_pylist() if query not in known)
+    return smallest_hashes(queries, limit=limit, seed=seed)
 
 
 def read_traffic(work: str | Path, run_date: str, queries: Sequence[str]) -> Traffic:

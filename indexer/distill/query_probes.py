@@ -61,6 +61,7 @@ def hide_probes(data: TrainingData, probes: QueryProbes) -> TrainingData:
         dissimilar=data.dissimilar[~np.isin(data.dissimilar, closed).any(axis=1)],
         mining_queries=data.mining_queries[~np.isin(data.mining_queries, closed)],
         open_queries=data.open_queries[~np.isin(data.open_queries, probes.asked)],
+        free_queries=data.free_queries[~np.isin(data.free_queries, probes.asked)],
         bought=data.bought[~np.isin(data.bought[:, 0], probes.asked)],
     )
 

@@ -14,7 +14,7 @@ from indexer.distill.objective import Objective
 
 def first_choice(objective: Objective, data: TrainingData, config: DistillConfig) -> int:
     """Return the first epoch whose weights may be kept: one in which every term has had its say."""
-    if "labels" not in objective.terms:
+    if not objective.has_labels:
         # Nothing that validation could judge is taught: the last epoch is the one that is wanted.
         return config.epochs
     mines = "dissimilar" in objective.terms and (len(data.dissimilar) or len(data.mining_queries) > 1)

@@ -78,7 +78,7 @@ def identify_training(config: Config, run_date: str) -> str:
     """Return the fingerprint of everything the weights depend on: bytes of the inputs, upstream steps, settings."""
     inputs = [_hash_files(config.labels.path, "labels"), _hash_files(config.catalogue.path, "catalogue")]
     tables = [QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES] if config.purchases.path else []
-    if config.distill.berm_teachers() and config.purchases.path:
+    if tables and (config.distill.berm_teachers() or config.distill.unlabelled_queries):
         tables.append(PURCHASES)
     upstream = [
         StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
@@ -159,8 +159,9 @@ def _measure(
     }
     if models.direct:
         rows["student direct"] = models.direct
-    rows["student KD-Boost"] = models.student
-    rows["student KD-Boost int8"] = open_any_encoder(folder / "encoder-int8", **limits)
+    taught = f"student {config.distill.method}"
+    rows[taught] = models.student
+    rows[f"{taught} int8"] = open_any_encoder(folder / "encoder-int8", **limits)
     table = evaluate_rows(judgements, rows, seed=config.distill.seed, progress=progress)
     return table if len(data.test) else [replace(row, name=f"{row.name} (validation)") for row in table]
 

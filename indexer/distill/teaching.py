@@ -11,7 +11,7 @@ from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import teacher_objective
 from indexer.distill.scoring import tokenise_data
 from indexer.distill.teachers import Pairs, Teacher, VectorTeacher
-from indexer.distill.training_run import TrainingRun, embed_texts, open_cross, open_teacher
+from indexer.distill.training_run import TrainingRun, open_cross, open_teacher
 
 
 def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
@@ -19,7 +19,7 @@ def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
     encoders: dict[str, TextEncoder] = {}
     for name in run.config.encoder_teachers():
         role = f"teacher_{len(encoders) + 1}" if encoders else "teacher"
-        held = embed_texts(open_teacher(run.config, name), run.data) if run.config.alpha_start else None
+        held = run.embed(open_teacher(run.config, name)) if run.config.alpha_start else None
         encoders[role] = run.train(role, open_teacher(run.config, name), teacher_objective(run.config), start=held)
     return encoders
 
@@ -31,8 +31,7 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
     asked = None if everything else len(run.data.queries) + len(run.data.products)
     names = run.config.encoder_teachers()
     vectors = {
-        name: VectorTeacher(embed_texts(encoder, run.data, asked))
-        for name, encoder in zip(names, encoders.values(), strict=True)
+        name: VectorTeacher(run.embed(encoder, asked)) for name, encoder in zip(names, encoders.values(), strict=True)
     }
     teachers: dict[str, Teacher] = {**vectors, **run.data.tables}
     crossed = [name for name in run.config.teachers if name.startswith(CROSS)]

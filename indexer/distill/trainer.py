@@ -81,8 +81,8 @@ class Trainer:
         modules = (encoder.transformer, self.alignments)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
-        self.text_rows = np.concatenate([data.open_queries, np.arange(len(data.queries), len(self.texts))])
-        whole = len(data.train) if "labels" in objective.terms else len(self.text_rows)
+        self.text_rows = data.label_free_rows
+        whole = len(data.train) if objective.has_labels else len(self.text_rows)
         self.steps_per_epoch = count_steps(whole, config.batch_size)
         self.first_choice = first_choice(objective, data, config)
 
@@ -127,7 +127,8 @@ class Trainer:
     def _run_epoch(self) -> None:
         started, position = time.monotonic(), self.position
         plan = self._plan_epoch()
-        self.encoder.transformer.train()
+        # Where vectors are to be met, the noise of dropout is far above what is left to learn.
+        self.encoder.transformer.train(self.objective.has_labels)
         bar = tqdm(
             plan[position.step :],
             desc=f"{self.name} epoch {position.epoch}/{self.config.epochs}",
@@ -150,11 +151,9 @@ class Trainer:
         """Return the epoch's steps; hard negatives are mined once, when its first step is due."""
         position, terms = self.position, self.objective.active_terms(self.position.epoch)
         if "dissimilar" in terms and position.step == 0:
-            assert not isinstance(self.encoder, CrossEncoder)
-            vectors = self.encoder.embed_frozen(self.texts[: len(self.data.queries)])
             mined = mine_negatives(
                 self.data,
-                vectors,
+                self._embed_mined(),
                 last=self.dissimilar,
                 teachers=self.teachers,
                 config=self.config,
@@ -176,6 +175,14 @@ class Trainer:
             epoch=position.epoch,
             grouped=self.config.grouped_steps or bool(self.objective.lists),
         )
+
+    def _embed_mined(self) -> Tensor:
+        """Return the vectors of the queries that mining looks at by row; the other rows are 0."""
+        assert not isinstance(self.encoder, CrossEncoder)
+        rows = np.union1d(self.data.mining_queries, np.concatenate([self.data.dissimilar, self.dissimilar]))
+        vectors = torch.zeros(len(self.data.queries), self.encoder.dimension)
+        vectors[torch.from_numpy(rows)] = self.encoder.embed_frozen([self.texts[row] for row in rows])
+        return vectors
 
     def _finish_epoch(self, epoch: int, started: float) -> None:
         """Measure on the validation queries, keep the best weights, decide whether to stop, and save."""

@@ -13,6 +13,7 @@ from indexer.distill.batches import Rows
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, has_bf16, open_model, open_static
+from indexer.distill.kept_vectors import embed_kept
 from indexer.distill.ngrams import NgramEncoder
 from indexer.distill.objective import START, TEACHER, Objective
 from indexer.distill.scoring import Model, Tower, tokenise_data
@@ -24,13 +25,18 @@ Trained = TypeVar("Trained", bound=Model)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What the trainings of one run share; `folder` keeps checkpoints, and a finished model is not trained again."""
+    """What the trainings of one run share.
+
+    `folder` keeps checkpoints, and a finished model is not trained again. `vectors`, below it unless runs share them,
+    keeps what frozen encoders say of texts.
+    """
 
     config: DistillConfig
     data: TrainingData
     folder: Path
     progress: bool
     berm: BermConfig = BermConfig()
+    vectors: Path | None = None
     results: dict[str, TrainingResult] = field(default_factory=dict)
 
     def train(
@@ -66,10 +72,13 @@ class TrainingRun:
         self.results[name] = trainer.run()
         return model
 
+    def embed(self, encoder: TextEncoder, asked: int | None = None) -> Tensor:
+        """Return the vectors of the first `asked` text rows, or of all."""
+        return embed_kept(encoder, tokenise_data(encoder, self.data)[:asked], self.vectors or self.folder / "vectors")
 
-def embed_start(config: DistillConfig, data: TrainingData) -> Tensor:
-    """Return the vectors of all texts by the student as it comes, uncut and untrained."""
-    return embed_texts(_open(config, config.student, ()), data)
+    def embed_start(self) -> Tensor:
+        """Return the vectors of all texts by the student as it comes, uncut and untrained."""
+        return self.embed(_open(self.config, self.config.student, ()))
 
 
 def open_start(config: DistillConfig) -> Tower:
@@ -93,11 +102,6 @@ def open_cross(config: DistillConfig, name: str) -> CrossEncoder:
     encoder = open_teacher(config, name)
     torch.manual_seed(config.seed)
     return CrossEncoder(encoder)
-
-
-def embed_texts(encoder: TextEncoder, data: TrainingData, asked: int | None = None) -> Tensor:
-    """Return the vectors of the first `asked` text rows, or of all."""
-    return encoder.embed_frozen(tokenise_data(encoder, data)[:asked])
 
 
 def _open(config: DistillConfig, name: str, layers: tuple[int, ...]) -> TextEncoder:

@@ -25,6 +25,7 @@ from indexer.distill.comparison_cells import (
     LOSS_SETTINGS,
     STUDENT_SETTINGS,
     TAUGHT_SETTINGS,
+    identify_recovery,
     part_keys,
     teacher_folder,
 )
@@ -87,17 +88,23 @@ def compare(shop, out, methods=("direct", "kd-boost", "hiss"), seeds=1):
     return Comparison(variants, DATE, folds=2, out=out)
 
 
-@pytest.fixture(scope="module")
-def unbroken(shop, tmp_path_factory):
-    """A comparison that was never stopped, and how many times each model was trained."""
+def count_trainings(patch):
+    """Count from now on how many times each model is trained."""
     trained, run = Counter(), Trainer.run
 
     def count(trainer):
         trained[trainer.name] += trainer.checkpoints.load_state() is None
         return run(trainer)
 
+    patch.setattr(Trainer, "run", count)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def unbroken(shop, tmp_path_factory):
+    """A comparison that was never stopped, and how many times each model was trained."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "run", count)
+        trained = count_trainings(patch)
         comparison = compare(shop, tmp_path_factory.mktemp("out"))
         comparison.train(progress=False)
     return comparison, trained
@@ -218,6 +225,7 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
         **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},
         **{"mining_per_query": 1, "mining_kept_share": 0.5, "calibrate_cross": False},
         **{"source_weights": {"": 0.5}, "source_shares": {"": 0.5}, "student_kind": "static"},
+        **{"recovery_batch_size": 8, "recovery_learning_rate": 1e-4},
         **{"table_learning_rate": 1e-3, "ngram_bins": 64, "ngram_dimension": 32},
     }
     config = fold_config(load_config(str(shop), environment={}), fold=0, folds=2, seed=13)
@@ -229,7 +237,8 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
     for number, each in enumerate((config, other)):
         folder = tmp_path / str(number)
         train_models(each.distill, read_training_data(each, DATE), folder, progress=False)
-        keys.append(part_keys(each, DATE)[role])
+        recovery = identify_recovery(each.distill, read_training_data(each, DATE))
+        keys.append({**part_keys(each, DATE), "recovered": recovery}[role])
         weights.append(load_file(folder / f"{role}.best.safetensors"))
     assert keys[0] == keys[1]
     assert all(np.array_equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
@@ -265,7 +274,7 @@ def test_a_baseline_that_is_no_row_is_refused_before_any_training(shop, tmp_path
 
 def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_path):
     two = f'kd-boost:teachers=[["{tiny_model}", "cross:{tiny_model}"]]'
-    options = ["distill.epochs=1", "distill.recovery_epochs=0"]
+    options = ["distill.epochs=1", "distill.recovery_epochs=1"]
     sweeps = ["kd-boost:gamma=[0, 1]", two]
     variants = read_variants(str(shop), options=options, methods=(), sweeps=sweeps, seeds=1, sweep_seeds=2)
     comparison = Comparison(variants, DATE, folds=2, out=tmp_path)
@@ -333,7 +342,7 @@ def write_table(work, table, rows):
         step.commit(StepCommit(step=table.written_by, run_date=DATE, attempt=attempt, fingerprint=table.name), 1)
 
 
-def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path):
+def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path, monkeypatch):
     queries = [f"{letter}{second} {noun}" for letter in "abcdefghij" for second in "xyz" for noun in NOUNS]
     pair = {"npmi": 0.8, "joint": 0.1, "p_a": 0.2, "p_b": 0.2, "support": 20, "shared_products": 1}
     similar = [{**pair, "query_a": a, "query_b": b} for a, b in zip(queries, queries[4:], strict=False)]
@@ -349,10 +358,13 @@ def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path
     write_table(
         work, PURCHASES, [{"query": q, "product_id": f"p{n:02d}", "purchases": 20} for n, q in enumerate(bought)]
     )
-    options = [f"shop.work={work}", "purchases.path=purchases.tsv", "distill.epochs=1", "distill.recovery_epochs=0"]
+    options = [f"shop.work={work}", "purchases.path=purchases.tsv", "distill.epochs=1", "distill.recovery_epochs=1"]
     variants = read_variants(str(shop), options=options, methods=["kd-boost"], sweeps=(), seeds=1)
     comparison = Comparison(variants, DATE, folds=2, out=tmp_path / "out")
+    trained = count_trainings(monkeypatch)
     comparison.train(progress=False)
+    # The recovery learns from queries without labels, which are the same in both folds.
+    assert trained == {"teacher": 2, "recovered": 1, "student": 2}
     rows = comparison.tabulate(baseline="kd-boost")
     whole, tail = (next(row for row in rows if (row.name, row.part) == ("kd-boost", part)) for part in ("all", "tail"))
     # All but two of the shop's queries were bought equally often, and most judged ones never.

@@ -11,12 +11,14 @@ from sentence_transformers import SentenceTransformer
 
 from indexer.config import Config, DistillConfig, GatesConfig, ShopConfig
 from indexer.distill import step as step_module
+from indexer.distill.card import render_card
 from indexer.distill.evaluate import evaluate_encoder
 from indexer.distill.export import ExportSettings, export_encoder
 from indexer.distill.step import run_distill
 from indexer.encoder import open_encoder
 from indexer.errors import EncoderError, GateError
 from indexer.input_config import CatalogueConfig, LabelsConfig
+from indexer.methods import METHODS
 from indexer.runs import StepFolder
 
 pytestmark = pytest.mark.train
@@ -30,8 +32,8 @@ ROWS = [
     "zero-shot student",
     "teacher",
     "student direct",
-    "student KD-Boost",
-    "student KD-Boost int8",
+    "student default",
+    "student default int8",
 ]
 
 
@@ -79,6 +81,24 @@ def shop(shop_files, tiny_model, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [
+        ("kd-boost", "KD-Boost equation 7, gamma 0.9, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0; method `kd-boost`"),
+        (
+            "cross-margin",
+            "KD-Boost equations 5 and 6, untaught, theta 0.7 to 0.85, alphas 0.0 / 1.0 / 1.0, margin-MSE x 1.0;",
+        ),
+        ("dssm", "untaught, thresholds, alphas 1.0 / 1.0 / 1.0;"),
+    ],
+)
+def test_the_card_names_the_losses_that_count(method, loss):
+    config = Config(distill=DistillConfig(method=method, **METHODS[method]))
+    names = ("train_pairs", "train_queries", "validation_pairs", "validation_queries", "test_pairs", "test_queries")
+    counts = dict.fromkeys((*names, "similar_pairs", "dissimilar_pairs"), 0)
+    assert loss in render_card("shop-student", config, counts, {}, [])
+
+
 def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
     commit = run_distill(shop, DATE, progress=False)
     folder = StepFolder(shop.shop.work, "distill", DATE).attempt_folder(commit.attempt)
@@ -95,7 +115,7 @@ def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
     for text in (
         "gamma 0.9",
         "Licence",
-        "| student KD-Boost |",
+        "| student default |",
         "best mean of auc, query_auc, ndcg_10",
         f"| training labels | {commit.counts['train_pairs']} |",
     ):

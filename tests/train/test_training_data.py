@@ -220,6 +220,14 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     ]
     rows = [{"query": q, "node_id": n, "share": s, "confidence": s} for q, n, s in nodes]
     write_table(work, QUERY_NODES, rows)
+    bought = [
+        (train[0], "p1", 9),
+        (test[0], "p1", 9),
+        ("bought", "p1", 9),
+        ("bought", "p2", 9),
+        ("also bought", "p1", 9),
+    ]
+    write_table(work, PURCHASES, [{"query": q, "product_id": p, "purchases": n} for q, p, n in bought])
     data = read_training_data(replace(shop, purchases=PurchasesConfig(path="purchases.tsv")), DATE)
 
     def named(pairs):
@@ -232,6 +240,13 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     assert {data.queries[row] for row in data.mining_queries} == {train[0], "mined"}
     assert (data.query_nodes[data.queries.index("mined")] >= 0).sum() == 2
     assert (data.query_nodes[data.queries.index("unseen")] == -1).all()
+    free = {data.queries[row] for row in data.free_queries}
+    assert free == {"unseen", "mined", "bought", "also bought"}
+    texts = data.texts
+    chosen = [texts[row] for row in data.label_free_rows]
+    assert chosen == [*sorted(free), *data.products, *data.unlabelled]
+    fewer = replace(shop, purchases=PurchasesConfig(path="p"), distill=replace(shop.distill, unlabelled_queries=1))
+    assert len(read_training_data(fewer, DATE).free_queries) == 3
 
 
 def test_a_shop_with_purchases_needs_its_tables(shop):

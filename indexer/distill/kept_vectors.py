@@ -1,0 +1,49 @@
+"""Vectors of a frozen encoder on disk, by its weights and the texts: what was embedded once is read back."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from indexer.distill.encoders import TextEncoder, Tokens
+from indexer.errors import IntegrityError
+from indexer.runs import fingerprint
+
+
+def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path) -> Tensor:
+    """Return the unit vectors of the texts, (texts, dimension), and leave them in the folder.
+
+    Raises IntegrityError where a file is damaged.
+    """
+    file = folder / f"{fingerprint(hash_weights(encoder.transformer), hash_tokens(texts))[:24]}.npy"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        with draft.open("wb") as handle:
+            np.save(handle, encoder.embed_frozen(texts).numpy(), allow_pickle=False)
+        draft.replace(file)
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise IntegrityError(f"vectors {file}: cannot be read: {error}; delete the file to embed again") from None
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Return the SHA-256 of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_tokens(texts: Sequence[Tokens]) -> str:
+    """Return the SHA-256 of the texts as token ids, in their order."""
+    digest = hashlib.sha256()
+    for tokens in texts:
+        digest.update(np.array([len(tokens), *tokens], dtype=np.int64))
+    return digest.hexdigest()
