@@ -50,7 +50,7 @@ paper-sweeps: $(VENV)/demo ## The table with gamma, taxonomy, similar queries an
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf
 	echo spark.jars $(CURDIR)/$(VENV)/lib/python*/site-packages/pyspark/jars/icu4j-*.jar > $(SPARK35)/conf/spark-defaults.conf
-	SPARK_CONF_DIR=$(CURDIR)/$(SPARK35)/conf $(SPARK35)/bin/python -m pytest tests/jvm -m 'not e2e'
+	SPARK_CONF_DIR=$(CURDIR)/$(SPARK35)/conf $(SPARK35)/bin/python -m pytest tests/jvm
 
 spark-env: dist/spark-env.tar.gz ## Pack the Python environment of a cluster's executors
 
