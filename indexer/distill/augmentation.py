@@ -13,6 +13,7 @@ from indexer.distill.teachers import Pairs
 
 TOP, DEEP = 20, 200
 FROM_TOP, FROM_DEEP, AT_RANDOM = 10, 10, 5
+PER_QUERY = FROM_TOP + FROM_DEEP + AT_RANDOM
 TILE_ROWS = 1_024
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer import __version__
 from indexer.config import CROSS, SCORES, Config, DistillConfig, as_document
-from indexer.distill.comparison_plan import Cell
+from indexer.distill.comparison_plan import SPLIT_SETTINGS, Cell
 from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
 from indexer.distill.data import TrainingData, read_training_data
 from indexer.distill.models import train_models
@@ -40,8 +40,6 @@ STUDENT_SETTINGS = (
     *("recovery_batch_size", "recovery_learning_rate"),
     *("ngram_bins", "ngram_dimension"),
 )
-SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
-"""What decides which labelled queries are held out."""
 INDEX_SETTINGS = ("m", "ef_construction", "ef_search", "storage")
 """What figures of retrieval depend on beside the model."""
 RECOVERED = "recovered"

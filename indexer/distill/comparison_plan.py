@@ -125,6 +125,10 @@ def _write_toml(value: Any) -> str:
     return json.dumps(value)
 
 
+SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
+"""What decides which labelled queries are held out: the same for all rows of a table, or its folds would not fit."""
+
+
 def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
     name, _, setting = text.partition("=")
     method, _, key = name.partition(":")
@@ -134,4 +138,6 @@ def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
         values = None
     if not key or not isinstance(values, list) or not values:
         raise ConfigError(f"--sweep {text}: expected METHOD:KEY=[VALUES], such as kd-boost:gamma=[0, 0.5, 1]")
+    if key.strip() in SPLIT_SETTINGS:
+        raise ConfigError(f"--sweep {text}: {key.strip()} decides which queries are held out; give it to all by --set")
     return method, key.strip(), values

@@ -1,6 +1,6 @@
 """The models of one run: its teachers, then the student, recovered and taught by equation 7."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,17 +8,18 @@ import numpy as np
 from torch import Tensor
 
 from indexer.config import BermConfig, DistillConfig
-from indexer.distill.augmentation import sample_pairs
+from indexer.distill.augmentation import PER_QUERY, sample_pairs
 from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import recovery_objective, student_objective
 from indexer.distill.quantisation import in_int8
 from indexer.distill.scoring import Tower
-from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions
+from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions, mean_opinion
 from indexer.distill.teaching import open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
 from indexer.distill.training_run import TrainingRun, open_start
+from indexer.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ def train_models(
     objective = student_objective(config)
     encoders = train_encoders(run) if objective.asks_teachers else {}
     teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
+    if objective.gamma == 1 and "scored" not in objective.terms:
+        check_opinions(list(teachers.values()), data)
     start = run.embed_start() if _recovers(config) or config.alpha_start else None
     scored = find_scored(run, teachers, start) if "scored" in objective.terms else None
     settings = student_settings(config)
@@ -102,6 +105,16 @@ def quantise_student(run: TrainingRun, student: TextEncoder) -> TextEncoder:
         return run.train("quantised", copy, recovery_objective(), settings=settings, start=run.embed(student))
 
 
+def check_opinions(teachers: Sequence[Teacher], data: TrainingData) -> None:
+    """Raise ConfigError where no teacher knows a labelled pair, and there is nothing but their scores to learn."""
+    pairs = np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)
+    if not np.isfinite(mean_opinion(teachers, pairs)).any():
+        raise ConfigError(
+            f"distill.teachers: none has a score for any of the {len(pairs):,} labelled training pairs, and with "
+            "distill.gamma = 1 the student learns from scores alone; give another table or a lower gamma"
+        )
+
+
 def find_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Tensor | None) -> Rows:
     """Return the unlabelled pairs to score: all of the tables, else what an encoder ranks high, further down, and any.
 
@@ -125,7 +138,10 @@ def _sample_scored(run: TrainingRun, teachers: Mapping[str, Teacher], start: Ten
     if vectors is None:
         vectors = run.embed_start()
     products = np.arange(len(data.queries), len(data.queries) + len(data.products) + len(data.unlabelled))
-    return sample_pairs(vectors, data.open_queries, products, seed=run.config.seed)
+    # No more than all epochs can take: a cross-encoder will be asked about each pair.
+    wanted = run.config.epochs * round(run.config.scored_share * len(data.train))
+    queries = np.random.default_rng(run.config.seed).permutation(data.open_queries)[: -(-wanted // PER_QUERY)]
+    return sample_pairs(vectors, np.sort(queries), products, seed=run.config.seed)
 
 
 def recovery_settings(config: DistillConfig) -> DistillConfig:

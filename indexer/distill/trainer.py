@@ -229,6 +229,7 @@ class Trainer:
             "alignments": self.alignments.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "dissimilar": torch.from_numpy(self.dissimilar),
         }
         self.checkpoints.save_state(self.position, {} if self.position.finished else tensors)
@@ -244,5 +245,7 @@ class Trainer:
         self.alignments.load_state_dict(state["alignments"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
         self.dissimilar = state["dissimilar"].numpy()
         return True

@@ -65,6 +65,7 @@ def test_a_sweep_of_tables(shop):
         ([], ["gamma=[0.5]"], "such as kd-boost:gamma="),
         ([], ["kd-boost:gamma=[0.5"], "such as kd-boost:gamma="),
         ([], ["kd-boost:gama=[0.5]"], "did you mean 'gamma'"),
+        ([], ["kd-boost:split_seed=[1, 2]"], "split_seed decides which queries are held out"),
     ],
 )
 def test_a_mistake_is_named(shop, methods, sweeps, message):

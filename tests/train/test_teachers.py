@@ -112,6 +112,14 @@ def test_scored_pairs_of_held_out_queries_are_never_trained_on(shop, tmp_path):
     assert np.isfinite(next(iter(teachers.values())).score_pairs(scored)).all()
 
 
+def test_a_table_that_knows_no_labelled_pair_cannot_teach_alone(shop, tmp_path, tiny_model):
+    write_scores(shop, ["other,new2,0.1", "q00,new1,0.5"])
+    alone = replace(shop.distill, student=str(tiny_model), student_layers=(0, 2), gamma=1.0)
+    data = read_training_data(replace(shop, distill=alone), "2026-03-01")
+    with pytest.raises(ConfigError, match=r"none has a score for any of the \d+ labelled training pairs"):
+        train_models(alone, data, tmp_path / "run", progress=False)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "tsv"])
 def test_scores_in_other_formats(tmp_path, kind):
     path, rows = tmp_path / f"scores.{kind}", [{"query": "a", "product_id": "p1", "score": 0.25}]
