@@ -240,6 +240,9 @@ class DistillConfig:
     """Weight of the alignment of the student's vectors with the teacher's (HISS, a reconstruction)."""
     alpha_start: float = 0.0
     """Weight of the alignment of a model in training with what it started from."""
+    start_share: float = 0.0
+    """Part of the weights before labels were learnt in those that are measured and kept after each epoch, of teachers
+    and student (WiSE-FT, Wortsman et al. 2022): 0 keeps what was trained."""
     alpha_margin: float = 0.0
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
     alpha_listwise: float = 0.0
@@ -336,7 +339,7 @@ class DistillConfig:
             unlabelled_queries=(0, MANY),
             scored_share=(0, 1_000),
         )
-        require_ranges(self, alpha_teacher=weight, alpha_start=weight)
+        require_ranges(self, alpha_teacher=weight, alpha_start=weight, start_share=share)
         require_ranges(self, alpha_margin=weight, alpha_listwise=weight, alpha_cosent=weight)
         require_ranges(self, listwise_temperature=(0.001, 100))
         require_one_of("label_loss", self.label_loss, ("bands", "thresholds"))

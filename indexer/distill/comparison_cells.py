@@ -29,7 +29,16 @@ TAUGHT_SETTINGS = (
 )
 """What only the teaching of a student depends on."""
 LOSS_SETTINGS = (
-    *("alpha_start", "alpha_labels", "alpha_similar", "alpha_dissimilar", "label_loss", "theta_low", "theta_high"),
+    *(
+        "alpha_start",
+        "start_share",
+        "alpha_labels",
+        "alpha_similar",
+        "alpha_dissimilar",
+        "label_loss",
+        "theta_low",
+        "theta_high",
+    ),
     *("epochs", "switch_epoch", "patience", "select_by", "similar_share", "dissimilar_share"),
     *("mining_neighbours", "mining_low", "mining_high", "mining_per_query", "mining_kept_share"),
     *("source_weights", "source_shares"),

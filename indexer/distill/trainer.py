@@ -1,7 +1,8 @@
 """One training loop for teacher and student: what they learn is a table of loss terms, not a class."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ class Trainer:
         whole = len(data.train) if objective.has_labels else len(self.text_rows)
         self.steps_per_epoch = count_steps(whole, config.batch_size)
         self.first_choice = first_choice(objective, data, config)
+        self.start_share = config.start_share if objective.has_labels else 0.0
+        self.start = _copy_weights(encoder) if self.start_share else {}
 
     def run(self) -> TrainingResult:
         """Train from the newest checkpoint, or from the start, until the last epoch or early stopping."""
@@ -187,11 +190,12 @@ class Trainer:
     def _finish_epoch(self, epoch: int, started: float) -> None:
         """Measure on the validation queries, keep the best weights, decide whether to stop, and save."""
         position = self.position
-        row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
-        score = choose_score(row, self.config.select_by)
-        if epoch >= self.first_choice and score > position.best_score:
-            position.best_score, position.best_epoch = score, epoch
-            self.checkpoints.save_best(self.encoder.transformer.state_dict())
+        with self._nearer_to_start():
+            row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
+            score = choose_score(row, self.config.select_by)
+            if epoch >= self.first_choice and score > position.best_score:
+                position.best_score, position.best_epoch = score, epoch
+                self.checkpoints.save_best(self.encoder.transformer.state_dict())
         position.history.append(
             {
                 "epoch": epoch,
@@ -204,6 +208,17 @@ class Trainer:
         position.epoch, position.step, position.sums, position.counts = epoch + 1, 0, {}, {}
         position.finished = should_stop(epoch, max(position.best_epoch, self.first_choice), self.config)
         self._save_state()
+
+    @contextmanager
+    def _nearer_to_start(self) -> Iterator[None]:
+        """Give the encoder, for the time of the block, its weights mixed with those it started from."""
+        if not self.start_share:
+            yield
+            return
+        trained = _copy_weights(self.encoder)
+        self.encoder.transformer.load_state_dict(mix_weights(trained, self.start, share=self.start_share))
+        yield
+        self.encoder.transformer.load_state_dict(trained)
 
     def _validation_scores(self) -> Any:
         pairs = self.data.validation
@@ -249,3 +264,15 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.dissimilar = state["dissimilar"].numpy()
         return True
+
+
+def mix_weights(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
+    """Return `share` of the start's weights and the rest of the trained ones (WiSE-FT, Wortsman et al. 2022)."""
+    return {
+        name: torch.lerp(tensor, start[name], share) if tensor.is_floating_point() else tensor
+        for name, tensor in trained.items()
+    }
+
+
+def _copy_weights(model: Model) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.transformer.state_dict().items()}

@@ -219,7 +219,14 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
     values = {
         **{"method": "listwise", "gamma": 0.4, "scored_share": 1.0, "alpha_teacher": 0.5, "alpha_margin": 0.5},
         **{"alpha_listwise": 0.5, "alpha_cosent": 0.5, "listwise_temperature": 0.3, "student": str(tiny_model)},
-        **{"student_layers": (1,), "recovery_epochs": 2, "alpha_start": 0.5, "alpha_labels": 0.5, "epochs": 1},
+        **{
+            "student_layers": (1,),
+            "recovery_epochs": 2,
+            "alpha_start": 0.5,
+            "start_share": 0.5,
+            "alpha_labels": 0.5,
+            "epochs": 1,
+        },
         **{"alpha_similar": 0.5, "alpha_dissimilar": 0.5, "label_loss": "thresholds", "theta_low": 0.5},
         **{"theta_high": 0.9, "switch_epoch": 2, "patience": 1, "select_by": ("auc",), "similar_share": 1.0},
         **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},

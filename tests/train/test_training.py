@@ -198,6 +198,34 @@ def test_resumed_run_has_the_weights_of_an_unbroken_one(open_tiny, data, config,
     assert without_time(found.history) == without_time(expected.history)
 
 
+def test_kept_weights_lie_between_the_trained_ones_and_the_start(open_tiny, data, config, tmp_path):
+    one_epoch = replace(config.distill, epochs=1)
+    start, kept = weights_of(open_tiny((0, 2))), {}
+    for share in (0.0, 0.25, 1.0):
+        encoder = open_tiny((0, 2))
+        settings = replace(config, distill=replace(one_epoch, start_share=share))
+        result = make_trainer(Trainer, encoder, data, settings, tmp_path / str(share)).run()
+        assert result.best_epoch == 1
+        kept[share] = weights_of(encoder)
+    assert any(not torch.equal(kept[0.0][name], tensor) for name, tensor in start.items())
+    for name, tensor in start.items():
+        between = 0.75 * kept[0.0][name] + 0.25 * tensor if tensor.is_floating_point() else tensor
+        torch.testing.assert_close(kept[0.25][name], between)
+        assert torch.equal(kept[1.0][name], tensor)
+
+
+def test_a_resumed_run_mixes_the_weights_it_started_from(open_tiny, data, config, tmp_path):
+    settings = replace(config, distill=replace(config.distill, start_share=0.5))
+    unbroken, second = open_tiny((0, 2)), open_tiny((0, 2))
+    make_trainer(Trainer, unbroken, data, settings, tmp_path / "unbroken").run()
+    victim = make_trainer(KilledTrainer, open_tiny((0, 2)), data, settings, tmp_path / "broken")
+    victim.steps_left = 20
+    with pytest.raises(KilledError):
+        victim.run()
+    make_trainer(Trainer, second, data, settings, tmp_path / "broken").run()
+    assert all(torch.equal(tensor, weights_of(second)[name]) for name, tensor in weights_of(unbroken).items())
+
+
 def test_finished_run_is_not_trained_again(open_tiny, data, config, tmp_path):
     first, again = open_tiny((0,)), open_tiny((0,))
     make_trainer(Trainer, first, data, config, tmp_path).run()
