@@ -52,9 +52,9 @@ def npmi_scores(joint: Doubles, p_a: Doubles, p_b: Doubles, variant: str) -> Dou
     with np.errstate(divide="ignore", invalid="ignore"):
         # The marginals are added up first: which of the two comes first depends on the blocks.
         score = (np.log(joint) - (np.log(p_a) + np.log(p_b))) / -np.log(joint)
-    if variant == "literal":
-        return np.select([joint <= 0, joint >= ONE], [-1.0, np.inf], score)
-    return np.clip(np.select([joint <= 0, joint >= 1], [-1.0, 1.0], score), -1, 1)
+    certain, highest = (ONE, np.inf) if variant == "literal" else (1.0, 1.0)
+    defined: Doubles = np.select([joint <= 0, joint >= certain], [-1.0, highest], score)
+    return defined if variant == "literal" else np.clip(defined, -1, 1)
 
 
 def npmi_ceilings(p_a: Doubles, p_b: Doubles, variant: str) -> Doubles | None:

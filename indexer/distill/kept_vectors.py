@@ -45,5 +45,5 @@ def hash_tokens(texts: Sequence[Tokens]) -> str:
     """Return the SHA-256 of the texts as token ids, in their order."""
     digest = hashlib.sha256()
     for tokens in texts:
-        digest.update(np.array([len(tokens), *tokens], dtype=np.int64))
+        digest.update(np.array([len(tokens), *tokens], dtype=np.int64).tobytes())
     return digest.hexdigest()
