@@ -233,7 +233,7 @@ class DistillConfig:
     unlabelled_products: int = 20_000
     """Products of the catalogue whose texts serve without labels: in the recovery and for scored pairs."""
     unlabelled_queries: int = 20_000
-    """Queries of PURCHASES, beside those of query pairs, whose texts serve without labels."""
+    """Queries of PURCHASES whose texts serve without labels: in the recovery and for scored pairs."""
     scored_share: float = 0.0
     """Unlabelled pairs with the teacher's score per labelled pair (Shang et al. 2025, abstract); 0 takes none."""
     alpha_teacher: float = 0.0
@@ -242,7 +242,7 @@ class DistillConfig:
     """Weight of the alignment of a model in training with what it started from."""
     start_share: float = 0.0
     """Part of the weights before labels were learnt in those that are measured and kept after each epoch, of teachers
-    and student (WiSE-FT, Wortsman et al. 2022): 0 keeps what was trained."""
+    and students with a transformer or token table (WiSE-FT, Wortsman et al. 2022); 0 keeps what was trained."""
     alpha_margin: float = 0.0
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
     alpha_listwise: float = 0.0

@@ -96,10 +96,9 @@ def show_value(value: Any) -> str:
 
 def _run(run: Run, config: Config, step: str, run_date: str, *, force: bool) -> StepCommit:
     # Imported here, so that --help and a wrong option start no Spark.
-    from spark.session import open_session, spark_failures
+    from spark.session import open_session
 
-    with spark_failures(step):
-        session: SparkSession = open_session(config.spark, step)
+    session: SparkSession = open_session(config.spark, step)
     try:
         return run(session, config, run_date, force=force)
     finally:

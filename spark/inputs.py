@@ -8,6 +8,7 @@ it lies in, and `_record`, a hash of all it says; Spark works out only what is u
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
@@ -53,6 +54,7 @@ FILE_PATH = "_metadata.file_path"
 LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
 """A node on a line of its own, as Shopify (`id : path`) and Google (`id - path`) publish theirs."""
 COMMENT = r"^\x{FEFF}?\s*#"
+HEADERS_AT_ONCE = 16
 KEY_SAMPLE_ROWS = 1_000
 """Records of which all keys are looked at."""
 
@@ -382,7 +384,11 @@ def _decoded(name: str) -> Column:
 
 def _read_headers(session: SparkSession, location: Location) -> list[str]:
     if location.remote:
-        lines = ((file, read_first_line(session, file, limit=RECORD_BYTES)) for file in location.files)
+        with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+            first_lines = list(
+                pool.map(lambda file: read_first_line(session, file, limit=RECORD_BYTES), location.files)
+            )
+        lines = zip(location.files, first_lines, strict=True)
         read: Iterable[list[str] | None] = (
             parse_header([line.removeprefix("\ufeff")], location.format, file) for file, line in lines
         )

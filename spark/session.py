@@ -52,13 +52,15 @@ MESSAGE_CHARACTERS = 300
 def open_session(config: SparkConfig, name: str) -> SparkSession:
     """Return the active session or one that spark-submit prepared, else start Spark as configured.
 
-    Time zone (UTC) and ANSI arithmetic are always set, since results depend on them.
+    Time zone (UTC) and ANSI arithmetic are always set, since results depend on them. Raises StoreError where no
+    cluster answers.
     """
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     session = SparkSession.getActiveSession()
     if session is None:
         builder = SparkSession.builder.appName(name)
-        session = builder.getOrCreate() if submitted else _configure(builder, config).getOrCreate()
+        with spark_failures(name):
+            session = builder.getOrCreate() if submitted else _configure(builder, config).getOrCreate()
     if submitted and not session.sparkContext.getConf().contains("spark.sql.shuffle.partitions"):
         session.conf.set("spark.sql.shuffle.partitions", config.shuffle_partitions)
     session.conf.set("spark.sql.session.timeZone", "UTC")

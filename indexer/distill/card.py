@@ -5,15 +5,19 @@ from typing import Any
 
 from indexer.config import Config, DistillConfig
 from indexer.distill.evaluate import EvaluationRow
+from indexer.distill.objective import student_objective
 from indexer.distill.trainer import TrainingResult
 
-ADDED_LOSSES = {
-    "alpha_teacher": "alignment with the teacher's vectors",
-    "alpha_start": "alignment with the start's vectors",
-    "alpha_margin": "margin-MSE",
-    "alpha_listwise": "listwise KL",
-    "alpha_cosent": "CoSENT",
+ADDED = {
+    "alpha_teacher": "alignment with the teacher's vectors x",
+    "alpha_start": "alignment with the start's vectors x",
+    "alpha_margin": "margin-MSE x",
+    "alpha_listwise": "listwise KL x",
+    "alpha_cosent": "CoSENT x",
+    "scored_share": "unlabelled pairs per labelled one",
+    "start_share": "share of the starting weights",
 }
+"""What is beside KD-Boost, as the card names it where it counts."""
 FIGURES = ("auc", "query_auc", "precision", "recall", "ndcg_5", "ndcg_10")
 
 
@@ -78,11 +82,12 @@ this model too (all-MiniLM-L6-v2: Apache-2.0). The shop's own data may carry fur
 
 def _describe_loss(distill: DistillConfig) -> str:
     """Return the terms of the student's loss that count, in words."""
-    taught = f"KD-Boost equation 7, gamma {distill.gamma}" if distill.gamma else "KD-Boost equations 5 and 6, untaught"
-    bands = f"theta {distill.theta_low} to {distill.theta_high}"
+    soft = f"KD-Boost equation 7, gamma {distill.gamma}" if distill.gamma else "KD-Boost equations 5 and 6"
+    bands = f"labels by {distill.label_loss}, theta {distill.theta_low} to {distill.theta_high}"
     alphas = f"alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}"
-    added = [f"{name} x {alpha}" for key, name in ADDED_LOSSES.items() if (alpha := getattr(distill, key))]
-    return ", ".join([taught, bands if distill.label_loss == "bands" else distill.label_loss, alphas, *added])
+    added = [f"{name} {value}" for key, name in ADDED.items() if (value := getattr(distill, key))]
+    untaught = [] if student_objective(distill).asks_teachers else ["no teacher asked"]
+    return ", ".join([soft, bands, alphas, *added, *untaught])
 
 
 def _table(rows: Sequence[EvaluationRow]) -> str:

@@ -63,8 +63,8 @@ class CellFolder:
         self.cell = cell
         self.run_date = run_date
         self.fingerprint = identify_measured(identify_training(cell.config, run_date), cell.config)
-        # Not by the variant's name: of two with the same settings one is trained.
         self.out = out
+        # Not by the variant's name: of two with the same settings one is trained.
         self.folder = out / "cells" / f"fold-{cell.fold}-seed-{cell.seed}-{self.fingerprint[:16]}"
         self.parts = {role: out / "parts" / key[:24] for role, key in part_keys(cell.config, run_date).items()}
 

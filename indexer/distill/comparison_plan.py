@@ -11,6 +11,9 @@ from indexer.config_file import load_config
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 
+SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
+"""What decides which labelled queries are held out: the same for all rows of a table, or its folds would not fit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -125,10 +128,6 @@ def _write_toml(value: Any) -> str:
     return json.dumps(value)
 
 
-SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
-"""What decides which labelled queries are held out: the same for all rows of a table, or its folds would not fit."""
-
-
 def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
     name, _, setting = text.partition("=")
     method, _, key = name.partition(":")
@@ -139,5 +138,5 @@ def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
     if not key or not isinstance(values, list) or not values:
         raise ConfigError(f"--sweep {text}: expected METHOD:KEY=[VALUES], such as kd-boost:gamma=[0, 0.5, 1]")
     if key.strip() in SPLIT_SETTINGS:
-        raise ConfigError(f"--sweep {text}: {key.strip()} decides which queries are held out; give it to all by --set")
+        raise ConfigError(f"--sweep {text}: {key.strip()} decides which queries are held out, the same in all rows")
     return method, key.strip(), values

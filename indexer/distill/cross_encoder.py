@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from indexer.distill.attributes import MARKS
-from indexer.distill.encoders import TextEncoder, Tokens, cut_chunks, pad_tokens
+from indexer.distill.chunks import cut_chunks
+from indexer.distill.encoders import TextEncoder, TokenRows, Tokens, find_places, pad_tokens
 
 
 class CrossModel(nn.Module):
@@ -68,11 +69,13 @@ class CrossEncoder:
         """Return the logit of each pair with its gradient; pairs of like length share a pass."""
         pairs = [[self._first, *a, self._between, *b, self._between] for a, b in zip(left, right, strict=True)]
         starts = [len(tokens) + 2 for tokens in left]
-        order = sorted(range(len(pairs)), key=lambda row: len(pairs[row]))
-        logits = [self._score_chunk(chunk, pairs, starts, bf16) for chunk in cut_chunks(order, pairs)]
-        back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
-        return torch.cat(logits)[back.to(self.device)] if logits else torch.empty(0)
+        if not pairs:
+            return torch.empty(0)
+        chunks = cut_chunks([len(pair) for pair in pairs])
+        rows = TokenRows(self.transformer.body, pairs, pad_id=self._pad)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits = [self._score_chunk(chunk, pairs, starts, rows) for chunk in chunks]
+        return torch.cat(logits)[find_places(chunks).to(self.device)]
 
     def score_frozen(
         self, left: Sequence[Tokens], right: Sequence[Tokens], *, progress: bool = False
@@ -92,12 +95,11 @@ class CrossEncoder:
     def _tokenise(self, texts: Sequence[str], limit: int) -> list[Tokens]:
         return [item.ids[:limit] for item in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def _score_chunk(self, chunk: list[int], pairs: list[Tokens], starts: list[int], bf16: bool) -> Tensor:
+    def _score_chunk(self, chunk: list[int], pairs: list[Tokens], starts: list[int], rows: TokenRows) -> Tensor:
         ids, mask = pad_tokens([pairs[row] for row in chunk], pad_id=self._pad)
-        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        inputs = {**rows.look_up(ids.to(self.device)), "attention_mask": mask.to(self.device)}
         if self._has_kinds:
             second = torch.arange(ids.shape[1]) >= torch.tensor([starts[row] for row in chunk]).unsqueeze(1)
             inputs["token_type_ids"] = (second & mask.bool()).long().to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logit: Tensor = self.transformer(inputs)
+        logit: Tensor = self.transformer(inputs)
         return logit.float()

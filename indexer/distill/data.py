@@ -54,7 +54,7 @@ class TrainingData:
     open_queries: NDArray[np.int64]
     """Queries that training may see."""
     free_queries: NDArray[np.int64]
-    """Those of them that no label names, the same whichever of the labelled ones are held out."""
+    """Some of them, bought after and without a label: the same ones whichever of the labelled are held out."""
     unlabelled: list[str]
     """Texts of other products; their rows come after those of `products`."""
     marked: Mapping[str, str] = field(default_factory=dict)
@@ -73,11 +73,12 @@ class TrainingData:
 
     @property
     def label_free_rows(self) -> NDArray[np.int64]:
-        """Text rows for what is learnt without labels: queries that have none, where there are any, and all products.
+        """Text rows for what is learnt without labels: all products, and the free queries where they are most.
 
         They are the same texts in every fold of a comparison, which so shares what is learnt of them.
         """
-        queries = self.free_queries if len(self.free_queries) else self.open_queries
+        most = 2 * len(self.free_queries) >= len(self.open_queries)
+        queries = self.free_queries if most else self.open_queries
         first = len(self.queries)
         return np.concatenate([queries, np.arange(first, first + len(self.products) + len(self.unlabelled))])
 
@@ -101,7 +102,7 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
         free = sample_bought_queries(config.shop.work, run_date, known=labelled, limit=limit, seed=distill.seed)
     bought: list[Bought] = []
     if distill.berm_teachers() and config.purchases.path:
-        known = {*judgements.queries, *mining, *(query for pair in (*similar, *dissimilar) for query in pair)}
+        known = {*judgements.queries, *mining, *free, *(query for pair in (*similar, *dissimilar) for query in pair)}
         bought = read_bought_pairs(config.shop.work, run_date, queries=known - held_out, limit=config.berm.neighbours)
     others = {name for table in tables.values() for name in table.product_ids}
     others = others.union(product_id for _, product_id, _ in bought) - set(judgements.product_ids)
@@ -193,7 +194,7 @@ def assemble_data(
         "dissimilar_also_similar": len(open_dissimilar) - len(kept_dissimilar),
         "mining_queries": len(mining),
         "unlabelled_products": len(unlabelled),
-        "unlabelled_queries": len(queries) - len(judgements.queries),
+        "unlabelled_queries": len(free),
         **{f"scores_{place}": table.counts.as_counts() for place, table in enumerate(tables.values(), start=1)},
         **({"bought_pairs": len(edges), "bought_unknown": len(bought) - len(edges)} if bought else {}),
         "unique_texts": len(queries) + len(judgements.products) + len(unlabelled),
@@ -211,7 +212,7 @@ def assemble_data(
         query_nodes=index_node_sets(nodes, queries),
         mining_queries=np.array([rows[query] for query in mining], dtype=np.int64),
         open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
-        free_queries=np.arange(len(judgements.queries), len(queries)),
+        free_queries=np.array([rows[query] for query in sorted(free)], dtype=np.int64),
         unlabelled=unlabelled,
         tables=joined,
         bought=np.array(edges, dtype=np.int64).reshape(-1, 3),
@@ -228,9 +229,8 @@ def _read_query_tables(
         return [], [], [], {}
     work, distill = config.shop.work, config.distill
     similar, dissimilar = read_query_pairs(work, run_date)
-    mining = sample_queries(
-        work, run_date, config.nodes, held_out=held_out, limit=distill.max_mining_queries, seed=distill.seed
-    )
+    sampled = sample_queries(work, run_date, config.nodes, limit=distill.max_mining_queries, seed=distill.seed)
+    mining = [query for query in sampled if query not in held_out]
     # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
     asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
     return similar, dissimilar, mining, read_node_sets(work, run_date, config.nodes, wanted=asked)

@@ -1,7 +1,7 @@
 """A trainable encoder: transformer, mean pooling, L2 norm; read and written as a sentence-transformers folder."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
+from indexer.distill.chunks import cut_chunks
 from indexer.distill.static_encoder import TokenTable, make_static
 from indexer.errors import ConfigError, EncoderError
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
-MAX_CHUNK_TOKENS = 4_096
-"""Tokens of one forward pass, padding included; bounds memory, and short texts share no pass with long ones."""
-
 Tokens = list[int]
 
 
@@ -64,11 +62,14 @@ class TextEncoder:
 
     def embed(self, texts: Sequence[Tokens], *, bf16: bool = False) -> Tensor:
         """Return (texts, dimension) unit vectors with their gradient; texts of like length share a pass."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        vectors = [self._embed_chunk([texts[row] for row in chunk], bf16) for chunk in cut_chunks(order, texts)]
-        back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
-        return torch.cat(vectors)[back.to(self.device)] if vectors else torch.empty(0, self.dimension)
+        if not texts:
+            return torch.empty(0, self.dimension)
+        chunks = cut_chunks([len(text) for text in texts])
+        rows = TokenRows(self.transformer, texts, pad_id=self._pad_id)
+        # One context for all passes: it keeps the weights it has cast.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            vectors = [self._embed_chunk([texts[row] for row in chunk], rows) for chunk in chunks]
+        return torch.cat(vectors)[find_places(chunks).to(self.device)]
 
     def embed_frozen(self, texts: Sequence[Tokens]) -> Tensor:
         """Return unit vectors on the CPU, without gradient or dropout, in memory of one pass at a time."""
@@ -96,16 +97,37 @@ class TextEncoder:
             self.model.max_seq_length = max(self.query_tokens, self.product_tokens)
         self.model.save(str(folder), create_model_card=False, safe_serialization=True)
 
-    def _embed_chunk(self, texts: list[Tokens], bf16: bool) -> Tensor:
+    def _embed_chunk(self, texts: list[Tokens], rows: "TokenRows") -> Tensor:
         ids, mask = pad_tokens(texts, pad_id=self._pad_id)
         ids, mask = ids.to(self.device), mask.to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = self.transformer(**rows.look_up(ids), attention_mask=mask).last_hidden_state
         return pool_tokens(states.float(), mask)
 
     @property
     def _pad_id(self) -> int:
         return int(getattr(self.model.tokenizer, "pad_token_id", 0) or 0)
+
+
+class TokenRows:
+    """The rows of the token table that some texts ask for, looked up once for all their passes.
+
+    The gradient of a table is as large as the table: a look-up in each pass would fill it with zeros each time.
+    """
+
+    def __init__(self, transformer: nn.Module, texts: Sequence[Tokens], *, pad_id: int) -> None:
+        find: Any = getattr(transformer, "get_input_embeddings", None)
+        self._tokens = torch.tensor(sorted({pad_id}.union(*texts)))
+        self._rows: Tensor | None = None
+        if find is not None:
+            table = find()
+            self._tokens = self._tokens.to(table.weight.device)
+            self._rows = table(self._tokens)
+
+    def look_up(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return padded ids as the transformer takes them: as their rows, or as they are where it has no such table."""
+        if self._rows is None:
+            return {"input_ids": ids}
+        return {"inputs_embeds": self._rows[torch.searchsorted(self._tokens, ids)]}
 
 
 def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Sequence[int] = ()) -> TextEncoder:
@@ -177,6 +199,12 @@ def pad_tokens(texts: Sequence[Tokens], *, pad_id: int) -> tuple[Tensor, Tensor]
     return ids, mask
 
 
+def find_places(chunks: Sequence[Sequence[int]]) -> Tensor:
+    """Return where each row stands among the rows of all chunks, one after another."""
+    order = torch.tensor([row for chunk in chunks for row in chunk], dtype=torch.long)
+    return order.argsort()
+
+
 def pool_tokens(states: Tensor, mask: Tensor) -> Tensor:
     """Return the L2-normalised mean of the token states that the mask keeps: (texts, dimension)."""
     kept = mask.unsqueeze(-1).to(states.dtype)
@@ -224,18 +252,6 @@ def _make_tokenizer(model: SentenceTransformer, limit: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=limit)
     return tokenizer
-
-
-def cut_chunks(order: list[int], texts: Sequence[Tokens]) -> Iterator[list[int]]:
-    """Cut rows sorted by length where the padded pass would hold more than MAX_CHUNK_TOKENS."""
-    chunk: list[int] = []
-    for row in order:
-        if chunk and (len(chunk) + 1) * len(texts[row]) > MAX_CHUNK_TOKENS:
-            yield chunk
-            chunk = []
-        chunk.append(row)
-    if chunk:
-        yield chunk
 
 
 def _find_layers(transformer: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:

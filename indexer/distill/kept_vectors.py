@@ -4,11 +4,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from indexer import __version__
 from indexer.distill.encoders import TextEncoder, Tokens
 from indexer.errors import IntegrityError
 from indexer.runs import fingerprint
@@ -19,17 +21,26 @@ def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path) -> T
 
     Raises IntegrityError where a file is damaged.
     """
-    file = folder / f"{fingerprint(hash_weights(encoder.transformer), hash_tokens(texts))[:24]}.npy"
+    file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npy"
     if not file.exists():
+        vectors = encoder.embed_frozen(texts).numpy()
         folder.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        draft = file.with_suffix(".tmp")
         with draft.open("wb") as handle:
-            np.save(handle, encoder.embed_frozen(texts).numpy(), allow_pickle=False)
+            np.save(handle, vectors, allow_pickle=False)
+            handle.flush()
+            os.fsync(handle.fileno())
         draft.replace(file)
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise IntegrityError(f"vectors {file}: cannot be read: {error}; delete the file to embed again") from None
+
+
+def _identify(transformer: nn.Module) -> list[str]:
+    """Return what a transformer computes: its class, its configuration and its weights."""
+    config: Any = getattr(transformer, "config", None)
+    return [type(transformer).__name__, config.to_json_string() if config else "", hash_weights(transformer)]
 
 
 def hash_weights(module: nn.Module) -> str:

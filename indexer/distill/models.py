@@ -58,10 +58,10 @@ def train_models(
     objective = student_objective(config)
     encoders = train_encoders(run) if objective.asks_teachers else {}
     teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
-    if objective.gamma == 1 and "scored" not in objective.terms:
-        check_opinions(list(teachers.values()), data)
     start = run.embed_start() if _recovers(config) or config.alpha_start else None
     scored = find_scored(run, teachers, start) if "scored" in objective.terms else None
+    if objective.gamma == 1 and all(term.taught for term in objective.lists.values()):
+        check_opinions(list(teachers.values()), data, scored)
     settings = student_settings(config)
     student = run.train(
         "student",
@@ -105,12 +105,13 @@ def quantise_student(run: TrainingRun, student: TextEncoder) -> TextEncoder:
         return run.train("quantised", copy, recovery_objective(), settings=settings, start=run.embed(student))
 
 
-def check_opinions(teachers: Sequence[Teacher], data: TrainingData) -> None:
-    """Raise ConfigError where no teacher knows a labelled pair, and there is nothing but their scores to learn."""
-    pairs = np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)
+def check_opinions(teachers: Sequence[Teacher], data: TrainingData, scored: Rows | None) -> None:
+    """Raise ConfigError where no teacher knows a pair of a query and a product that the student is to learn."""
+    labelled = np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)
+    pairs = labelled if scored is None else np.concatenate([labelled, scored])
     if not np.isfinite(mean_opinion(teachers, pairs)).any():
         raise ConfigError(
-            f"distill.teachers: none has a score for any of the {len(pairs):,} labelled training pairs, and with "
+            f"distill.teachers: none has a score for any of the {len(pairs):,} training pairs, and with "
             "distill.gamma = 1 the student learns from scores alone; give another table or a lower gamma"
         )
 

@@ -6,7 +6,7 @@ queries that training asks for and of no others.
 
 import hashlib
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,7 @@ def read_query_pairs(work: str | Path, run_date: str) -> tuple[list[Pair], list[
     return similar, _read_pairs(work, run_date, QUERY_NEGATIVES, names)
 
 
-def sample_queries(
-    work: str | Path, run_date: str, config: NodesConfig, *, held_out: Collection[str], limit: int, seed: int
-) -> list[str]:
+def sample_queries(work: str | Path, run_date: str, config: NodesConfig, *, limit: int, seed: int) -> list[str]:
     """Return at most `limit` queries that have nodes, in order; memory holds no more of them.
 
     Those with the smallest hashes under the seed are taken, so that most of tonight's are also tomorrow's.
@@ -44,7 +42,6 @@ def sample_queries(
         query
         for batch in read_table(work, run_date, QUERY_NODES, ("query", "share"))
         for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
-        if query not in held_out
     )
     return sorted(smallest_hashes(sure, limit=limit, seed=seed))
 

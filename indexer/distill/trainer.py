@@ -27,6 +27,7 @@ from indexer.distill.batches import (
 from indexer.distill.checkpoints import CheckpointFolder, Position
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
+from indexer.distill.encoders import TextEncoder
 from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
@@ -86,7 +87,9 @@ class Trainer:
         whole = len(data.train) if objective.has_labels else len(self.text_rows)
         self.steps_per_epoch = count_steps(whole, config.batch_size)
         self.first_choice = first_choice(objective, data, config)
-        self.start_share = config.start_share if objective.has_labels else 0.0
+        # A head or a table that is drawn at random is no start to stay near to.
+        kept = objective.has_labels and isinstance(encoder, TextEncoder)
+        self.start_share = config.start_share if kept else 0.0
         self.start = _copy_weights(encoder) if self.start_share else {}
 
     def run(self) -> TrainingResult:
@@ -217,8 +220,10 @@ class Trainer:
             return
         trained = _copy_weights(self.encoder)
         self.encoder.transformer.load_state_dict(mix_weights(trained, self.start, share=self.start_share))
-        yield
-        self.encoder.transformer.load_state_dict(trained)
+        try:
+            yield
+        finally:
+            self.encoder.transformer.load_state_dict(trained)
 
     def _validation_scores(self) -> Any:
         pairs = self.data.validation
@@ -244,7 +249,7 @@ class Trainer:
             "alignments": self.alignments.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "dissimilar": torch.from_numpy(self.dissimilar),
         }
         self.checkpoints.save_state(self.position, {} if self.position.finished else tensors)
@@ -260,8 +265,8 @@ class Trainer:
         self.alignments.load_state_dict(state["alignments"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if state["random_cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["random_cuda"])
         self.dissimilar = state["dissimilar"].numpy()
         return True
 

@@ -11,6 +11,7 @@ from indexer.distill.attributes import mark_text, read_marked_texts
 from indexer.distill.batches import PairSource, label_source
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.cross_teacher import CrossTeacher, cross_objective
+from indexer.distill.encoders import TokenRows
 from indexer.distill.models import find_scored, train_models
 from indexer.distill.scoring import score_frozen, tokenise_data
 from indexer.distill.teaching import train_cross
@@ -42,13 +43,16 @@ def test_attributes_are_marked_and_those_that_lack_are_left_out(tmp_path):
 
 
 def test_a_pair_is_read_as_one_sequence(cross, monkeypatch):
-    seen = []
+    seen, ids = [], []
     monkeypatch.setattr(
-        cross.transformer, "forward", lambda inputs: (seen.append(inputs), torch.zeros(len(inputs["input_ids"])))[1]
+        cross.transformer,
+        "forward",
+        lambda inputs: (seen.append(inputs), torch.zeros(len(inputs["attention_mask"])))[1],
     )
+    monkeypatch.setattr(TokenRows, "look_up", lambda rows, padded: ids.append(padded) or {})
     queries, products = cross.tokenise_queries(["redcup"]), cross.tokenise_products(["[SEPt] bighat [SEPb] oldpen"])
     cross.score(queries, products)
-    tokens = [cross._tokenizer.id_to_token(token) for token in seen[0]["input_ids"][0].tolist()]
+    tokens = [cross._tokenizer.id_to_token(token) for token in ids[0][0].tolist()]
     assert tokens == ["[CLS]", "redcup", "[SEP]", "[SEPt]", "bighat", "[SEPb]", "oldpen", "[SEP]"]
     assert seen[0]["token_type_ids"][0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert [len(cross.tokenise_queries([" ".join(["redcup"] * 30)])[0]), len(products[0])] == [8, 4]
@@ -58,7 +62,7 @@ def test_company_does_not_change_a_score(cross, data, monkeypatch):
     texts = tokenise_data(cross, data)
     pairs = label_source(data)
     whole = score_frozen(cross, texts, pairs)
-    monkeypatch.setattr("indexer.distill.encoders.MAX_CHUNK_TOKENS", 40)
+    monkeypatch.setattr("indexer.distill.chunks.MAX_CHUNK_TOKENS", 40)
     np.testing.assert_allclose(score_frozen(cross, texts, pairs), whole, atol=1e-5)
     alone = [
         cross.score_frozen([texts[a]], [texts[b]])[0] for a, b in zip(pairs.left[:4], pairs.right[:4], strict=True)

@@ -84,12 +84,13 @@ def shop(shop_files, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("method", "loss"),
     [
-        ("kd-boost", "KD-Boost equation 7, gamma 0.9, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0; method `kd-boost`"),
+        ("kd-boost", "KD-Boost equation 7, gamma 0.9, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0;"),
         (
             "cross-margin",
-            "KD-Boost equations 5 and 6, untaught, theta 0.7 to 0.85, alphas 0.0 / 1.0 / 1.0, margin-MSE x 1.0;",
+            "KD-Boost equations 5 and 6, labels by bands, theta 0.7 to 0.85, alphas 0.0 / 1.0 / 1.0, margin-MSE x 1.0;",
         ),
-        ("dssm", "untaught, thresholds, alphas 1.0 / 1.0 / 1.0;"),
+        ("dssm", "labels by thresholds, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0, no teacher asked;"),
+        ("augmented", "margin-MSE x 1.0, unlabelled pairs per labelled one 5.0;"),
     ],
 )
 def test_the_card_names_the_losses_that_count(method, loss):

@@ -29,7 +29,7 @@ def test_queries_and_products_are_cut_at_their_own_limits(open_tiny):
 def test_order_and_company_do_not_change_a_vector(open_tiny, monkeypatch):
     encoder = open_tiny()
     alone = np.concatenate([encoder.encode_products([text]) for text in TEXTS])
-    monkeypatch.setattr("indexer.distill.encoders.MAX_CHUNK_TOKENS", 24)
+    monkeypatch.setattr("indexer.distill.chunks.MAX_CHUNK_TOKENS", 24)
     np.testing.assert_allclose(encoder.encode_products(TEXTS), alone, atol=1e-5)
     assert encoder.encode_queries([]).shape == (0, 32)
 

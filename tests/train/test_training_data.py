@@ -220,13 +220,8 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     ]
     rows = [{"query": q, "node_id": n, "share": s, "confidence": s} for q, n, s in nodes]
     write_table(work, QUERY_NODES, rows)
-    bought = [
-        (train[0], "p1", 9),
-        (test[0], "p1", 9),
-        ("bought", "p1", 9),
-        ("bought", "p2", 9),
-        ("also bought", "p1", 9),
-    ]
+    free = [f"bought {number:02d}" for number in range(50)]
+    bought = [(query, product, 9) for query in (train[0], test[0], *free) for product in ("p1", "p2")]
     write_table(work, PURCHASES, [{"query": q, "product_id": p, "purchases": n} for q, p, n in bought])
     data = read_training_data(replace(shop, purchases=PurchasesConfig(path="purchases.tsv")), DATE)
 
@@ -240,13 +235,14 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     assert {data.queries[row] for row in data.mining_queries} == {train[0], "mined"}
     assert (data.query_nodes[data.queries.index("mined")] >= 0).sum() == 2
     assert (data.query_nodes[data.queries.index("unseen")] == -1).all()
-    free = {data.queries[row] for row in data.free_queries}
-    assert free == {"unseen", "mined", "bought", "also bought"}
+    assert [data.queries[row] for row in data.free_queries] == free
     texts = data.texts
-    chosen = [texts[row] for row in data.label_free_rows]
-    assert chosen == [*sorted(free), *data.products, *data.unlabelled]
-    fewer = replace(shop, purchases=PurchasesConfig(path="p"), distill=replace(shop.distill, unlabelled_queries=1))
-    assert len(read_training_data(fewer, DATE).free_queries) == 3
+    assert [texts[row] for row in data.label_free_rows] == [*free, *data.products, *data.unlabelled]
+    # Where few are free, the labelled ones that are open are too many to leave out.
+    fewer = replace(shop, purchases=PurchasesConfig(path="p"), distill=replace(shop.distill, unlabelled_queries=9))
+    data = read_training_data(fewer, DATE)
+    assert len(data.free_queries) == 9
+    assert set(data.label_free_rows[: len(data.open_queries)]) == set(data.open_queries)
 
 
 def test_a_shop_with_purchases_needs_its_tables(shop):
@@ -285,18 +281,17 @@ def test_the_sample_of_queries_is_that_of_a_full_sort(tmp_path):
         for number in range(300)
     ]
     write_table(tmp_path, QUERY_NODES, [{**row, "confidence": 0.5} for row in rows])
-    held_out = {"q1", "q2"}
 
     def digest(query):
         return hashlib.blake2b(query.encode(), digest_size=8, key=b"7").digest()
 
-    allowed = {row["query"] for row in rows if row["share"] >= 0.5} - held_out
-    assert len(allowed) == 98
-    for limit in (1, 20, 97, 98, 1_000):
-        found = sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=limit, seed=7)
+    allowed = {row["query"] for row in rows if row["share"] >= 0.5}
+    assert len(allowed) == 100
+    for limit in (1, 20, 99, 100, 1_000):
+        found = sample_queries(tmp_path, DATE, NodesConfig(), limit=limit, seed=7)
         assert found == sorted(sorted(allowed, key=digest)[:limit])
-    other = sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=8)
-    assert other != sample_queries(tmp_path, DATE, NodesConfig(), held_out=held_out, limit=20, seed=7)
+    other = sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=8)
+    assert other != sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=7)
 
 
 def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
@@ -317,8 +312,8 @@ def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
         (train, "bad q02 | Acme", 20),
         (train, "good q01 | Acme", 20),
     ]
-    assert (data.counts["bought_pairs"], data.counts["bought_unknown"]) == (3, 1)
-    # Only the most bought of each query, the smaller id on a tie; "nowhere" has a place and no text.
+    assert (data.counts["bought_pairs"], data.counts["bought_unknown"]) == (3, 2)
+    # Only the most bought of each query, the smaller id on a tie; "nowhere" has a place and no text, "y" no place.
     near = read_training_data(replace(config, berm=BermConfig(neighbours=3)), DATE)
     assert [(texts[p], n) for _, p, n in near.bought.tolist()] == [(f"good {train} | Acme", 30), ("bad q02 | Acme", 20)]
     assert len(read_training_data(replace(config, distill=shop.distill), DATE).bought) == 0
