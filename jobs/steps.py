@@ -17,7 +17,7 @@ from indexer.claims import claim_folder, remove_abandoned
 from indexer.config import Config, as_document
 from indexer.contracts.days import Days
 from indexer.contracts.schemas import Table
-from indexer.errors import IntegrityError
+from indexer.errors import IntegrityError, PublishConflictError
 from indexer.runs import StepCommit, StepFolder, fingerprint, newest_before, now_text
 from indexer.text import escape
 from jobs.gates import judge_step
@@ -105,9 +105,8 @@ def run_step(
     folder = StepFolder(config.shop.work, step, run_date)
     folder.remove_abandoned()
     number = folder.next_number()
-    before = [
-        StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in upstream
-    ]
+    tables = list(upstream)
+    before = _fingerprint_tables(config, run_date, tables)
     identities = {name: location.identity for name, location in (inputs or {}).items()}
     settings = {name: _settings(config, name) for name in sections}
     print_of_step = fingerprint(step, identities, before, settings, __version__)
@@ -125,6 +124,12 @@ def run_step(
             "figures": account.figures,
             "tables": account.tables,
         }
+        if _fingerprint_tables(config, run_date, tables) != before:
+            # Each table was read by its newest commit: some may be of the one before, some of the one after.
+            raise PublishConflictError(
+                f"{step}: a step before it was committed anew while it ran ({', '.join(table.name for table in tables)}); "
+                "run it again"
+            )
         judge_step(step, counts, newest_before(config.shop.work, step, run_date), config.gates)
         commit = StepCommit(
             step=step,
@@ -138,6 +143,12 @@ def run_step(
         )
         folder.commit(commit, number)
     return commit
+
+
+def _fingerprint_tables(config: Config, run_date: str, tables: Iterable[Table]) -> list[str]:
+    return [
+        StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint for table in tables
+    ]
 
 
 def announce(text: str) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.contracts import schemas
-from indexer.errors import ContractError, GateError
+from indexer.errors import ContractError, GateError, PublishConflictError
 from indexer.input_config import InputConfig
 from indexer.runs import StepFolder
 from jobs import calibrate_npmi, curated_queries, hard_negatives, npmi_pairs, purchase_gram, taxonomy_labels
@@ -256,6 +256,23 @@ def test_a_sum_beyond_64_bits_is_refused(session, config, tmp_path):
     shop = with_purchases(config, tmp_path, text, max_purchases=10**18)
     with pytest.raises(ContractError, match="does not fit into 64 bits"):
         purchase_gram.run(session, shop, DATE)
+
+
+def test_a_table_that_is_committed_anew_under_a_step_is_noticed(session, config, tmp_path, monkeypatch):
+    text = "query,product_id,purchases\na,p,30\nb,p,30\n"
+    shop = with_purchases(config, tmp_path, text)
+    purchase_gram.run(session, shop, DATE)
+    build_table = npmi_pairs.build_table
+
+    def meddle(*given):
+        account = build_table(*given)
+        purchase_gram.run(session, with_purchases(config, tmp_path, text.replace("30", "40")), DATE)
+        return account
+
+    monkeypatch.setattr(npmi_pairs, "build_table", meddle)
+    with pytest.raises(PublishConflictError, match=r"npmi_pairs: .*committed anew.*PURCHASES.*run it again"):
+        npmi_pairs.run(session, shop, DATE)
+    assert StepFolder(config.shop.work, "npmi_pairs", DATE).newest() is None
 
 
 def test_a_step_before_its_input_names_the_step_to_run(session, config):
