@@ -127,8 +127,8 @@ def run_step(
         if _fingerprint_tables(config, run_date, tables) != before:
             # Each table was read by its newest commit: some may be of the one before, some of the one after.
             raise PublishConflictError(
-                f"{step}: a step before it was committed anew while it ran ({', '.join(table.name for table in tables)}); "
-                "run it again"
+                f"{step}: a step before it was committed anew while it ran, one of those that write "
+                f"{', '.join(table.name for table in tables)}; run it again"
             )
         judge_step(step, counts, newest_before(config.shop.work, step, run_date), config.gates)
         commit = StepCommit(
