@@ -122,7 +122,7 @@ def test_the_output_tells_the_story(demo):
     report = re.search(r"report\s+(\S+report\S*\.html)", demo.output)
     assert report, demo.output[-2000:]
     html = (demo.folder.parent / report.group(1)).read_text()
-    for word in ("npmi_pairs", "recall", "KD-Boost", "<svg"):
+    for word in ("npmi_pairs", "recall", "student default", "<svg"):
         assert word in html
 
 
