@@ -85,8 +85,8 @@ def spark_failures(place: str) -> Iterator[None]:
             ) from error
         if lost := next((mark for mark in LOST if mark in message), None):
             raise StoreError(
-                f"{place}: Spark lost what it runs on: {lost}: {_explain(message)}; free memory or disk, give a task "
-                "less by a smaller gram.block_entries, and run it again: what is finished is not done twice"
+                f"{place}: Spark lost what it runs on: {lost}: {_explain(message)}; see that the cluster is up, free "
+                "memory or disk, or give a task less by a smaller gram.block_entries, and run it again"
             ) from error
         if any(mark in message for mark in UNREADABLE):
             raise ContractError(f"{place}: a file cannot be read: {_explain(message)}") from error

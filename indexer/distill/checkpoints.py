@@ -40,7 +40,7 @@ class CheckpointFolder:
 
     def save_state(self, position: Position, tensors: dict[str, Any]) -> None:
         """Replace the state; a run killed at any moment leaves the old or the new one."""
-        self._replace(self._state, lambda path: torch.save({"position": asdict(position), **tensors}, path))
+        replace_file(self._state, lambda path: torch.save({"position": asdict(position), **tensors}, path))
 
     def describe(self) -> str:
         """Return the newest state's file and position, for messages."""
@@ -63,7 +63,7 @@ class CheckpointFolder:
     def save_best(self, weights: dict[str, Tensor]) -> None:
         """Replace the best weights."""
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-        self._replace(self._best, lambda path: save_file(copies, path))
+        replace_file(self._best, lambda path: save_file(copies, path))
 
     def has_best(self) -> bool:
         """Return whether weights were saved."""
@@ -73,10 +73,12 @@ class CheckpointFolder:
         """Return the best weights."""
         return load_file(self._best)
 
-    def _replace(self, path: Path, write: Callable[[Path], None]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(path.suffix + ".tmp")
-        write(fresh)
-        with fresh.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(fresh, path)
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside the path and put it in its place; a kill at any moment leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".tmp{path.suffix}")
+    write(fresh)
+    with fresh.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(fresh, path)

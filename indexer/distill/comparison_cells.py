@@ -29,16 +29,8 @@ TAUGHT_SETTINGS = (
 )
 """What only the teaching of a student depends on."""
 LOSS_SETTINGS = (
-    *(
-        "alpha_start",
-        "start_share",
-        "alpha_labels",
-        "alpha_similar",
-        "alpha_dissimilar",
-        "label_loss",
-        "theta_low",
-        "theta_high",
-    ),
+    *("alpha_start", "start_share", "alpha_labels", "alpha_similar", "alpha_dissimilar"),
+    *("label_loss", "theta_low", "theta_high"),
     *("epochs", "switch_epoch", "patience", "select_by", "similar_share", "dissimilar_share"),
     *("mining_neighbours", "mining_low", "mining_high", "mining_per_query", "mining_kept_share"),
     *("source_weights", "source_shares"),
@@ -49,6 +41,8 @@ STUDENT_SETTINGS = (
     *("recovery_batch_size", "recovery_learning_rate"),
     *("ngram_bins", "ngram_dimension"),
 )
+PACE_SETTINGS = ("batch_size", "learning_rate", "threads", "checkpoint_steps", "every_days")
+"""What a recovery has settings of its own for, and what decides no weights."""
 INDEX_SETTINGS = ("m", "ef_construction", "ef_search", "storage")
 """What figures of retrieval depend on beside the model."""
 RECOVERED = "recovered"
@@ -145,7 +139,8 @@ def part_keys(config: Config, run_date: str) -> dict[str, str]:
 
 def identify_recovery(config: DistillConfig, data: TrainingData) -> str:
     """Return the fingerprint of a recovery, which depends on no label and so on no fold: its texts and settings."""
-    unread = {*TAUGHT_SETTINGS, *LOSS_SETTINGS, *SPLIT_SETTINGS, "teachers", "student", "max_mining_queries"}
+    unread = {*TAUGHT_SETTINGS, *LOSS_SETTINGS, *SPLIT_SETTINGS, *PACE_SETTINGS}
+    unread |= {"teachers", "student", "max_mining_queries"}
     settings = {name: value for name, value in as_document(config).items() if name not in unread}
     texts = data.texts
     chosen = [texts[row] for row in data.label_free_rows]

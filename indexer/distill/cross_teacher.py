@@ -1,6 +1,5 @@
 """The cross-encoder as a teacher: soft human labels, scores kept by pair, and their place on the scale of cosines."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from indexer.config import DistillConfig
 from indexer.distill.baseline_losses import soft_label_loss
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource
+from indexer.distill.checkpoints import replace_file
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.encoders import Tokens
 from indexer.distill.judgements import LabelledPairs
@@ -83,7 +83,4 @@ class CrossTeacher:
         order = np.argsort(every)
         self._keys = every[order]
         self._probabilities = np.concatenate([self._probabilities, torch.sigmoid(logits).numpy()])[order]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".tmp.npz")
-        np.savez(fresh, keys=self._keys, probabilities=self._probabilities)
-        os.replace(fresh, self._path)
+        replace_file(self._path, lambda path: np.savez(path, keys=self._keys, probabilities=self._probabilities))

@@ -1,7 +1,6 @@
 """Vectors of a frozen encoder on disk, by its weights and the texts: what was embedded once is read back."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer import __version__
+from indexer.distill.checkpoints import replace_file
 from indexer.distill.encoders import TextEncoder, Tokens
 from indexer.errors import IntegrityError
 from indexer.runs import fingerprint
@@ -24,13 +24,7 @@ def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path) -> T
     file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npy"
     if not file.exists():
         vectors = encoder.embed_frozen(texts).numpy()
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".tmp")
-        with draft.open("wb") as handle:
-            np.save(handle, vectors, allow_pickle=False)
-            handle.flush()
-            os.fsync(handle.fileno())
-        draft.replace(file)
+        replace_file(file, lambda path: np.save(path, vectors, allow_pickle=False))
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False))
     except (ValueError, EOFError) as error:

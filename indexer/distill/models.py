@@ -16,7 +16,7 @@ from indexer.distill.objective import recovery_objective, student_objective
 from indexer.distill.quantisation import in_int8
 from indexer.distill.scoring import Tower
 from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions, mean_opinion
-from indexer.distill.teaching import open_teachers, train_encoders
+from indexer.distill.teaching import labelled_pairs, open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
 from indexer.distill.training_run import TrainingRun, open_start
 from indexer.errors import ConfigError
@@ -107,7 +107,7 @@ def quantise_student(run: TrainingRun, student: TextEncoder) -> TextEncoder:
 
 def check_opinions(teachers: Sequence[Teacher], data: TrainingData, scored: Rows | None) -> None:
     """Raise ConfigError where no teacher knows a pair of a query and a product that the student is to learn."""
-    labelled = np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)
+    labelled = labelled_pairs(data)
     pairs = labelled if scored is None else np.concatenate([labelled, scored])
     if not np.isfinite(mean_opinion(teachers, pairs)).any():
         raise ConfigError(

@@ -7,6 +7,7 @@ import numpy as np
 from indexer.config import CROSS
 from indexer.distill.berm import distil_berm
 from indexer.distill.cross_teacher import CrossTeacher, cross_objective
+from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import teacher_objective
 from indexer.distill.scoring import tokenise_data
@@ -56,11 +57,12 @@ def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
     model = run.train(role, open_cross(run.config, name.removeprefix(CROSS)), cross_objective())
     texts, queries = tokenise_data(model, run.data), len(run.data.queries)
     teacher = CrossTeacher(model, texts, queries=queries, path=run.folder / f"{role}.scores.npz")
-    teacher.find_probabilities(_labelled_pairs(run), progress=run.progress)
+    teacher.find_probabilities(labelled_pairs(run.data), progress=run.progress)
     if run.config.calibrate_cross:
         teacher.fit_curve(run.data.validation, run.config)
     return teacher
 
 
-def _labelled_pairs(run: TrainingRun) -> Pairs:
-    return np.stack([run.data.train.query, run.data.train.product + len(run.data.queries)], axis=1)
+def labelled_pairs(data: TrainingData) -> Pairs:
+    """Return (pairs, 2) text rows of the training labels."""
+    return np.stack([data.train.query, data.train.product + len(data.queries)], axis=1)

@@ -265,7 +265,7 @@ class Trainer:
         self.alignments.load_state_dict(state["alignments"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and torch.cuda.is_available():
+        if torch.cuda.is_available() and state.get("random_cuda") is not None:
             torch.cuda.set_rng_state(state["random_cuda"])
         self.dissimilar = state["dissimilar"].numpy()
         return True

@@ -23,6 +23,7 @@ from indexer.distill.bootstrap import Interval
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_cells import (
     LOSS_SETTINGS,
+    PACE_SETTINGS,
     STUDENT_SETTINGS,
     TAUGHT_SETTINGS,
     identify_recovery,
@@ -212,7 +213,7 @@ def test_rows_stand_in_order_and_the_teacher_once(unbroken):
     [
         ("teacher", (*TAUGHT_SETTINGS, *STUDENT_SETTINGS)),
         ("cross", (*TAUGHT_SETTINGS, *STUDENT_SETTINGS)),
-        ("recovered", (*TAUGHT_SETTINGS, *LOSS_SETTINGS)),
+        ("recovered", (*TAUGHT_SETTINGS, *LOSS_SETTINGS, *PACE_SETTINGS)),
     ],
 )
 def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny_model, tmp_path, role, unread):
@@ -232,6 +233,7 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
         **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},
         **{"mining_per_query": 1, "mining_kept_share": 0.5, "calibrate_cross": False},
         **{"source_weights": {"": 0.5}, "source_shares": {"": 0.5}, "student_kind": "static"},
+        **{"batch_size": 16, "learning_rate": 1e-2, "threads": 1, "checkpoint_steps": 3, "every_days": 2},
         **{"recovery_batch_size": 8, "recovery_learning_rate": 1e-4},
         **{"table_learning_rate": 1e-3, "ngram_bins": 64, "ngram_dimension": 32},
     }

@@ -469,6 +469,21 @@ def test_recovery_brings_a_cut_encoder_back_and_ends_with_its_last_epoch(open_ti
     assert set(trainer.text_rows.tolist()) == set(range(len(trainer.texts))) - held_out
 
 
+def test_recovery_is_not_disturbed_by_dropout(open_tiny, data, config, tmp_path):
+    kept = []
+    for chance in (0.0, 0.9):
+        whole, cut = open_tiny(), open_tiny((0, 2))
+        targets = whole.embed_frozen(tokenise_data(whole, data))
+        for module in cut.transformer.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = chance
+        objective, folder = recovery_objective(), tmp_path / str(chance)
+        settings = {"name": "recovered", "folder": folder, "targets": {START: [targets]}, "progress": False}
+        Trainer(cut, data, objective, replace(config.distill, epochs=1), **settings).run()
+        kept.append(weights_of(cut))
+    assert all(torch.equal(tensor, kept[1][name]) for name, tensor in kept[0].items())
+
+
 def test_a_wider_teacher_is_met_through_a_matrix_that_resumes(open_tiny, data, config, tmp_path):
     """HISS with two teachers, one of another width; a broken run ends where an unbroken one does."""
     same = teacher_vectors(open_tiny, data)
