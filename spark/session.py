@@ -42,10 +42,13 @@ LOST = (
     "Python worker exited unexpectedly",
     "ExecutorLostFailure",
     "No space left on device",
-    "All masters are unresponsive",
+    "Cannot call methods on a stopped SparkContext",
     "OutOfMemoryError",
 )
-"""What they say where a process, a disk or the cluster is gone; the stream of a lost worker ends too early as well."""
+"""What they say where a process, a disk or the cluster is gone; the stream of a lost worker ends too early as well.
+
+A context stops itself where no master answers.
+"""
 MESSAGE_CHARACTERS = 300
 
 

@@ -6,6 +6,7 @@ import os
 
 import pyarrow as pa
 import pytest
+from pyspark.errors import PySparkException
 
 from indexer.contracts import schemas
 from indexer.contracts.tables import read_table as read_batches
@@ -271,6 +272,12 @@ def test_a_worker_that_dies_is_not_taken_for_a_damaged_file(session):
     dying = session.range(1).mapInArrow(die, "id long")
     with pytest.raises(StoreError, match=r"^npmi: Spark lost what it runs on: Python worker"), spark_failures("npmi"):
         dying.collect()
+
+
+def test_a_cluster_that_does_not_answer_is_worth_a_retry():
+    said = "An error occurred\n: java.lang.IllegalStateException: Cannot call methods on a stopped SparkContext.\nThis"
+    with pytest.raises(StoreError, match="see that the cluster is up"), spark_failures("npmi"):
+        raise PySparkException(said)
 
 
 def commit_table(work, write):
