@@ -26,6 +26,7 @@ SHOWN = ("auc", "fold_auc", "query_auc", "ndcg_10", "recall_98", "typo_auc", "ex
     default=5,
     help="Parts of the labelled queries, each tested by trainings on the others.",
 )
+@click.option("--test-folds", type=click.IntRange(min=1), help="Test the first so many folds alone; else all.")
 @click.option("--seeds", type=click.IntRange(min=1), default=2, help="Trainings per method and fold.")
 @click.option("--sweep-seeds", type=click.IntRange(min=1), default=1, help="Trainings per value of a sweep and fold.")
 @click.option("--baseline", help="Row that the others are compared with; else the first method.")
@@ -38,6 +39,7 @@ def compare(
     methods: str,
     sweeps: tuple[str, ...],
     folds: int,
+    test_folds: int | None,
     seeds: int,
     sweep_seeds: int,
     baseline: str | None,
@@ -63,7 +65,7 @@ def compare(
     variants = read_variants(
         config_path, options=settings, methods=named, sweeps=sweeps, seeds=seeds, sweep_seeds=sweep_seeds
     )
-    comparison = Comparison(variants, run_date, folds=folds, out=Path(out))
+    comparison = Comparison(variants, run_date, folds=folds, out=Path(out), tested=test_folds)
     against = baseline or variants[0].name
     comparison.check_baseline(against)
     click.echo(describe_plan(comparison.cells), err=True)

@@ -22,8 +22,16 @@ SEARCHES = (
 
 @click.command()
 @click.option("--folder", default="demo-shop", metavar="DIR", help="Folder for the shop, its tables and its release.")
+@click.option(
+    "--size",
+    type=click.Choice(["small", "large"]),
+    default="small",
+    show_default=True,
+    help="large has 50,000 labels, to compare methods on; its night takes an hour on two cores.",
+)
+@click.option("--shop-only", is_flag=True, help="Generate the shop, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
-def demo(folder: str, no_progress: bool) -> None:
+def demo(folder: str, size: str, shop_only: bool, no_progress: bool) -> None:
     """Generate a shop with known answers, run the nightly job on it and search the release.
 
     Needs no network, no cloud account and no GPU. Run again, it skips what is finished.
@@ -32,13 +40,15 @@ def demo(folder: str, no_progress: bool) -> None:
     Example:
       indexer demo --folder demo-shop
     """
-    from indexer.demo.shop import write_demo_shop
+    from indexer.demo.shop import SHOPS, write_demo_shop
     from indexer.reader import open_index
 
     home = Path(folder)
     if not (home / "shop.toml").exists():
-        answers = write_demo_shop(home)
+        answers = write_demo_shop(home, SHOPS[size])
         click.echo(f"shop  {home}  {answers.products} products, {len(answers.synonyms)} planted synonym pairs")
+    if shop_only:
+        return
     config = load_config(str(home / "shop.toml"))
     summary = run_nightly(
         config,

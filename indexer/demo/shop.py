@@ -7,32 +7,74 @@ is bought by its popularity, more if the color asked for is right; a small share
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.demo.vocabulary import BRANDS, COLORS, FEATURES, KINDS, LOOK_ALIKES, SIZES, TYPOS, Kind
+from indexer.demo.vocabulary import BRANDS, COLORS, FEATURES, LOOK_ALIKES, SIZES, TYPOS, Kind, make_kinds
 
+GRADES = ("E", "S", "I")
 FIRST_DAY = date(2026, 1, 1)
+
+SMALL_DISTILL = """\
+epochs = 2
+switch_epoch = 1
+recovery_epochs = 1
+unlabelled_products = 500
+batch_size = 64
+learning_rate = 1e-4
+"""
+LARGE_DISTILL = """\
+epochs = 4
+switch_epoch = 1
+recovery_epochs = 2
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Size and randomness of the generated shop."""
 
+    purposes: int = 0
+    """Purposes that make more kinds of each kind."""
     products_per_kind: int = 45
+    colors_per_kind: int = 3
+    """Queries with a color, for each kind."""
     purchases: int = 400_000
     days: int = 7
     zipf_exponent: float = 0.7
     noise_share: float = 0.03
     labels_per_query: int = 6
+    label_noise: float = 0.0
+    """Part of the labels that say a grade drawn by chance, as people do who label in a hurry."""
+    distill: str = SMALL_DISTILL
+    """Settings of the section `distill` in the shop's file."""
     seed: int = 7
+
+
+SHOPS: Mapping[str, DemoConfig] = MappingProxyType(
+    {
+        "small": DemoConfig(),
+        "large": DemoConfig(
+            purposes=12,
+            products_per_kind=15,
+            colors_per_kind=6,
+            purchases=4_000_000,
+            labels_per_query=10,
+            label_noise=0.1,
+            distill=LARGE_DISTILL,
+        ),
+    }
+)
+"""Shops by size: one for a first look, and one with 50,000 labels to compare trainings on."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +118,22 @@ def write_demo_shop(folder: Path, config: DemoConfig | None = None) -> DemoAnswe
     generator = np.random.default_rng(config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     products = make_products(generator, config)
-    queries = make_queries(generator)
+    queries = make_queries(generator, config)
     _write_catalogue(folder / "catalogue.jsonl.gz", products)
-    _write_rows(folder / "taxonomy.csv", ",", ("node_id", "parent_id", "name"), _taxonomy_rows())
+    _write_rows(folder / "taxonomy.csv", ",", ("node_id", "parent_id", "name"), _taxonomy_rows(config))
     _write_purchases(folder / "purchases.parquet", list(make_purchases(generator, config, products, queries)))
     labels = make_labels(generator, config, products, queries)
     _write_rows(folder / "labels.tsv", "\t", ("query", "product_id", "label"), labels)
-    answers = _known_answers(products)
+    answers = _known_answers(products, config)
     (folder / "answers.json").write_text(json.dumps(asdict(answers), indent=1) + "\n")
-    (folder / "shop.toml").write_text(SHOP_TOML)
+    (folder / "shop.toml").write_text(SHOP_TOML.format(distill=config.distill.rstrip()))
     return answers
 
 
 def make_products(generator: np.random.Generator, config: DemoConfig) -> list[DemoProduct]:
     """Make the catalogue; one title in ten uses the kind's second name."""
     products: list[DemoProduct] = []
-    for kind in KINDS:
+    for kind in make_kinds(config.purposes):
         for _ in range(config.products_per_kind):
             name = kind.names[1] if len(kind.names) > 1 and generator.random() < 0.1 else kind.names[0]
             brand, color, feature, size = (str(generator.choice(words)) for words in (BRANDS, COLORS, FEATURES, SIZES))
@@ -100,13 +142,13 @@ def make_products(generator: np.random.Generator, config: DemoConfig) -> list[De
     return products
 
 
-def make_queries(generator: np.random.Generator) -> list[DemoQuery]:
+def make_queries(generator: np.random.Generator, config: DemoConfig) -> list[DemoQuery]:
     """Make names, misspelt names, and names with a color; the last two are tail queries."""
     queries: list[DemoQuery] = []
-    for kind in KINDS:
+    for kind in make_kinds(config.purposes):
         queries.extend(DemoQuery(name, kind) for name in kind.names)
         queries.extend(DemoQuery(TYPOS[name], kind, tail=True) for name in kind.names if name in TYPOS)
-        for color in generator.choice(COLORS, size=3, replace=False):
+        for color in generator.choice(COLORS, size=config.colors_per_kind, replace=False):
             queries.append(DemoQuery(f"{color} {generator.choice(kind.names)}", kind, str(color), tail=True))
     return queries
 
@@ -119,8 +161,11 @@ def make_purchases(
     traffic = np.empty(len(queries))
     traffic[order] = np.arange(1.0, len(queries) + 1) ** -config.zipf_exponent
     popularity = generator.pareto(2.0, len(products)) + 0.5
+    leaves = np.array([product.kind.leaf for product in products])
+    colors = np.array([product.color for product in products])
     for query, share in zip(queries, traffic / traffic.sum(), strict=True):
-        appeal = _appeal(query, products, popularity)
+        right_color = (colors == query.color) if query.color else np.ones(len(products), dtype=np.bool_)
+        appeal = popularity**2 * (leaves == query.kind.leaf) * np.where(right_color, 1.0, 0.05)
         chances = (1 - config.noise_share) * appeal / appeal.sum() + config.noise_share / len(products)
         counts = generator.multinomial(round(config.purchases * share), chances)
         for at in np.flatnonzero(counts):
@@ -129,25 +174,20 @@ def make_purchases(
                 yield query.text, products[at].product_id, int(per_day[day]), int(day)
 
 
-def _appeal(query: DemoQuery, products: list[DemoProduct], popularity: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    right_kind = np.array([product.kind is query.kind for product in products])
-    right_color = np.array([query.color in (None, product.color) for product in products])
-    appeal: np.ndarray[Any, Any] = popularity**2 * right_kind * np.where(right_color, 1.0, 0.05)
-    return appeal
-
-
 def make_labels(
     generator: np.random.Generator, config: DemoConfig, products: list[DemoProduct], queries: list[DemoQuery]
 ) -> list[tuple[str, str, str]]:
     """Label products of each query: right kind and color exact, right kind substitute, look-alike kind irrelevant."""
+    kinds = make_kinds(config.purposes)
+    words = {kind.leaf: set(kind.names[0].split()) for kind in kinds}
     by_leaf: dict[str, list[DemoProduct]] = {}
     for product in products:
         by_leaf.setdefault(product.kind.leaf, []).append(product)
     labels: list[tuple[str, str, str]] = []
     for query in queries:
         same = generator.permutation(len(by_leaf[query.kind.leaf]))[: config.labels_per_query // 2]
-        other_kinds = [kind for kind in KINDS if kind is not query.kind]
-        near = [kind for kind in other_kinds if set(kind.names[0].split()) & set(query.kind.names[0].split())]
+        other_kinds = [kind for kind in kinds if kind != query.kind]
+        near = [kind for kind in other_kinds if words[kind.leaf] & words[query.kind.leaf]]
         near = near or [kind for kind in other_kinds if kind.department == query.kind.department]
         chosen = [by_leaf[query.kind.leaf][at] for at in same]
         for at in range(config.labels_per_query // 2):
@@ -155,25 +195,33 @@ def make_labels(
             kind = pool[int(generator.integers(len(pool)))]
             chosen.append(by_leaf[kind.leaf][int(generator.integers(len(by_leaf[kind.leaf])))])
         labels.extend((query.text, product.product_id, _label(query, product)) for product in dict.fromkeys(chosen))
-    return labels
+    if not config.label_noise:
+        return labels
+    wrong = generator.random(len(labels)) < config.label_noise
+    drawn = generator.choice(GRADES, len(labels))
+    return [
+        (query, product, str(grade) if hurried else label)
+        for (query, product, label), hurried, grade in zip(labels, wrong, drawn, strict=True)
+    ]
 
 
 def _label(query: DemoQuery, product: DemoProduct) -> str:
-    if product.kind is not query.kind:
+    if product.kind != query.kind:
         return "I"
     return "E" if query.color in (None, product.color) else "S"
 
 
-def _taxonomy_rows() -> list[tuple[str, str, str]]:
-    departments = dict.fromkeys(kind.department for kind in KINDS)
-    leaves = [(kind.leaf, kind.department, kind.leaf) for kind in KINDS]
+def _taxonomy_rows(config: DemoConfig) -> list[tuple[str, str, str]]:
+    kinds = make_kinds(config.purposes)
+    departments = dict.fromkeys(kind.department for kind in kinds)
+    leaves = [(kind.leaf, kind.department, kind.leaf) for kind in kinds]
     return [*((name, "", name) for name in departments), *leaves]
 
 
-def _known_answers(products: list[DemoProduct]) -> DemoAnswers:
-    synonyms = sorted(tuple(sorted(kind.names)) for kind in KINDS if len(kind.names) == 2)
+def _known_answers(products: list[DemoProduct], config: DemoConfig) -> DemoAnswers:
+    synonyms = {pair for kind in make_kinds(config.purposes) for pair in combinations(sorted(kind.names), 2)}
     return DemoAnswers(
-        synonyms=[(first, second) for first, second in synonyms],
+        synonyms=[(first, second) for first, second in sorted(synonyms)],
         look_alikes=[(first, second) for first, second in sorted(tuple(sorted(pair)) for pair in LOOK_ALIKES)],
         products=len(products),
         rejects={
@@ -247,12 +295,7 @@ shuffle_partitions = 2
 java_options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 [distill]
-epochs = 2
-switch_epoch = 1
-recovery_epochs = 1
-unlabelled_products = 500
-batch_size = 64
-learning_rate = 1e-4
+{distill}
 
 [index]
 shards = 2

@@ -9,7 +9,7 @@ class Kind(NamedTuple):
     department: str
     leaf: str
     names: tuple[str, ...]
-    """The first name stands in most titles; a second one shares no word with it and means the same."""
+    """All mean the same. The first stands in most titles; the second shares no word with it that sets kinds apart."""
 
 
 KINDS: tuple[Kind, ...] = (
@@ -57,6 +57,22 @@ KINDS: tuple[Kind, ...] = (
     Kind("Sports", "Yoga Mats", ("yoga mat", "exercise rug")),
 )
 
+PURPOSES: tuple[tuple[str, str], ...] = (
+    ("kids", "children's"),
+    ("office", "workplace"),
+    ("outdoor", "patio"),
+    ("travel", "holiday"),
+    ("gaming", "esports"),
+    ("vintage", "retro"),
+    ("luxury", "designer"),
+    ("camping", "hiking"),
+    ("wedding", "bridal"),
+    ("medical", "hospital"),
+    ("christmas", "xmas"),
+    ("student", "dorm"),
+)
+"""What products can be for, in two words each. A sofa for children is another kind than one for the office."""
+
 LOOK_ALIKES: tuple[tuple[str, str], ...] = (
     ("coffee maker", "coffee table"),
     ("bottle opener", "water bottle"),
@@ -80,7 +96,24 @@ TYPOS: dict[str, str] = {
 }
 """Names and how shoppers misspell them."""
 
+
 COLORS = ("red", "blue", "black", "white", "green", "grey", "pink", "yellow")
 FEATURES = ("foldable", "compact", "premium", "classic", "lightweight", "heavy duty", "soft", "portable")
 BRANDS = ("Acmera", "Bolvik", "Cerano", "Dunwell", "Elvaro", "Fenbrook", "Galtori", "Hexley", "Ivonne", "Juniva")
 SIZES = ("small", "medium", "large", "family size", "twin pack")
+
+
+def make_kinds(purposes: int) -> tuple[Kind, ...]:
+    """Return all kinds, and each of them for each of the first purposes: a leaf of its own, with four names or two."""
+    made = [
+        Kind(kind.department, f"{purpose[0].capitalize()} {kind.leaf}", _cross_names(purpose, kind.names))
+        for purpose in PURPOSES[:purposes]
+        for kind in KINDS
+    ]
+    return (*KINDS, *made)
+
+
+def _cross_names(purpose: tuple[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
+    first, second = names[0], names[-1]
+    crossed = (f"{purpose[0]} {first}", f"{purpose[1]} {second}", f"{purpose[0]} {second}", f"{purpose[1]} {first}")
+    return tuple(dict.fromkeys(crossed))

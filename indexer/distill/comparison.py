@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from indexer.distill.comparison_cells import (
     part_keys,
     teacher_folder,
 )
-from indexer.distill.comparison_plan import Variant, plan_cells
+from indexer.distill.comparison_plan import Variant, find_tested, plan_cells
 from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
 from indexer.distill.data import read_training_data
@@ -40,10 +41,15 @@ ZERO_SHOT = "zero-shot"
 class Comparison:
     """The cells of all variants below one folder; what is finished there is not done again."""
 
-    def __init__(self, variants: Sequence[Variant], run_date: str, *, folds: int, out: Path) -> None:
+    def __init__(
+        self, variants: Sequence[Variant], run_date: str, *, folds: int, out: Path, tested: int | None = None
+    ) -> None:
+        """Plan to test on the first `tested` folds, or on all."""
         self.variants = {variant.name: variant for variant in variants}
         self.run_date, self.folds, self.out = run_date, folds, out
-        self.cells = [CellFolder(out, cell, run_date) for cell in plan_cells(variants, folds=folds)]
+        self.tested = folds if tested is None else tested
+        cells = plan_cells(variants, folds=folds, tested=self.tested)
+        self.cells = [CellFolder(out, cell, run_date) for cell in cells]
 
     @property
     def config(self) -> Config:
@@ -85,13 +91,17 @@ class Comparison:
         return tabulate_models(models, judgements, folds, slices, baseline=baseline, seed=seed)
 
     def _read_judgements(self) -> Judgements:
-        """Return the judgements that models are measured on."""
-        return read_measured(self.config.catalogue, self.config.labels)
+        """Return the judgements that models are measured on, with the pairs of the tested folds."""
+        found = read_measured(self.config.catalogue, self.config.labels)
+        tested = find_tested(found.queries, self.config.distill, folds=self.folds, tested=self.tested)
+        return replace(found, pairs=found.pairs.take(tested[found.pairs.query]))
 
     def _untrained(self) -> dict[str, tuple[Path, Callable[[], Encoder]]]:
         """Return the folder of each model as it comes, and how it is opened."""
         distill = self.config.distill
         identity = identify_measured(identify_start(self.config, self.run_date), self.config)
+        if self.tested < self.folds:
+            identity = fingerprint(identity, self.tested)
         teachers = [name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()]
         opened: dict[str, tuple[Any, Callable[[], Encoder]]] = {"student": ("student", lambda: open_start(distill))}
         for name in dict.fromkeys(teachers):

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from indexer.config import Config
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.config import Config, DistillConfig
 from indexer.config_file import load_config
+from indexer.distill.splits import TEST, split_queries
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 
@@ -77,8 +81,13 @@ def read_variants(
     return variants
 
 
-def plan_cells(variants: Sequence[Variant], *, folds: int) -> list[Cell]:
-    """Return all cells; those that share a teacher, of one seed and fold, stand together."""
+def plan_cells(variants: Sequence[Variant], *, folds: int, tested: int) -> list[Cell]:
+    """Return all cells of the first `tested` folds; those that share a teacher, of one seed and fold, stand together.
+
+    Raises ConfigError where there are not so many folds.
+    """
+    if not 1 <= tested <= folds:
+        raise ConfigError(f"--test-folds {tested}: expected 1 up to the number of folds, {folds}")
     most = max(variant.seeds for variant in variants)
     return [
         Cell(
@@ -88,7 +97,7 @@ def plan_cells(variants: Sequence[Variant], *, folds: int) -> list[Cell]:
             config=fold_config(variant.config, fold=fold, folds=folds, seed=variant.config.distill.seed + number),
         )
         for number in range(most)
-        for fold in range(folds)
+        for fold in range(tested)
         for variant in variants
         if number < variant.seeds
     ]
@@ -105,6 +114,21 @@ def fold_config(config: Config, *, fold: int, folds: int, seed: int) -> Config:
     distill = replace(config.distill, seed=seed, ablations=False, qat_epochs=0)
     distill = replace(distill, test_share=1 / folds, test_start=fold / folds)
     return replace(config, distill=distill)
+
+
+def find_tested(queries: Sequence[str], config: DistillConfig, *, folds: int, tested: int) -> NDArray[np.bool_]:
+    """Return which queries the first `tested` folds hold out."""
+    found = np.zeros(len(queries), dtype=np.bool_)
+    for fold in range(tested):
+        parts = split_queries(
+            queries,
+            validation_share=config.validation_share,
+            test_share=1 / folds,
+            test_start=fold / folds,
+            seed=config.split_seed,
+        )
+        found |= parts == TEST
+    return found
 
 
 def _load_method(path: str | None, name: str, options: Sequence[str]) -> Config:

@@ -43,6 +43,7 @@ def write_report(comparison: Comparison, rows: Sequence[TableRow], *, baseline: 
         "judged pairs": rows[0].pairs,
         "judged queries": rows[0].queries,
         "folds": comparison.folds,
+        "folds tested": comparison.tested,
         "baseline": baseline,
         "validation share": config.distill.validation_share,
     }

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from indexer.config import Config, DistillConfig
-from indexer.distill.comparison_plan import fold_config, plan_cells, read_variants
+from indexer.distill.comparison_plan import find_tested, fold_config, plan_cells, read_variants
+from indexer.distill.splits import hash_to_unit
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 
@@ -74,7 +75,7 @@ def test_a_mistake_is_named(shop, methods, sweeps, message):
 
 
 def test_cells_are_every_fold_of_every_seed_side_by_side_for_shared_teachers(shop):
-    cells = plan_cells(read(shop, "direct", "kd-boost:1"), folds=2)
+    cells = plan_cells(read(shop, "direct", "kd-boost:1"), folds=2, tested=2)
     assert [(cell.seed, cell.fold, cell.variant) for cell in cells] == [
         (13, 0, "direct"),
         (13, 0, "kd-boost"),
@@ -89,8 +90,23 @@ def test_cells_are_every_fold_of_every_seed_side_by_side_for_shared_teachers(sho
 
 
 def test_what_is_not_measured_is_not_trained(shop):
-    (cell, _) = plan_cells(read(shop, "direct:1", options=["distill.qat_epochs=3", "distill.ablations=true"]), folds=2)
+    variants = read(shop, "direct:1", options=["distill.qat_epochs=3", "distill.ablations=true"])
+    (cell,) = plan_cells(variants, folds=2, tested=1)
     assert (cell.config.distill.qat_epochs, cell.config.distill.ablations) == (0, False)
+
+
+def test_the_tested_queries_are_those_that_the_first_folds_hold_out():
+    queries, config = [f"query {number}" for number in range(400)], DistillConfig()
+    some, every = (find_tested(queries, config, folds=5, tested=number) for number in (2, 5))
+    # The first two folds of five are the first 0.4 of the circle of hashes.
+    assert list(some) == [hash_to_unit(query, config.split_seed) < 0.4 for query in queries]
+    assert every.all()
+
+
+@pytest.mark.parametrize("tested", [0, 3])
+def test_no_more_folds_are_tested_than_there_are(shop, tested):
+    with pytest.raises(ConfigError, match=f"--test-folds {tested}: expected 1 up to the number of folds, 2"):
+        plan_cells(read(shop, "direct"), folds=2, tested=tested)
 
 
 @pytest.mark.parametrize(("folds", "validation"), [(1, 0.1), (0, 0.1), (2, 0.5)])

@@ -1,6 +1,8 @@
 """The generated shop: its answers follow from its data, by an oracle that shares no code with the jobs."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import replace
+from itertools import combinations
 from math import log
 
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 from indexer.config_file import load_config
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
-from indexer.demo.shop import DemoConfig, write_demo_shop
+from indexer.demo.shop import SHOPS, DemoConfig, write_demo_shop
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,29 @@ def test_same_seed_same_shop(tmp_path, shop):
     other = write_demo_shop(tmp_path / "other", DemoConfig(seed=8))
     assert other.products == answers.products
     assert (tmp_path / "other" / "labels.tsv").read_bytes() != (folder / "labels.tsv").read_bytes()
+
+
+def test_the_large_shop_has_fifty_thousand_labels_of_which_a_tenth_is_noise(tmp_path):
+    answers = write_demo_shop(tmp_path, replace(SHOPS["large"], purchases=200_000))
+    config = load_config(str(tmp_path / "shop.toml"), environment={})
+    leaf, grades = {}, Counter()
+    for batch in open_input(schemas.CATALOGUE, config.catalogue):
+        leaf |= {row["product_id"]: row["product_type"] for row in batch.to_pylist()}
+    labels = [row for batch in open_input(schemas.LABELS, config.labels) for row in batch.to_pylist()]
+    assert 50_000 < len(labels) < 55_000
+    assert len({(row["query"], row["product_id"]) for row in labels}) == len(labels)
+    # Nearly all queries have five products of their own kind among ten, which makes its leaf the commonest.
+    of_query = defaultdict(Counter)
+    for row in labels:
+        of_query[row["query"]][leaf[row["product_id"]]] += 1
+    for row in labels:
+        (own, _), *_ = of_query[row["query"]].most_common(1)
+        grades[leaf[row["product_id"]] == own, row["label"]] += 1
+    # A tenth says a grade drawn among three: two in three of these are wrong.
+    assert grades[False, "irrelevant"] / sum(grades[False, label] for label in ("high", "low", "irrelevant")) == (
+        pytest.approx(1 - 0.1 * 2 / 3, abs=0.01)
+    )
+    assert grades[True, "irrelevant"] / len(labels) == pytest.approx(0.1 / 3 / 2, abs=0.005)
+    assert len(set(leaf.values())) == 13 * 42
+    names = ("children's couch", "children's sofa", "kids couch", "kids sofa")
+    assert set(combinations(names, 2)) <= set(answers.synonyms)

@@ -185,6 +185,28 @@ def test_figures_equal_an_independent_computation(shop, unbroken, tmp_path):
     assert (row.figures["qq_answered"], row.figures["exact_es_100"]) == (None, 1.0)
 
 
+def test_a_table_of_one_fold_has_its_queries_alone(shop, unbroken, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("all folds are trained"))
+    variants = [*unbroken[0].variants.values()]
+    comparison = Comparison(variants, DATE, folds=2, out=unbroken[0].out, tested=1)
+    comparison.train(progress=False)
+    rows = {row.name: row for row in comparison.tabulate(baseline="direct") if row.part == "all"}
+    judgements, found = read_judgements(comparison.config.catalogue, comparison.config.labels), {}
+    for folder in comparison.cells:
+        scores = read_scores(folder.folder)
+        grades = {
+            (query, product): grade
+            for query, product, grade in zip(
+                judgements.pairs.query, judgements.pairs.product, judgements.pairs.grade, strict=True
+            )
+        }
+        truth = [grades[pair] >= 2 for pair in zip(scores.query, scores.product, strict=True)]
+        found[folder.cell.variant] = roc_auc_score(truth, scores.scores)
+    assert {row.pairs for row in rows.values()} == {len(truth)} != {len(judgements.pairs)}
+    assert {name: rows[name].figures["auc"] for name in found} == pytest.approx(found, abs=1e-6)
+    assert rows["zero-shot student"].figures["auc"] is not None
+
+
 def figure(comparison, name, wanted):
     rows = comparison.tabulate(baseline="direct")
     return next(row.figures[wanted] for row in rows if (row.name, row.part) == (name, "all"))
