@@ -24,12 +24,20 @@ def distill(
 ) -> None:
     """Distil the student encoder from the teacher on the night's tables.
 
-    \b
-    Example:
-      indexer distill --config shop.toml --run-date 2026-11-20
-    """
-    from indexer.distill.step import run_distill
+    On a machine with several GPUs, `accelerate launch` starts a process for each; they train together.
 
-    loaded = open_config(config_path, settings)
-    commit = run_distill(loaded, run_date, force=force, progress=show_progress(no_progress))
+    \b
+    Examples:
+      indexer distill --config shop.toml --run-date 2026-11-20
+      accelerate launch --num_processes 4 .venv/bin/indexer distill --config shop.toml --run-date 2026-11-20
+    """
+    from indexer.distill.processes import open_processes
+    from indexer.distill.step import join_distill, run_distill
+
+    loaded, processes = open_config(config_path, settings), open_processes()
+    if not processes.is_first:
+        join_distill(loaded, run_date, force=force, processes=processes)
+        return
+    progress = show_progress(no_progress)
+    commit = run_distill(loaded, run_date, force=force, progress=progress, processes=processes)
     print_json(commit.counts) if as_json else print_step(commit)

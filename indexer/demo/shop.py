@@ -32,10 +32,17 @@ unlabelled_products = 500
 batch_size = 64
 learning_rate = 1e-4
 """
-LARGE_DISTILL = """\
-epochs = 4
+MEDIUM_DISTILL = """\
+epochs = 3
 switch_epoch = 1
 recovery_epochs = 2
+batch_size = 128
+"""
+LARGE_DISTILL = """\
+epochs = 2
+switch_epoch = 1
+recovery_epochs = 1
+batch_size = 256
 """
 
 
@@ -63,6 +70,15 @@ class DemoConfig:
 SHOPS: Mapping[str, DemoConfig] = MappingProxyType(
     {
         "small": DemoConfig(),
+        "medium": DemoConfig(
+            purposes=3,
+            products_per_kind=30,
+            colors_per_kind=6,
+            purchases=1_500_000,
+            labels_per_query=8,
+            label_noise=0.1,
+            distill=MEDIUM_DISTILL,
+        ),
         "large": DemoConfig(
             purposes=12,
             products_per_kind=15,
@@ -74,7 +90,7 @@ SHOPS: Mapping[str, DemoConfig] = MappingProxyType(
         ),
     }
 )
-"""Shops by size: one for a first look, and one with 50,000 labels to compare trainings on."""
+"""Shops by size: one for a first look, and two with 13,000 and 50,000 labels to compare trainings on."""
 
 
 @dataclass(frozen=True)

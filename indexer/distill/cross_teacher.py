@@ -17,6 +17,8 @@ from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.encoders import Tokens
 from indexer.distill.judgements import LabelledPairs
 from indexer.distill.objective import LossTerm, Objective
+from indexer.distill.processes import ALONE, Processes
+from indexer.distill.scoring import share_pairs
 from indexer.distill.teachers import Pairs
 
 SOFT_LABELS = torch.tensor([0.0, 0.5, 1.0])
@@ -41,8 +43,17 @@ class CrossTeacher:
     `curve` maps probabilities to the scale of cosines.
     """
 
-    def __init__(self, model: CrossEncoder, texts: Sequence[Tokens], *, queries: int, path: Path) -> None:
+    def __init__(
+        self,
+        model: CrossEncoder,
+        texts: Sequence[Tokens],
+        *,
+        queries: int,
+        path: Path,
+        processes: Processes = ALONE,
+    ) -> None:
         """`texts` are the tokens of all text rows, the first `queries` of them of queries."""
+        self._processes = processes
         self._model, self._texts, self._queries, self._path = model, texts, queries, path
         self._keys, self._probabilities = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         self.curve: IsotonicRegression | None = None
@@ -78,9 +89,15 @@ class CrossTeacher:
         if not len(keys):
             return
         left, right = ([self._texts[row] for row in side] for side in np.divmod(keys, len(self._texts)))
-        logits = torch.from_numpy(self._model.score_frozen(left, right, progress=progress))
+
+        def score(left: Sequence[Tokens], right: Sequence[Tokens]) -> Tensor:
+            shown = progress and self._processes.is_first
+            return torch.from_numpy(self._model.score_frozen(left, right, progress=shown))
+
+        logits = share_pairs(score, left, right, self._processes)
         every = np.concatenate([self._keys, keys])
         order = np.argsort(every)
         self._keys = every[order]
         self._probabilities = np.concatenate([self._probabilities, torch.sigmoid(logits).numpy()])[order]
-        replace_file(self._path, lambda path: np.savez(path, keys=self._keys, probabilities=self._probabilities))
+        if self._processes.is_first:
+            replace_file(self._path, lambda path: np.savez(path, keys=self._keys, probabilities=self._probabilities))

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 from indexer import __version__
 from indexer.distill.checkpoints import replace_file
 from indexer.distill.encoders import TextEncoder, Tokens
+from indexer.distill.processes import ALONE, Processes
+from indexer.distill.scoring import share_texts
 from indexer.errors import IntegrityError
 from indexer.runs import fingerprint
 
 
-def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path) -> Tensor:
+def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path, *, processes: Processes = ALONE) -> Tensor:
     """Return the unit vectors of the texts, (texts, dimension), and leave them in the folder.
 
     Raises IntegrityError where a file is damaged.
     """
     file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npy"
     if not file.exists():
-        vectors = encoder.embed_frozen(texts).numpy()
-        replace_file(file, lambda path: np.save(path, vectors, allow_pickle=False))
+        vectors = share_texts(encoder.embed_frozen, texts, processes).numpy()
+        if processes.is_first:
+            replace_file(file, lambda path: np.save(path, vectors, allow_pickle=False))
+        processes.wait()
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False))
     except (ValueError, EOFError) as error:

@@ -13,6 +13,7 @@ from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder
 from indexer.distill.objective import recovery_objective, student_objective
+from indexer.distill.processes import ALONE, Processes
 from indexer.distill.quantisation import in_int8
 from indexer.distill.scoring import Tower
 from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions, mean_opinion
@@ -46,14 +47,22 @@ def train_models(
     progress: bool,
     berm: BermConfig | None = None,
     vectors: Path | None = None,
+    processes: Processes = ALONE,
 ) -> TrainedModels:
     """Train the teachers, recover the cut student, teach it, and where ablations are asked for train it directly, too.
 
     `folder` keeps checkpoints; a model that is finished there is not trained again. `vectors`, a folder below it unless
-    runs share one, keeps the vectors of frozen encoders. Without a term that asks them no teacher is trained.
+    runs share one, keeps the vectors of frozen encoders. Without a term that asks them no teacher is trained. All
+    `processes` call this, and the first writes.
     """
     run = TrainingRun(
-        config=config, data=data, folder=folder, progress=progress, berm=berm or BermConfig(), vectors=vectors
+        config=config,
+        data=data,
+        folder=folder,
+        progress=progress,
+        berm=berm or BermConfig(),
+        vectors=vectors,
+        processes=processes,
     )
     objective = student_objective(config)
     encoders = train_encoders(run) if objective.asks_teachers else {}

@@ -1,6 +1,7 @@
 """Texts to tokens, and the pairs of a step to scores: each text is encoded once whatever pairs it stands in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
 from indexer.distill.encoders import TextEncoder, Tokens
 from indexer.distill.ngrams import NgramEncoder
+from indexer.distill.processes import ALONE, Processes
 
 Tower = TextEncoder | NgramEncoder
 """What gives each text a vector of its own."""
@@ -30,7 +32,7 @@ def tokenise_data(model: Model, data: TrainingData) -> list[Tokens]:
 
 
 def score_pairs(
-    model: Model, texts: Sequence[Tokens], step: Step, *, bf16: bool = False
+    model: Model, texts: Sequence[Tokens], step: Step, *, bf16: bool = False, processes: Processes = ALONE
 ) -> tuple[list[int], Tensor, dict[str, Tensor]]:
     """Return the distinct text rows, their vectors, and the score of each pair by source, with gradient.
 
@@ -39,24 +41,49 @@ def score_pairs(
     if isinstance(model, CrossEncoder):
         left, right = ([texts[row] for pairs in step.values() for row in getattr(pairs, side)] for side in SIDES)
         rows: list[int] = []
-        vectors, scores = torch.empty(0), model.score(left, right, bf16=bf16)
+        vectors, scores = torch.empty(0), share_pairs(partial(model.score, bf16=bf16), left, right, processes)
     else:
         rows, at_left, at_right = unique_rows(step)
-        vectors = model.embed([texts[row] for row in rows], bf16=bf16)
+        vectors = share_texts(partial(model.embed, bf16=bf16), [texts[row] for row in rows], processes)
         scores = (vectors[at_left.to(vectors.device)] * vectors[at_right.to(vectors.device)]).sum(-1)
     parts = torch.split(scores, [len(pairs) for pairs in step.values()])
     return rows, vectors, dict(zip(step, parts, strict=True))
 
 
-def score_frozen(model: Model, texts: Sequence[Tokens], pairs: PairSource) -> NDArray[np.float32]:
+def score_frozen(
+    model: Model, texts: Sequence[Tokens], pairs: PairSource, *, processes: Processes = ALONE
+) -> NDArray[np.float32]:
     """Return the score of each pair on the CPU, without gradient or dropout."""
     if isinstance(model, CrossEncoder):
         left, right = ([texts[row] for row in getattr(pairs, side)] for side in SIDES)
-        return model.score_frozen(left, right)
+        found: NDArray[np.float32] = share_pairs(partial(_score_cross, model), left, right, processes).numpy()
+        return found
     rows, at_left, at_right = unique_rows({"": pairs})
-    vectors = model.embed_frozen([texts[row] for row in rows])
+    vectors = share_texts(model.embed_frozen, [texts[row] for row in rows], processes)
     scores: NDArray[np.float32] = (vectors[at_left] * vectors[at_right]).sum(-1).numpy()
     return scores
+
+
+def share_texts(
+    embed: Callable[[Sequence[Tokens]], Tensor], texts: Sequence[Tokens], processes: Processes = ALONE
+) -> Tensor:
+    """Return the vectors of the texts, each process embedding its part."""
+    return processes.share_out(lambda rows: embed([texts[row] for row in rows]), [len(text) for text in texts])
+
+
+def share_pairs(
+    score: Callable[[Sequence[Tokens], Sequence[Tokens]], Tensor],
+    left: Sequence[Tokens],
+    right: Sequence[Tokens],
+    processes: Processes = ALONE,
+) -> Tensor:
+    """Return the scores of the pairs, each process scoring its part."""
+    sizes = [len(a) + len(b) for a, b in zip(left, right, strict=True)]
+    return processes.share_out(lambda rows: score([left[row] for row in rows], [right[row] for row in rows]), sizes)
+
+
+def _score_cross(model: CrossEncoder, left: Sequence[Tokens], right: Sequence[Tokens]) -> Tensor:
+    return torch.from_numpy(model.score_frozen(left, right))
 
 
 def unique_rows(step: Step) -> tuple[list[int], Tensor, Tensor]:

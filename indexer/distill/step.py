@@ -21,6 +21,7 @@ from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open
 from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, train_models
+from indexer.distill.processes import ALONE, Processes
 from indexer.distill.training_run import open_start, open_teacher
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
@@ -37,11 +38,14 @@ SETTINGS = {
 PARITY_TEXTS = 256
 
 
-def run_distill(config: Config, run_date: str, *, force: bool = False, progress: bool = True) -> StepCommit:
+def run_distill(
+    config: Config, run_date: str, *, force: bool = False, progress: bool = True, processes: Processes = ALONE
+) -> StepCommit:
     """Train and export the encoder of a date, or return the commit that already has it.
 
     An interrupted run goes on from its last checkpoint. The attempt's folder holds `teacher`, `student`
-    (sentence-transformers), `encoder-fp32` and `encoder-int8`.
+    (sentence-transformers), `encoder-fp32` and `encoder-int8`. Of several processes the first calls this, and the
+    others `join_distill`.
     """
     config.distill.check_exportable()
     started = time.monotonic()
@@ -53,10 +57,8 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
     finished = folder.finished(print_of_step)
     if finished and not force:
         return finished
-    torch.set_num_threads(config.distill.threads or os.cpu_count() or 1)
-    data = read_training_data(config, run_date)
     checkpoints = folder.folder / "checkpoints"
-    models = train_models(config.distill, data, checkpoints / training[:12], progress=progress, berm=config.berm)
+    data, models = _train(config, run_date, checkpoints / training[:12], progress=progress, processes=processes)
     with folder.open_attempt() as attempt:
         figures = _write_models(config, data, models, attempt.folder, run_date, progress)
         commit = StepCommit(
@@ -72,6 +74,24 @@ def run_distill(config: Config, run_date: str, *, force: bool = False, progress:
         folder.commit(commit, number)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return commit
+
+
+def join_distill(config: Config, run_date: str, *, force: bool = False, processes: Processes) -> None:
+    """Take part in the trainings of a `run_distill` that another process of this machine runs."""
+    folder = StepFolder(config.shop.work, STEP, run_date)
+    training = identify_training(config, run_date)
+    if force or not folder.finished(identify_step(training, config.gates)):
+        place = folder.folder / "checkpoints" / training[:12]
+        _train(config, run_date, place, progress=False, processes=processes)
+
+
+def _train(
+    config: Config, run_date: str, checkpoints: Path, *, progress: bool, processes: Processes
+) -> tuple[TrainingData, TrainedModels]:
+    torch.set_num_threads(config.distill.threads or max(1, (os.cpu_count() or 1) // processes.count))
+    data = read_training_data(config, run_date)
+    models = train_models(config.distill, data, checkpoints, progress=progress, berm=config.berm, processes=processes)
+    return data, models
 
 
 def identify_training(config: Config, run_date: str) -> str:

@@ -39,16 +39,17 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
     for place, name in enumerate(crossed, start=1):
         teachers[name] = train_cross(run, name, role="cross" if place == 1 else f"cross_{place}")
     if berms := run.config.berm_teachers():
-        teachers |= distil_berm(
-            run.data,
-            list(vectors.values()),
-            encoders["teacher"].tokenizer,
-            run.berm,
-            names=berms,
-            folder=run.folder,
-            seed=run.config.seed,
-            progress=run.progress,
-        )
+        with run.processes.first_ahead():
+            teachers |= distil_berm(
+                run.data,
+                list(vectors.values()),
+                encoders["teacher"].tokenizer,
+                run.berm,
+                names=berms,
+                folder=run.folder,
+                seed=run.config.seed,
+                progress=run.progress and run.processes.is_first,
+            )
     return {name: teachers[name] for name in run.config.teachers}
 
 
@@ -56,7 +57,9 @@ def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
     """Train a cross-encoder, put it on the scale of cosines, and score the training labels."""
     model = run.train(role, open_cross(run.config, name.removeprefix(CROSS)), cross_objective())
     texts, queries = tokenise_data(model, run.data), len(run.data.queries)
-    teacher = CrossTeacher(model, texts, queries=queries, path=run.folder / f"{role}.scores.npz")
+    teacher = CrossTeacher(
+        model, texts, queries=queries, path=run.folder / f"{role}.scores.npz", processes=run.processes
+    )
     teacher.find_probabilities(labelled_pairs(run.data), progress=run.progress)
     if run.config.calibrate_cross:
         teacher.fit_curve(run.data.validation, run.config)

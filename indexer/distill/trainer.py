@@ -31,8 +31,9 @@ from indexer.distill.encoders import TextEncoder
 from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
+from indexer.distill.processes import ALONE, Processes
 from indexer.distill.schedule import choose_score, first_choice, schedule_rate, seed_everything, should_stop
-from indexer.distill.scoring import Model, score_frozen, score_pairs, tokenise_data
+from indexer.distill.scoring import Model, score_frozen, score_pairs, share_texts, tokenise_data
 from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.errors import GateError
 
@@ -65,10 +66,12 @@ class Trainer:
         scored: Rows | None = None,
         progress: bool = True,
         bf16: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         """`targets` has unit vectors by text row for every alignment of the objective, `scored` unlabelled pairs."""
         self.encoder, self.data, self.objective, self.config = encoder, data, objective, config
-        self.name, self.progress, self.bf16 = name, progress, bf16
+        self.name, self.progress, self.bf16 = name, progress and processes.is_first, bf16
+        self.processes = processes
         self.teachers = teachers
         self.scored = np.empty((0, 2), dtype=np.int64) if scored is None else scored
         self.position = Position()
@@ -99,6 +102,7 @@ class Trainer:
             self._finish_epoch(0, time.monotonic())
         while not self.position.finished:
             self._run_epoch()
+        self.processes.wait()
         self.encoder.transformer.load_state_dict(self.checkpoints.load_best())
         self.encoder.transformer.eval()
         position = self.position
@@ -110,12 +114,15 @@ class Trainer:
         """Encode each unique text of the step once, pay every term, and move the weights."""
         self.optimiser.zero_grad(set_to_none=True)
         present = {name: pairs for name, pairs in step.items() if len(pairs)}
-        rows, vectors, scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16)
+        self.processes.seed_step(self.config.seed, self.position.epoch, self.position.step)
+        rows, vectors, scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16, processes=self.processes)
         soft = self._teacher_scores(present) if self.objective.asks_scores else {}
         alignments = {name: alignment(vectors, rows) for name, alignment in self.alignments.items()}
         loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
         self._refuse_divergence("loss", loss)
         torch.autograd.backward(loss)
+        # An alignment's matrix has seen all texts in every process.
+        self.processes.sum_gradients(self.encoder.transformer.parameters())
         # Before the weights move: a state that is saved must be one that training can go on from.
         self._refuse_divergence("gradient", nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         self.optimiser.step()
@@ -187,7 +194,8 @@ class Trainer:
         assert not isinstance(self.encoder, CrossEncoder)
         rows = np.union1d(self.data.mining_queries, np.concatenate([self.data.dissimilar, self.dissimilar]))
         vectors = torch.zeros(len(self.data.queries), self.encoder.dimension)
-        vectors[torch.from_numpy(rows)] = self.encoder.embed_frozen([self.texts[row] for row in rows])
+        texts = [self.texts[row] for row in rows]
+        vectors[torch.from_numpy(rows)] = share_texts(self.encoder.embed_frozen, texts, self.processes)
         return vectors
 
     def _finish_epoch(self, epoch: int, started: float) -> None:
@@ -198,7 +206,8 @@ class Trainer:
             score = choose_score(row, self.config.select_by)
             if epoch >= self.first_choice and score > position.best_score:
                 position.best_score, position.best_epoch = score, epoch
-                self.checkpoints.save_best(self.encoder.transformer.state_dict())
+                if self.processes.is_first:
+                    self.checkpoints.save_best(self.encoder.transformer.state_dict())
         position.history.append(
             {
                 "epoch": epoch,
@@ -228,7 +237,7 @@ class Trainer:
     def _validation_scores(self) -> Any:
         pairs = self.data.validation
         source = PairSource(left=pairs.query, right=pairs.product + len(self.data.queries))
-        return score_frozen(self.encoder, self.texts, source)
+        return score_frozen(self.encoder, self.texts, source, processes=self.processes)
 
     def _teacher_scores(self, step: Step) -> dict[str, Tensor]:
         rows = {name: np.stack([pairs.left, pairs.right], axis=1) for name, pairs in step.items()}
@@ -244,6 +253,8 @@ class Trainer:
 
     def _save_state(self) -> None:
         """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""
+        if not self.processes.is_first:
+            return
         tensors = {
             "weights": self.encoder.transformer.state_dict(),
             "alignments": self.alignments.state_dict(),

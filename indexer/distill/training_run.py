@@ -16,6 +16,7 @@ from indexer.distill.encoders import TextEncoder, has_bf16, open_model, open_sta
 from indexer.distill.kept_vectors import embed_kept
 from indexer.distill.ngrams import NgramEncoder
 from indexer.distill.objective import START, TEACHER, Objective
+from indexer.distill.processes import ALONE, Processes
 from indexer.distill.scoring import Model, Tower, tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult
@@ -37,6 +38,7 @@ class TrainingRun:
     progress: bool
     berm: BermConfig = BermConfig()
     vectors: Path | None = None
+    processes: Processes = ALONE
     results: dict[str, TrainingResult] = field(default_factory=dict)
 
     def train(
@@ -68,13 +70,15 @@ class TrainingRun:
             scored=scored,
             progress=self.progress,
             bf16=self.config.bf16 and has_bf16(model.device),
+            processes=self.processes,
         )
         self.results[name] = trainer.run()
         return model
 
     def embed(self, encoder: TextEncoder, asked: int | None = None) -> Tensor:
         """Return the vectors of the first `asked` text rows, or of all."""
-        return embed_kept(encoder, tokenise_data(encoder, self.data)[:asked], self.vectors or self.folder / "vectors")
+        texts, folder = tokenise_data(encoder, self.data)[:asked], self.vectors or self.folder / "vectors"
+        return embed_kept(encoder, texts, folder, processes=self.processes)
 
     def embed_start(self) -> Tensor:
         """Return the vectors of all texts by the student as it comes, uncut and untrained."""
