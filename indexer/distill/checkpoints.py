@@ -77,7 +77,8 @@ class CheckpointFolder:
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file beside the path and put it in its place; a kill at any moment leaves the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".tmp{path.suffix}")
+    # Two comparisons of other seeds may share a folder.
+    fresh = path.with_suffix(f".tmp{os.getpid()}{path.suffix}")
     write(fresh)
     with fresh.open("rb") as handle:
         os.fsync(handle.fileno())

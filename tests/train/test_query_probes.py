@@ -12,6 +12,7 @@ from indexer.distill.query_probes import (
     hide_probes,
     irrelevance_rates,
 )
+from indexer.distill.splits import hash_to_unit
 
 pytestmark = pytest.mark.train
 
@@ -38,6 +39,15 @@ def test_worked_counts():
     rates = irrelevance_rates(counts)
     assert rates == {"qq_answered": 0.75, "qq_irrelevant": pytest.approx(1 / 3), "qq_irrelevant_unseen": 1.0}
     assert set(irrelevance_rates({}).values()) == {None}
+
+
+def test_a_tenth_of_the_queries_that_a_fold_trains_on_are_asked(data):
+    # Both the fold and the probes are drawn by hashes of one seed.
+    queries = [f"query {number}" for number in range(4_000)]
+    trained = np.array([row for row, query in enumerate(queries) if hash_to_unit(query, 13) >= 0.2])
+    nodes = np.zeros((len(queries), 1), dtype=np.int32)
+    probes = choose_probes(replace(data, queries=queries, mining_queries=trained, query_nodes=nodes), seed=13)
+    assert len(probes.asked) == pytest.approx(0.1 * len(trained), rel=0.2)
 
 
 def test_training_sees_no_probe_and_no_negative_of_an_unseen_node(data, monkeypatch):
