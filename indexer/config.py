@@ -33,6 +33,9 @@ BERM, BERM_ONLINE = "berm", "berm-online"
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
+REUSE = ("all", "vectors", "none")
+"""What a build uses again of the live release: shards and vectors, vectors alone (compaction), or nothing."""
+
 SCRIPTS = (
     *("Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Ethiopic", "Georgian", "Greek", "Gujarati"),
     *("Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana", "Khmer", "Lao", "Latin"),
@@ -457,11 +460,19 @@ class IndexConfig:
     threads: int = 0
     batch_tokens: int = 2_048
     """Upper bound on the tokens of one encoder batch, padding included."""
+    max_deltas: int = 10
+    """Shards of one night's changes beside the base shards; when there are so many, tonight's takes them in. 0 makes
+    none: every shard with a change is built anew."""
+    max_stale_share: float = 0.2
+    """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows."""
+    kept_probes: int = 16
+    """Kept shards whose recall is measured, others each night; what is built is always measured."""
     recall_queries: int = 1_000
 
     def __post_init__(self) -> None:
         require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
         require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
+        require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(0, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
         require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))
         require_one_of("precision", self.precision, ("fp32", "int8"))

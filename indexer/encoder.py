@@ -57,10 +57,11 @@ class EncoderDescription:
 
 
 class Encoded(NamedTuple):
-    """Unit vectors in the order of the texts, and how many texts were longer than the limit."""
+    """Unit vectors in the order of the texts."""
 
     vectors: Vectors
-    truncated: int
+    truncated: npt.NDArray[np.bool_]
+    """Texts longer than the limit, whose end was not read."""
     empty: npt.NDArray[np.bool_]
     """Texts in which the tokenizer found nothing it knows; their vectors mean nothing."""
 
@@ -105,7 +106,7 @@ class Encoder:
             vectors[rows] = self._session.run(["embedding"], {"input_ids": tokens, "attention_mask": mask})[0]
         return Encoded(
             vectors,
-            truncated=sum(1 for item in encodings if item.overflowing),
+            truncated=np.array([bool(item.overflowing) for item in encodings], dtype=np.bool_),
             empty=np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_),
         )
 

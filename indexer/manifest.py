@@ -12,8 +12,11 @@ from typing import Any
 from indexer.errors import ManifestError
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no deltas and no dead rows; it is read, too."""
 ENCODER_FILES = ("encoder.json", "encoder.onnx", "tokenizer.json")
+DEAD_BYTES = 4
+"""Of the number of one dead row."""
 STORAGES = ("flat", "sqfp16", "sq8")
 METRICS = ("inner_product",)
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -31,6 +34,15 @@ class ObjectEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeadRows:
+    """Rows of a shard that are not found any more: another shard has what became of them, or the shop dropped them."""
+
+    count: int
+    rows: ObjectEntry
+    """Their numbers, uint32 in rising order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """One shard: its index, its ids and, where the release carries them, its texts, in the same row order."""
 
@@ -42,11 +54,27 @@ class ShardEntry:
     index: ObjectEntry
     ids: ObjectEntry
     texts: ObjectEntry | None
+    digests: ObjectEntry | None = None
+    """What each row was made of, for the next build to compare with; no consumer reads it."""
+    dead: DeadRows | None = None
+    delta: bool = False
+    """Whether it holds what changed one night, whatever the hashes of the ids."""
+
+    @property
+    def live_rows(self) -> int:
+        """Rows that are found."""
+        return self.rows - (self.dead.count if self.dead else 0)
+
+    @property
+    def downloads(self) -> tuple[ObjectEntry, ...]:
+        """The objects that a consumer reads."""
+        found = (self.index, self.ids, self.texts, self.dead.rows if self.dead else None)
+        return tuple(entry for entry in found if entry)
 
     @property
     def objects(self) -> tuple[ObjectEntry, ...]:
         """The shard's objects."""
-        return (self.index, self.ids) + ((self.texts,) if self.texts else ())
+        return (*self.downloads, *((self.digests,) if self.digests else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +94,17 @@ class CollectionEntry:
     ef_construction: int
     ef_search: int
     shards: tuple[ShardEntry, ...]
+    """The base shards, then the deltas, oldest first."""
+
+    @property
+    def base(self) -> tuple[ShardEntry, ...]:
+        """The shards that share out the ids by their hash."""
+        return tuple(shard for shard in self.shards if not shard.delta)
+
+    @property
+    def deltas(self) -> tuple[ShardEntry, ...]:
+        """The shards of changes, oldest first."""
+        return tuple(shard for shard in self.shards if shard.delta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +154,12 @@ class Manifest:
         shards = [entry for item in self.collections for shard in item.shards for entry in shard.objects]
         return (*self.encoder.objects, *shards, *((self.report,) if self.report else ()))
 
+    @property
+    def downloads(self) -> tuple[ObjectEntry, ...]:
+        """Every object that a consumer reads."""
+        shards = [entry for item in self.collections for shard in item.shards for entry in shard.downloads]
+        return (*self.encoder.objects, *shards)
+
 
 def write_manifest(manifest: Manifest) -> bytes:
     """Return the manifest's bytes, the same for equal manifests."""
@@ -124,14 +169,14 @@ def write_manifest(manifest: Manifest) -> bytes:
 def parse_manifest(data: bytes, place: str) -> Manifest:
     """Read a manifest; raises ManifestError naming the field that breaks the format."""
     record = parse_record(data, place, ManifestError)
-    check_format(record, FORMAT)
+    known = check_format(record, FORMAT, oldest=1)
     manifest = Manifest(
         run_id=record.text("run_id", pattern=RUN_ID),
         run_date=record.text("run_date", pattern=r"\d{4}-\d{2}-\d{2}"),
         created_at=_read_time(record),
         parent=record.integer("parent"),
         encoder=_read_encoder(record.record("encoder")),
-        collections=tuple(_read_collection(item) for item in record.records("collections")),
+        collections=tuple(_read_collection(item, known) for item in record.records("collections")),
         gates=tuple(_read_gate(item) for item in record.records("gates")),
         counts=record.mapping("counts"),
         config=record.mapping("config"),
@@ -152,8 +197,15 @@ def read_object(record: Record) -> ObjectEntry:
     return entry
 
 
-def read_shard(record: Record) -> ShardEntry:
-    """Read one shard entry."""
+def read_shard(record: Record, known: int = FORMAT) -> ShardEntry:
+    """Read one shard entry of a format that is known."""
+    later: dict[str, Any] = {}
+    if known > 1:
+        later = {
+            "digests": record.optional("digests", read_object),
+            "dead": record.optional("dead", _read_dead),
+            "delta": record.flag("delta"),
+        }
     shard = ShardEntry(
         collection=record.text("collection", pattern=COLLECTION),
         number=record.integer("number"),
@@ -162,12 +214,23 @@ def read_shard(record: Record) -> ShardEntry:
         index=read_object(record.record("index")),
         ids=read_object(record.record("ids")),
         texts=record.optional("texts", read_object),
+        **later,
     )
     record.finish()
+    if shard.live_rows < 1:
+        record.refuse(f"less than {shard.rows}, or a shard has no row", shard.rows - shard.live_rows, "dead.count")
     return shard
 
 
-def _read_collection(record: Record) -> CollectionEntry:
+def _read_dead(record: Record) -> DeadRows:
+    dead = DeadRows(count=record.integer("count", minimum=1), rows=read_object(record.record("rows")))
+    record.finish()
+    if dead.rows.bytes != dead.count * DEAD_BYTES:
+        record.refuse(f"{dead.count * DEAD_BYTES} bytes", dead.rows.bytes, "rows")
+    return dead
+
+
+def _read_collection(record: Record, known: int) -> CollectionEntry:
     rejected = record.record("rejected")
     collection = CollectionEntry(
         name=record.text("name", pattern=COLLECTION),
@@ -181,7 +244,7 @@ def _read_collection(record: Record) -> CollectionEntry:
         m=record.integer("m", minimum=2),
         ef_construction=record.integer("ef_construction", minimum=1),
         ef_search=record.integer("ef_search", minimum=1),
-        shards=tuple(read_shard(item) for item in record.records("shards")),
+        shards=tuple(read_shard(item, known) for item in record.records("shards")),
     )
     record.finish()
     _check_collection(collection, record)
@@ -195,7 +258,10 @@ def _check_collection(collection: CollectionEntry, record: Record) -> None:
     for shard in collection.shards:
         if shard.collection != collection.name:
             record.refuse(f"shards of {collection.name}", shard.collection, "shards")
-    indexed = sum(shard.rows for shard in collection.shards)
+    kinds = [shard.delta for shard in collection.shards]
+    if kinds != sorted(kinds) or kinds[:1] == [True]:
+        record.refuse("base shards, then deltas", kinds, "shards")
+    indexed = sum(shard.live_rows for shard in collection.shards)
     if indexed != collection.rows:
         record.refuse(f"the sum over its shards, {indexed}", collection.rows, "rows")
     accounted = collection.rows + collection.duplicates + sum(collection.rejected.values())

@@ -110,7 +110,7 @@ class Index:
         faiss.omp_set_num_threads(self._threads or ALL_CORES)
         shards = served.shards[collection]
         entry = next(item for item in served.manifest.collections if item.name == collection)
-        parts = [search_shard(shard.index, vectors, k, entry.ef_search) for shard in shards]
+        parts = [search_shard(shard.index, vectors, k, entry.ef_search, shard.selector) for shard in shards]
         scores = np.concatenate([part[0] for part in parts], axis=1)
         rows = np.concatenate([part[1] for part in parts], axis=1)
         owners = np.concatenate([np.full(part[1].shape[1], number) for number, part in enumerate(parts)])
@@ -142,7 +142,7 @@ class Index:
         if entry is None:
             raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
         manifest = read_manifest(self._store, entry)
-        files = {item.key: self._cache.fetch(item) for item in manifest.objects if item is not manifest.report}
+        files = {item.key: self._cache.fetch(item) for item in manifest.downloads}
         encoder = load_encoder(
             {name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=self._threads
         )

@@ -46,6 +46,8 @@ class LoadedShard:
     index: Any
     ids: Lines
     texts: Lines | None
+    selector: Any = None
+    """FAISS's selector of the rows that are not dead, where any are."""
 
     def id(self, row: int) -> str:
         """Return the id of a row."""
@@ -63,14 +65,33 @@ def open_shard(collection: CollectionEntry, shard: ShardEntry, files: Mapping[st
         index=read_index(files[shard.index.key], shape),
         ids=read_lines(files[shard.ids.key], shard.rows),
         texts=read_lines(files[shard.texts.key], shard.rows) if shard.texts else None,
+        selector=select_rows(read_dead(files[shard.dead.rows.key], shard.rows), shard.rows) if shard.dead else None,
     )
 
 
+def read_dead(path: Path, rows: int) -> npt.NDArray[np.uint32]:
+    """Return the numbers of a shard's dead rows; raises IntegrityError unless they rise and are of the shard."""
+    found = np.fromfile(path, dtype="<u4")
+    if len(found) and (int(found[-1]) >= rows or (np.diff(found.astype(np.int64)) <= 0).any()):
+        raise IntegrityError(f"{path}: expected rising row numbers below {rows}")
+    return found
+
+
+def select_rows(dead: npt.NDArray[np.uint32], rows: int) -> Any:
+    """Return FAISS's selector of the rows that are not dead."""
+    alive = np.ones(rows, dtype=np.bool_)
+    alive[dead] = False
+    bits: Any = np.packbits(alive, bitorder="little")
+    select: Any = faiss.IDSelectorBitmap
+    return select(bits)
+
+
 def search_shard(
-    index: Any, vectors: npt.NDArray[np.float32], k: int, ef_search: int
+    index: Any, vectors: npt.NDArray[np.float32], k: int, ef_search: int, selector: Any = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return scores and rows (q, k) of each query's best; row -1 means that there was no more."""
-    parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, k))  # type: ignore[attr-defined]
+    """Return scores and rows (q, k) of each query's best that are selected; row -1 means that there was no more."""
+    chosen = {} if selector is None else {"sel": selector}
+    parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, k), **chosen)  # type: ignore[attr-defined]
     scores, rows = index.search(vectors, k, params=parameters)
     return scores, rows
 

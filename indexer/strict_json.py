@@ -119,11 +119,14 @@ def parse_record(data: bytes, place: str, error: type[IndexerError]) -> Record:
     return Record(document, place, error)
 
 
-def check_format(record: Record, known: int) -> None:
-    """Take the field `format`; raises the record's error for a version this program does not know."""
+def check_format(record: Record, known: int, *, oldest: int | None = None) -> int:
+    """Take the field `format` and return it; raises the record's error for a version this program does not know."""
     found = record.integer("format", minimum=1)
-    if found != known:
-        raise record.error(f"{record.place}.format: this program reads format {known}, found {found}; upgrade it")
+    first = known if oldest is None else oldest
+    if not first <= found <= known:
+        reads = f"format {known}" if first == known else f"formats {first} to {known}"
+        raise record.error(f"{record.place}.format: this program reads {reads}, found {found}; upgrade it")
+    return found
 
 
 def write_document(document: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Embed the rows of a shard in chunks."""
+"""Embed the rows of a shard in chunks: what is known already is taken, equal texts are embedded once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,35 +15,59 @@ CHUNK_ROWS = 4_096
 KINDS = {"products": "product", "queries": "query"}
 """Collection -> side of the encoder."""
 
+Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedRows:
     """Rows with their unit vectors, in the same order."""
 
     rows: list[Row]
-    vectors: npt.NDArray[np.float32]
+    vectors: Vectors
     empty: list[Row]
     """Rows in whose text the encoder knows no word; they have no meaningful vector."""
     truncated: int
-    """Texts longer than the encoder's limit."""
+    """Texts longer than the encoder's limit, of those that were embedded."""
+    embedded: int
+    """Different texts that the encoder was given."""
 
 
-def embed_rows(encoder: Encoder, collection: str, rows: Sequence[Row], *, label: str, progress: bool) -> EmbeddedRows:
-    """Return float32 (n, dimension) vectors of the rows that have a meaning to the encoder."""
-    vectors = np.empty((len(rows), encoder.dimension), dtype=np.float32)
-    empty = np.zeros(len(rows), dtype=np.bool_)
-    truncated = 0
-    with tqdm(total=len(rows), desc=f"embedding {label}", unit=" rows", disable=not progress) as bar:
-        for start in range(0, len(rows), CHUNK_ROWS):
-            texts = [row.text for row in rows[start : start + CHUNK_ROWS]]
-            encoded = encoder.encode(texts, kind=KINDS[collection])
-            vectors[start : start + len(texts)] = encoded.vectors
-            empty[start : start + len(texts)] = encoded.empty
-            truncated += encoded.truncated
-            bar.update(len(texts))
+def embed_rows(
+    encoder: Encoder,
+    collection: str,
+    rows: Sequence[Row],
+    *,
+    label: str,
+    progress: bool,
+    known: tuple[Vectors, Mask] | None = None,
+) -> EmbeddedRows:
+    """Return float32 (n, dimension) vectors of the rows that have a meaning to the encoder.
+
+    `known` has vectors of all rows and which of them are true; it is written to.
+    """
+    vectors, done = known or _nothing(len(rows), encoder.dimension)
+    empty, truncated = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    places: dict[str, list[int]] = {}
+    for place in np.flatnonzero(~done).tolist():
+        places.setdefault(rows[place].text, []).append(place)
+    texts = list(places)
+    with tqdm(total=len(texts), desc=f"embedding {label}", unit=" texts", disable=not progress) as bar:
+        for start in range(0, len(texts), CHUNK_ROWS):
+            chunk = texts[start : start + CHUNK_ROWS]
+            encoded = encoder.encode(chunk, kind=KINDS[collection])
+            at = np.array([place for text in chunk for place in places[text]])
+            of = np.repeat(np.arange(len(chunk)), [len(places[text]) for text in chunk])
+            vectors[at], empty[at], truncated[at] = encoded.vectors[of], encoded.empty[of], encoded.truncated[of]
+            bar.update(len(chunk))
     return EmbeddedRows(
         rows=[row for row, is_empty in zip(rows, empty, strict=True) if not is_empty],
         vectors=vectors[~empty] if empty.any() else vectors,
         empty=[row for row, is_empty in zip(rows, empty, strict=True) if is_empty],
-        truncated=truncated,
+        truncated=int(truncated.sum()),
+        embedded=len(texts),
     )
+
+
+def _nothing(rows: int, dimension: int) -> tuple[Vectors, Mask]:
+    return np.empty((rows, dimension), dtype=np.float32), np.zeros(rows, dtype=np.bool_)

@@ -18,7 +18,7 @@ from indexer.runs import now_text
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 1
+FORMAT = 2
 MAX_MARKERS = 20
 """A marker is replaced by the next one of its name when its objects got lost; so often at most."""
 
@@ -35,6 +35,8 @@ class SealedShard:
     examples: dict[str, str]
     """Reason -> id of its first row."""
     truncated: int
+    embedded: int
+    """Different texts that were embedded for it."""
     norm_error: float
     format: int = FORMAT
 
@@ -213,6 +215,7 @@ def _read_sealed_shard(record: Record) -> SealedShard:
         rejected={reason: rejected.integer(reason) for reason in rejected.names()},
         examples={reason: examples.text(reason) for reason in examples.names()},
         truncated=record.integer("truncated"),
+        embedded=record.integer("embedded"),
         norm_error=record.number("norm_error"),
     )
     record.finish()

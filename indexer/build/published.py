@@ -21,25 +21,32 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
     live = live_entry(store, head)
     if live is None:
         return None
-    live_manifest = _read_whole(store, live)
+    live_manifest = read_whole(store, live)
     if live.run_id == run_id:
         return summarise_published("already published", store.url, live, live_manifest) if live_manifest else None
     if live_manifest and live_manifest.run_date < run_date and live.run_id.endswith(run_id[len(run_date) :]):
         return summarise_published("unchanged", store.url, live, live_manifest)
     earlier = find_publication(store, run_id, head)
-    manifest = _read_whole(store, earlier) if earlier else None
+    manifest = read_whole(store, earlier) if earlier else None
     replaced_by = live_manifest.run_date if live_manifest else run_date
     if earlier is None or manifest is None:
-        if replaced_by > run_date:
-            raise PublishConflictError(
-                f"{store.url}: run {live.run_id} of the newer night {replaced_by} is live, and a release of {run_date} "
-                "would replace it; run the newer night again instead"
-            )
+        refuse_older(store, run_date, head)
         return None
     if replaced_by != run_date or live.kind == "rollback":
         return summarise_published("published before", store.url, earlier, manifest)
     again = _publish_again(store, earlier, head)
     return summarise_published("published again", store.url, again, manifest)
+
+
+def refuse_older(store: Store, run_date: str, head: int) -> None:
+    """Raise PublishConflictError where a release of the date would replace one of a newer night."""
+    live = live_entry(store, head)
+    manifest = read_whole(store, live) if live else None
+    if live and manifest and manifest.run_date > run_date:
+        raise PublishConflictError(
+            f"{store.url}: run {live.run_id} of the newer night {manifest.run_date} is live, and a release of "
+            f"{run_date} would replace it; run the newer night again instead"
+        )
 
 
 def count_earlier_rows(store: Store, run_date: str, head: int) -> dict[str, int]:
@@ -60,7 +67,7 @@ def count_earlier_rows(store: Store, run_date: str, head: int) -> dict[str, int]
     return {}
 
 
-def _read_whole(store: Store, entry: LogEntry) -> Manifest | None:
+def read_whole(store: Store, entry: LogEntry) -> Manifest | None:
     """Return the entry's manifest if it and every object it names are there."""
     try:
         manifest = read_manifest(store, entry)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from indexer.shard_file import search_shard
+from indexer.shard_file import search_shard, select_rows
 
 DEPTH = 100
 TIE = 1e-6
@@ -37,16 +37,25 @@ class Recall(NamedTuple):
     at_100: float
 
 
-def probe_shard(index: Any, vectors: Scores, queries: Scores, ef_search: int) -> Probe:
-    """Search a shard exactly and through its index; `vectors` (n, d) are the rows as they were embedded."""
-    depth = min(DEPTH, len(vectors))
-    reported, rows = search_shard(index, queries, depth, ef_search)
+def probe_shard(
+    index: Any, vectors: Scores, queries: Scores, ef_search: int, dead: npt.NDArray[np.uint32] | None = None
+) -> Probe:
+    """Search a shard exactly and through its index; `vectors` (n, d) are the rows as they were embedded.
+
+    `dead` has the numbers of rows that nobody finds any more.
+    """
+    gone = np.empty(0, dtype=np.uint32) if dead is None else dead
+    depth = min(DEPTH, len(vectors) - len(gone))
+    reported, rows = search_shard(
+        index, queries, depth, ef_search, select_rows(gone, len(vectors)) if len(gone) else None
+    )
     shape = (len(queries), DEPTH)
     probe = Probe(*(np.full(shape, -np.inf, dtype=np.float32) for _ in range(3)))
     block = max(1, BLOCK_BYTES // (4 * len(vectors)))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
         scores = queries[part] @ vectors.T
+        scores[:, gone] = -np.inf
         probe.exact[part, :depth] = -np.sort(-np.partition(scores, -depth, axis=1)[:, -depth:], axis=1)
         found = np.take_along_axis(scores, np.maximum(rows[part], 0), axis=1)
         probe.true[part, :depth] = np.where(rows[part] >= 0, found, -np.inf)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import faiss
 from tqdm import tqdm
 
 from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
+from indexer.build.collection import finish_collection
+from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
-from indexer.build.publish import RunFolder, SealedEncoder, SealedShard, encoder_entry, encoder_seal, publish
-from indexer.build.published import count_earlier_rows, find_published
-from indexer.build.recall import Scores, measure_recall, merge_probes
+from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
+from indexer.build.published import count_earlier_rows, find_published, refuse_older
+from indexer.build.recall import Scores
 from indexer.build.report import render_report
-from indexer.build.shard import ShardBuilder, read_probe
+from indexer.build.shard import ShardBuilder
 from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
 from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_size, judge_vectors, require_gates
 from indexer.build.versions import read_versions
-from indexer.config import Config, as_document
+from indexer.config import REUSE, Config, as_document
 from indexer.encoder import Encoder, open_encoder
-from indexer.errors import ContractError, GateError
+from indexer.errors import ConfigError, ContractError, GateError
 from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.runs import check_run_date, now_text
@@ -49,6 +52,8 @@ class _Run:
     folder: RunFolder
     head: int
     """Head of the log when the run began: it commits the next entry or none."""
+    live: LiveRelease
+    reuse: str
     work: Path
     scratch: Path
     progress: bool
@@ -63,10 +68,17 @@ class _Run:
 
 
 def build_release(
-    config: Config, run_date: str, *, encoder_directory: Path, story: Mapping[str, Any], progress: bool = True
+    config: Config,
+    run_date: str,
+    *,
+    encoder_directory: Path,
+    story: Mapping[str, Any],
+    progress: bool = True,
+    reuse: str = "all",
 ) -> ReleaseSummary:
     """Embed, index, verify and publish; a run that was published before is not built again.
 
+    `reuse`, one of REUSE, says what of the live release is used again where the same encoder made it.
     `story` is what the earlier steps of the night did, for the report: `steps` is a list of
     {step, seconds, counts, rejects}. Raises ContractError for bad input, GateError where quality refuses,
     PublishConflictError where another run was first, StoreError where storage fails.
@@ -77,10 +89,15 @@ def build_release(
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     run_id = name_run(config, run_date, encoder.fingerprint)
-    if published := find_published(store, run_id, run_date, head):
+    if reuse not in REUSE:
+        raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
+    if reuse != "all":
+        refuse_older(store, run_date, head)
+    elif published := find_published(store, run_id, run_date, head):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
+    scratch = open_scratch(work)
     run = _Run(
         config=config,
         run_date=run_date,
@@ -88,8 +105,10 @@ def build_release(
         encoder_directory=encoder_directory,
         folder=RunFolder(store, run_id),
         head=head,
+        live=find_live(store, head, scratch / "live", encoder=encoder.fingerprint),
+        reuse=reuse,
         work=work,
-        scratch=open_scratch(work),
+        scratch=scratch,
         progress=progress,
     )
     try:
@@ -165,7 +184,6 @@ def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
 def _finish_collection(
     run: _Run, plan: CollectionPlan, files: Sequence[Path], probes: dict[str, Scores]
 ) -> FinishedCollection:
-    built: list[bool] = []
     builder = ShardBuilder(
         config=run.config,
         encoder=run.encoder,
@@ -173,24 +191,16 @@ def _finish_collection(
         probes=probes,
         folder=run.scratch,
         progress=run.progress,
-        on_sealed=lambda _, now: built.append(now),
     )
-    sealed: list[SealedShard] = []
-    name = plan.spool.collection
-    for number, file in enumerate(tqdm(files, desc=f"shards of {name}", unit=" shards", disable=not run.progress)):
-        sealed.append(builder.finish_shard(name, number, file))
-        file.unlink()
-    found = [read_probe(run.folder.store, item, run.scratch) for item in sealed]
-    return FinishedCollection(
-        plan=plan,
-        sealed=sealed,
-        built=sum(built),
-        shard_recall=[measure_recall(probe) for probe in found],
-        recall=measure_recall(merge_probes(found)),
+    live = run.live.collections.get(plan.spool.collection) if run.reuse != "none" else None
+    return finish_collection(
+        builder, plan, files, live, keep=run.reuse == "all", night=date.fromisoformat(run.run_date).toordinal()
     )
 
 
 def _seal_encoder(run: _Run) -> SealedEncoder:
+    if run.live.encoder:
+        return SealedEncoder(fingerprint=run.encoder.fingerprint, objects=run.live.encoder.objects)
     seal = encoder_seal(run.encoder.fingerprint)
     sealed = run.folder.find_sealed(seal)
     if sealed is not None:
@@ -205,7 +215,7 @@ def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -
     collection.gates = [
         judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
         *judge_size(collection.name, collection.rows, live, gates),
-        judge_vectors(collection.name, max(sealed.norm_error for sealed in collection.sealed), gates),
+        judge_vectors(collection.name, collection.tally.norm_error, gates),
         *judge_recall(collection.name, collection.shard_recall, collection.recall, gates),
     ]
     return collection.gates

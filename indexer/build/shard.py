@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from indexer.build.catalogue import read_rows
-from indexer.build.duplicates import UniqueRows, resolve_duplicates
-from indexer.build.embed import EmbeddedRows, embed_rows
+from indexer.build.digests import write_digests
+from indexer.build.duplicates import UniqueRows
+from indexer.build.embed import EmbeddedRows, Mask, Vectors, embed_rows
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
 from indexer.build.recall import Probe, Scores, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
@@ -28,8 +28,10 @@ from indexer.runs import fingerprint
 from indexer.shard_file import write_lines
 from indexer.store import Store, hash_file
 
-UNREAD_OPTIONS = ("threads",)
+UNREAD_OPTIONS = ("threads", "max_deltas", "max_stale_share", "kept_probes")
 """Index options that do not change a byte of a shard."""
+
+FindVectors = Callable[[], tuple[Vectors, Mask]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +46,44 @@ class ShardBuilder:
     folder: Path
     """Scratch folder of this process."""
     progress: bool = True
-    on_sealed: Callable[[SealedShard, bool], None] = lambda sealed, built: None
-    """Called with each finished shard and whether it was built now."""
 
-    def finish_shard(self, collection: str, number: int, rows: Path) -> SealedShard:
-        """Return the sealed shard, building it unless an earlier attempt did."""
-        unique = resolve_duplicates(read_rows(rows))
+    def finish_shard(
+        self, collection: str, number: int, unique: UniqueRows, *, known: FindVectors | None = None, delta: bool = False
+    ) -> tuple[SealedShard, bool] | None:
+        """Return the sealed shard and whether it was built now; None for a delta without a known word.
+
+        `known` gives the vectors of rows that were embedded before, and which these are.
+        """
         identity = fingerprint_shard(unique, self.encoder.fingerprint, self.config.index)
         sealed = self.run.find_sealed(shard_seal(collection, number, identity))
-        built = sealed is None
-        if sealed is None:
-            sealed = self._build(collection, number, unique, identity)
-        self.on_sealed(sealed, built)
-        return sealed
+        if sealed:
+            return sealed, False
+        sealed = self._build(collection, number, unique, identity, known=known, delta=delta)
+        return (sealed, True) if sealed else None
 
-    def _build(self, collection: str, number: int, unique: UniqueRows, identity: str) -> SealedShard:
+    def _build(
+        self,
+        collection: str,
+        number: int,
+        unique: UniqueRows,
+        identity: str,
+        *,
+        known: FindVectors | None,
+        delta: bool,
+    ) -> SealedShard | None:
         name = shard_name(collection, number)
-        embedded = embed_rows(self.encoder, collection, unique.rows, label=name, progress=self.progress)
+        embedded = embed_rows(
+            self.encoder,
+            collection,
+            unique.rows,
+            label=name,
+            progress=self.progress,
+            known=known() if known else None,
+        )
+        if embedded.empty:
+            unique.reject("text_empty", embedded.empty)
+        if not embedded.rows and delta:
+            return None
         if not embedded.rows:
             raise ConfigError(f"index.shards: no rows are left for shard {name}; choose fewer shards")
         ids = [row.id for row in embedded.rows]
@@ -70,15 +93,14 @@ class ShardBuilder:
         files = self._write_files(collection, name, embedded)
         index = check_shard_files(files, ids, embedded.vectors, self.config.index)
         probe = probe_shard(index, embedded.vectors, self.probes[collection], self.config.index.ef_search)
-        if embedded.empty:
-            unique.reject("text_empty", embedded.empty)
         sealed = SealedShard(
-            shard=self._upload(collection, number, name, files, len(ids), identity),
+            shard=self._upload(collection, number, name, files, len(ids), identity, delta),
             probe=self._upload_probe(name, probe),
             duplicates=unique.duplicates,
             rejected=dict(unique.rejected),
             examples=unique.examples,
             truncated=embedded.truncated,
+            embedded=embedded.embedded,
             norm_error=error,
         )
         for file in files.values():
@@ -89,13 +111,15 @@ class ShardBuilder:
         files = {kind: self.folder / f"{name}.{ending}" for kind, ending in (("index", "faiss"), ("ids", "ids"))}
         write_index(build_index(embedded.vectors, self.config.index), files["index"])
         write_lines(files["ids"], (row.id for row in embedded.rows))
-        if self.config.index.texts or collection == "queries":
+        files["digests"] = self.folder / f"{name}.digests"
+        write_digests(files["digests"], embedded.rows)
+        if carries_texts(collection, self.config.index):
             files["texts"] = self.folder / f"{name}.texts"
             write_lines(files["texts"], (row.display for row in embedded.rows))
         return files
 
     def _upload(
-        self, collection: str, number: int, name: str, files: dict[str, Path], rows: int, identity: str
+        self, collection: str, number: int, name: str, files: dict[str, Path], rows: int, identity: str, delta: bool
     ) -> ShardEntry:
         stored = {kind: self.run.upload(path, f"{name}{path.suffix}") for kind, path in files.items()}
         return ShardEntry(
@@ -106,6 +130,8 @@ class ShardBuilder:
             index=stored["index"],
             ids=stored["ids"],
             texts=stored.get("texts"),
+            digests=stored["digests"],
+            delta=delta,
         )
 
     def _upload_probe(self, name: str, probe: Probe) -> ObjectEntry:
@@ -114,6 +140,11 @@ class ShardBuilder:
         stored = self.run.upload(path, f"{name}.probe.npy")
         path.unlink()
         return stored
+
+
+def carries_texts(collection: str, options: IndexConfig) -> bool:
+    """Whether a collection's shards have texts beside their ids."""
+    return options.texts or collection == "queries"
 
 
 def fingerprint_shard(unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig) -> str:

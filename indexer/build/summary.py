@@ -1,16 +1,18 @@
 """What a build did, for the command line, the nightly summary and the report."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from indexer.build.duplicates import UniqueRows
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard
 from indexer.build.recall import Recall
 from indexer.config import IndexConfig
 from indexer.contracts.rejects import InputCounts
 from indexer.log import LogEntry
-from indexer.manifest import CollectionEntry, GateResult, Manifest
+from indexer.manifest import CollectionEntry, GateResult, Manifest, ShardEntry
 
 FIGURES = (
     "name",
@@ -18,9 +20,12 @@ FIGURES = (
     "rows",
     "duplicates",
     "rejected",
+    "embedded",
     "truncated",
     "shards",
     "shards_wanted",
+    "deltas",
+    "dead_rows",
     "built",
     "reused",
     "recall_10",
@@ -60,14 +65,49 @@ class ReleaseSummary:
 
 
 @dataclass
+class Tally:
+    """What became of a collection's rows, counted as its shards are finished."""
+
+    duplicates: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> id of its first row."""
+    built: int = 0
+    """Shards built by this process; others were sealed by an earlier one, or kept."""
+    kept: int = 0
+    """Shards of the live release."""
+    truncated: int = 0
+    embedded: int = 0
+    """Different texts that were embedded."""
+    norm_error: float = 0.0
+
+    def add(self, unique: UniqueRows) -> None:
+        """Count the rows of a part that is kept."""
+        self._count(unique.duplicates, unique.rejected, unique.examples)
+
+    def take(self, sealed: SealedShard, *, built: bool) -> None:
+        """Count a shard that was built, now or by an earlier attempt."""
+        self.built += built
+        self._count(sealed.duplicates, sealed.rejected, sealed.examples)
+        self.truncated += sealed.truncated
+        self.embedded += sealed.embedded
+        self.norm_error = max(self.norm_error, sealed.norm_error)
+
+    def _count(self, duplicates: int, rejected: Mapping[str, int], examples: Mapping[str, str]) -> None:
+        self.duplicates += duplicates
+        self.rejected.update(rejected)
+        self.examples = {**examples, **self.examples}
+
+
+@dataclass
 class FinishedCollection:
-    """A collection whose shards are all sealed."""
+    """A collection whose shards are all there."""
 
     plan: CollectionPlan
-    sealed: list[SealedShard]
-    built: int
-    """Shards built by this process; the others were sealed before."""
+    shards: list[ShardEntry]
+    tally: Tally
     shard_recall: list[Recall]
+    """Of the shards that were measured."""
     recall: Recall
     gates: list[GateResult] = field(default_factory=list)
 
@@ -79,26 +119,25 @@ class FinishedCollection:
     @property
     def rows(self) -> int:
         """Rows that are indexed."""
-        return sum(sealed.shard.rows for sealed in self.sealed)
+        return sum(shard.live_rows for shard in self.shards)
 
     @property
     def duplicates(self) -> int:
         """Rows that repeated another's content."""
-        return sum(sealed.duplicates for sealed in self.sealed)
+        return self.tally.duplicates
 
     @property
     def rejected(self) -> dict[str, int]:
         """Reason -> rows rejected by the input's contract or later."""
-        return dict(sum((Counter(sealed.rejected) for sealed in self.sealed), self.plan.spool.rejected))
+        return dict(self.tally.rejected + self.plan.spool.rejected)
 
     @property
     def rejects(self) -> list[dict[str, Any]]:
         """Rows of the REJECTS table."""
         table = {"products": "CATALOGUE", "queries": "CURATED_QUERIES"}[self.name]
         late = InputCounts(table, "")
-        for sealed in self.sealed:
-            for reason, count in sealed.rejected.items():
-                late.reject(reason, key=sealed.examples[reason], count=count)
+        for reason, count in self.tally.rejected.items():
+            late.reject(reason, key=self.tally.examples[reason], count=count)
         return self.plan.spool.rejects + late.as_rows()
 
     def as_entry(self, dimension: int, options: IndexConfig) -> CollectionEntry:
@@ -115,7 +154,7 @@ class FinishedCollection:
             m=options.m,
             ef_construction=options.ef_construction,
             ef_search=options.ef_search,
-            shards=tuple(sealed.shard for sealed in self.sealed),
+            shards=tuple(self.shards),
         )
 
     def as_figures(self) -> dict[str, Any]:
@@ -126,14 +165,17 @@ class FinishedCollection:
             "rows": self.rows,
             "duplicates": self.duplicates,
             "rejected": sum(self.rejected.values()),
-            "truncated": sum(sealed.truncated for sealed in self.sealed),
-            "shards": len(self.sealed),
+            "embedded": self.tally.embedded,
+            "truncated": self.tally.truncated,
+            "shards": len(self.shards),
             "shards_wanted": self.plan.shards_wanted,
-            "built": self.built,
-            "reused": len(self.sealed) - self.built,
+            "deltas": sum(shard.delta for shard in self.shards),
+            "dead_rows": sum(shard.rows - shard.live_rows for shard in self.shards),
+            "built": self.tally.built,
+            "reused": len(self.shards) - self.tally.built,
             "recall_10": round(self.recall.at_10, 4),
             "recall_100": round(self.recall.at_100, 4),
-            "bytes": sum(entry.bytes for sealed in self.sealed for entry in sealed.shard.objects),
+            "bytes": sum(entry.bytes for shard in self.shards for entry in shard.downloads),
         }
 
 
@@ -159,4 +201,4 @@ def summarise_published(status: str, url: str, entry: LogEntry, manifest: Manife
 
 def release_bytes(manifest: Manifest) -> int:
     """Return the size of what a consumer downloads."""
-    return sum(entry.bytes for entry in manifest.objects if entry is not manifest.report)
+    return sum(entry.bytes for entry in manifest.downloads)

@@ -6,6 +6,7 @@ import click
 
 from indexer.cli.options import config_options, date_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_release
+from indexer.config import REUSE
 from indexer.errors import ConfigError
 
 
@@ -13,6 +14,13 @@ from indexer.errors import ConfigError
 @config_options
 @date_options
 @click.option("--encoder", metavar="DIR", help="Encoder directory; by default the one distilled for the date.")
+@click.option(
+    "--reuse",
+    type=click.Choice(REUSE),
+    default="all",
+    show_default=True,
+    help="What of the live release is used again: vectors builds every shard anew (compaction), none embeds anew, too.",
+)
 @json_option
 def build(
     config_path: str | None,
@@ -20,13 +28,17 @@ def build(
     run_date: str,
     no_progress: bool,
     encoder: str | None,
+    reuse: str,
     as_json: bool,
 ) -> None:
     """Embed products and curated queries, build the shards, verify and publish them.
 
+    Where the live release was made by the same encoder, what did not change is not embedded or built again.
+
     \b
     Examples:
       indexer build --config shop.toml --run-date 2026-11-20
+      indexer build --config shop.toml --run-date 2026-11-20 --reuse vectors
       indexer build --config shop.toml --run-date 2026-11-20 --encoder models/student
     """
     from indexer.build.release import build_release
@@ -42,5 +54,6 @@ def build(
         encoder_directory=directory,
         story=collect_story(loaded, run_date),
         progress=show_progress(no_progress),
+        reuse=reuse,
     )
     print_json(summary.as_dict()) if as_json else print_release(summary.as_dict())

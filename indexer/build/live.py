@@ -1,0 +1,160 @@
+"""What the live release has: its rows by what they were made of, and their vectors, for tonight to use again.
+
+Every object is verified by size and SHA-256 before it is read, as a consumer does.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from indexer.build.catalogue import shard_of
+from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
+from indexer.build.published import read_whole
+from indexer.config import IndexConfig
+from indexer.index_file import IndexShape, read_index
+from indexer.log import live_entry
+from indexer.manifest import CollectionEntry, EncoderEntry
+from indexer.object_cache import ObjectCache
+from indexer.shard_file import read_dead, read_lines
+from indexer.store import Store
+
+BATCH_ROWS = 50_000
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("shard", pa.int32()), ("row", pa.int64())]
+    + [(name, pa.binary(DIGEST_BYTES)) for name in ("text", "display")]
+)
+
+
+Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+class OldRow(NamedTuple):
+    """A row of the live release: where it lies, and what it was made of."""
+
+    shard: int
+    row: int
+    text: bytes
+    display: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveCollection:
+    """One collection of the live release, made by the encoder that tonight's rows are embedded by."""
+
+    entry: CollectionEntry
+    cache: ObjectCache
+
+    def keeps_shards(self, options: IndexConfig, *, texts: bool) -> bool:
+        """Whether its shards are what tonight's options would make of the same rows."""
+        ours = (options.storage, options.m, options.ef_construction)
+        theirs = (self.entry.storage, self.entry.m, self.entry.ef_construction)
+        return ours == theirs and all((shard.texts is not None) == texts for shard in self.entry.shards)
+
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether its shards hold the vectors as they were embedded; quantised ones do not."""
+        return self.entry.storage == "flat"
+
+    def open_index(self, number: int) -> Any:
+        """Load the index of a shard as a consumer does."""
+        shard, entry = self.entry.shards[number], self.entry
+        shape = IndexShape(rows=shard.rows, dimension=entry.dimension, m=entry.m, storage=entry.storage)
+        return read_index(self.cache.fetch(shard.index), shape)
+
+    def find_vectors(self, places: Sequence[OldRow | None]) -> tuple[Vectors, Mask]:
+        """Return vectors (n, dimension) as they were embedded, and which are known; one shard is open at a time."""
+        vectors = np.empty((len(places), self.entry.dimension), dtype=np.float32)
+        shards = np.array([old.shard if old else -1 for old in places], dtype=np.int64)
+        if not self.gives_vectors:
+            shards[:] = -1
+        for number in np.unique(shards[shards >= 0]).tolist():
+            index, chosen = self.open_index(number), np.flatnonzero(shards == number)
+            rows = np.array([old.row for old in map(places.__getitem__, chosen.tolist()) if old], dtype=np.int64)
+            vectors[chosen] = index.reconstruct_batch(rows)
+        return vectors, shards >= 0
+
+    def read_rows(self, number: int) -> Iterator[tuple[str, OldRow]]:
+        """Yield the id and place of every row of a shard that is not dead, in row order."""
+        shard = self.entry.shards[number]
+        assert shard.digests
+        ids = read_lines(self.cache.fetch(shard.ids), shard.rows)
+        digests = read_digests(self.cache.fetch(shard.digests), shard.rows)
+        dead = set(self.read_dead(number).tolist())
+        for row in range(shard.rows):
+            if row not in dead:
+                at = row * ROW_BYTES
+                text, display = digests[at : at + DIGEST_BYTES], digests[at + DIGEST_BYTES : at + ROW_BYTES]
+                yield ids[row], OldRow(number, row, text, display)
+
+    def read_dead(self, number: int) -> npt.NDArray[np.uint32]:
+        """Return the numbers of a shard's dead rows."""
+        shard = self.entry.shards[number]
+        if shard.dead is None:
+            return np.empty(0, dtype=np.uint32)
+        return read_dead(self.cache.fetch(shard.dead.rows), shard.rows)
+
+    def split_deltas(self, folder: Path) -> list[Path]:
+        """Write the rows of all deltas, one file per base shard that their ids belong to, and return the files."""
+        shards = len(self.entry.base)
+        paths = [folder / f"live-{self.entry.name}-{number:05d}.arrow" for number in range(shards)]
+        sinks = [pa.ipc.new_stream(str(path), SCHEMA) for path in paths]
+        waiting: list[list[tuple[str, OldRow]]] = [[] for _ in paths]
+        for number in range(shards, len(self.entry.shards)):
+            for name, old in self.read_rows(number):
+                place = shard_of(name, shards)
+                waiting[place].append((name, old))
+                if len(waiting[place]) == BATCH_ROWS:
+                    sinks[place].write_batch(_as_batch(waiting[place]))
+                    waiting[place] = []
+        for sink, rows in zip(sinks, waiting, strict=True):
+            sink.write_batch(_as_batch(rows))
+            sink.close()
+        return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRelease:
+    """What tonight's build may use again of the live release."""
+
+    collections: Mapping[str, LiveCollection] = field(default_factory=dict)
+    encoder: EncoderEntry | None = None
+
+
+def find_live(store: Store, head: int, folder: Path, *, encoder: str) -> LiveRelease:
+    """Return the live release if it was made by tonight's encoder, whose fingerprint is given, and is all there.
+
+    Vectors of another encoder are of another space. Objects of a bucket are downloaded to the folder.
+    """
+    live = live_entry(store, head)
+    manifest = read_whole(store, live) if live else None
+    if manifest is None or manifest.encoder.fingerprint != encoder:
+        return LiveRelease()
+    cache = ObjectCache(store, folder)
+    found = {
+        entry.name: LiveCollection(entry=entry, cache=cache)
+        for entry in manifest.collections
+        # Releases of format 1 do not say what their rows were made of.
+        if all(shard.digests for shard in entry.shards)
+    }
+    return LiveRelease(collections=found, encoder=manifest.encoder)
+
+
+def read_old_rows(path: Path) -> Iterator[tuple[str, OldRow]]:
+    """Yield the rows that `split_deltas` wrote."""
+    with pa.ipc.open_stream(str(path)) as stream:
+        for batch in stream:
+            columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+            for name, *place in zip(*columns, strict=True):
+                yield name, OldRow(*place)
+
+
+def _as_batch(rows: list[tuple[str, OldRow]]) -> pa.RecordBatch:
+    columns: list[Any] = [[name for name, _ in rows], *([old[at] for _, old in rows] for at in range(4))]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
