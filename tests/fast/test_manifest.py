@@ -18,19 +18,42 @@ Document = dict[str, Any]
 
 @pytest.fixture
 def document(golden: Path) -> Document:
-    path = next((golden / "release_v1").glob("v/*/manifest.*.json"))
-    return json.loads(path.read_bytes())
+    return json.loads(newest_manifest(golden / "release_v2"))
+
+
+def newest_manifest(release: Path) -> bytes:
+    return max(release.glob("v/*/manifest.*.json")).read_bytes()
 
 
 def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
-    data = next((golden / "release_v1").glob("v/*/manifest.*.json")).read_bytes()
+    data = newest_manifest(golden / "release_v2")
     manifest = parse_manifest(data, "m")
     assert write_manifest(manifest) == data
+    products, queries = manifest.collections
+    assert [(item.name, item.rows, len(item.shards)) for item in (products, queries)] == [
+        ("products", 200, 3),
+        ("queries", 60, 2),
+    ]
+    assert [(shard.rows, shard.live_rows, shard.delta) for shard in products.shards] == [
+        (92, 89, False),
+        (108, 104, False),
+        (7, 7, True),
+    ]
+    assert (len(products.base), len(products.deltas)) == (2, 1)
+    # Encoder, index, ids, texts and digests of each shard, two lists of dead rows, report.
+    assert len(manifest.objects) == 3 + 5 * 4 + 2 + 1
+    assert len(manifest.downloads) == 3 + 5 * 3 + 2
+
+
+def test_a_manifest_of_format_1_is_read(golden: Path):
+    manifest = parse_manifest(newest_manifest(golden / "release_v1"), "m")
     assert [(item.name, item.rows, len(item.shards)) for item in manifest.collections] == [
         ("products", 200, 2),
         ("queries", 60, 2),
     ]
-    assert len(manifest.objects) == 3 + 4 * 3 + 1
+    shards = [shard for item in manifest.collections for shard in item.shards]
+    assert {(shard.digests, shard.dead, shard.delta) for shard in shards} == {(None, None, False)}
+    assert len(manifest.objects) == len(manifest.downloads) + 1 == 3 + 4 * 3 + 1
 
 
 def set_at(*path: str | int, value: object) -> Callable[[Document], None]:
@@ -75,7 +98,7 @@ CHANGES = [
     (set_at(*INDEX, "bytes", value=value), "index.bytes: expected a whole number from 0")
     for value in (-1, 2**64, 1.5, "7", True, None)
 ] + [
-    (set_at("format", value=2), "format: this program reads format 1, found 2; upgrade it"),
+    (set_at("format", value=3), "format: this program reads formats 1 to 2, found 3; upgrade it"),
     (set_at("format", value="1"), "format: expected a whole number"),
     (set_at("run_id", value="a/b"), "run_id: expected text of the form"),
     (set_at("run_date", value="20.11.2026"), "run_date"),
@@ -94,10 +117,17 @@ CHANGES = [
     (set_at("collections", 0, "rows", value=201), "rows: expected the sum over its shards, 200, found 201"),
     (set_at("collections", 0, "rows_in", value=999), "rows_in: expected rows, duplicates and rejected together, 200"),
     (set_at("collections", 0, "rejected", value={"text_empty": -1}), "rejected.text_empty: expected a whole number"),
+    (set_at(*SHARD, "delta", value=True), "expected base shards, then deltas, found \\[True, False, True\\]"),
+    (set_at(*SHARD, "delta", value=1), "delta: expected true or false"),
+    (set_at(*SHARD, "digests", value="x"), "digests: expected an object"),
+    (set_at(*SHARD, "dead", "count", value=0), "dead.count: expected a whole number from 1"),
+    (set_at(*SHARD, "dead", "count", value=4), "dead.rows: expected 16 bytes, found 12"),
+    (set_at(*SHARD, "dead", value=None), "rows: expected the sum over its shards, 203, found 200"),
+    (set_at(*SHARD, "rows", value=3), "dead.count: expected less than 3, or a shard has no row, found 3"),
     (set_at(*SHARD, "rows", value=0), "rows: expected a whole number from 1"),
     (set_at(*SHARD, "number", value=5), "shards numbered 0, 1, 2"),
     (set_at(*SHARD, "collection", value="queries"), "expected shards of products"),
-    (repeat_shard, "shards numbered 0, 1, 2 and so on, each once, found \\[0, 0\\]"),
+    (repeat_shard, "shards numbered 0, 1, 2 and so on, each once, found \\[0, 0, 2\\]"),
     (drop_shard, "shards numbered 0, 1, 2"),
     (set_at("encoder", "objects", value=[]), "encoder.objects: expected the files encoder.json"),
     (set_at("encoder", "fingerprint", value="0" * 64), "encoder.fingerprint: expected the SHA-256 of encoder.json"),

@@ -19,6 +19,7 @@ from indexer.encoder import open_encoder
 from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
 from indexer.log import log_key
 from indexer.reader import Index, open_index
+from indexer.shard_file import read_dead
 from indexer.store import open_store
 
 RUN_ID = "2026-11-20-49d9754a9949"
@@ -36,6 +37,29 @@ sys.meta_path.insert(0, Block())
 @pytest.fixture
 def release(golden: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(golden / "release_v1", tmp_path / "release"))
+
+
+class TestGoldenReleaseOfTwoNights:
+    def test_it_opens_and_answers_as_on_the_first_day(self, golden: Path):
+        index = open_index(str(golden / "release_v2"))
+        hits = index.search("red baby bottle", k=4)
+        assert [hit.id for hit in hits] == ["P005", "P010", "P015", "P000"]
+        # Its title is that of the second night.
+        assert hits[3].text == "red baby bottle of steel"
+        assert (index.release.run_date, index.release.sequence) == ("2026-11-21", 2)
+
+    def test_dead_rows_are_not_found_and_all_others_are_once(self, golden: Path):
+        hits = open_index(str(golden / "release_v2")).search("red mug", k=1000)
+        ids = {f"P{number:03d}" for number in range(200)} - {"P007", "P008"} | {"P900", "P901"}
+        assert sorted(hit.id for hit in hits) == sorted(ids)
+        assert {hit.id: hit.text for hit in hits}["P040"] == "red cup of steel"
+
+    @pytest.mark.parametrize("dead", [[3, 3, 5], [5, 4, 6], [1, 2, 92]])
+    def test_dead_rows_that_are_not_rising_rows_of_the_shard_are_refused(self, tmp_path: Path, dead: list[int]):
+        path = tmp_path / "products-00000.dead"
+        np.array(dead, dtype="<u4").tofile(path)
+        with pytest.raises(IntegrityError, match="expected rising row numbers below 92"):
+            read_dead(path, 92)
 
 
 class TestGoldenRelease:
@@ -127,9 +151,10 @@ def test_nothing_published_is_said(tmp_path: Path):
 
 
 def objects_of(release: Path) -> list[str]:
-    manifest = json.loads(next(release.glob("v/*/manifest.*.json")).read_bytes())
+    manifest = json.loads(max(release.glob("v/*/manifest.*.json")).read_bytes())
     shards = [shard for item in manifest["collections"] for shard in item["shards"]]
     entries = manifest["encoder"]["objects"] + [shard[kind] for shard in shards for kind in ("index", "ids", "texts")]
+    entries += [shard["dead"]["rows"] for shard in shards if shard.get("dead")]
     return [entry["key"] for entry in entries]
 
 
@@ -148,13 +173,15 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "objects"), [("release_v1", 15), ("release_v2", 20)])
 def test_every_damaged_object_is_refused_before_it_is_parsed(
-    release: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+    golden: Path, tmp_path: Path, name: str, objects: int, damage: str, monkeypatch: pytest.MonkeyPatch
 ):
+    release = Path(shutil.copytree(golden / name, tmp_path / "release"))
     for parser in ("load_encoder", "open_shard"):
         monkeypatch.setattr(f"indexer.reader.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified"))
     keys = objects_of(release)
-    assert len(keys) == 15
+    assert len(keys) == objects
     for key in keys:
         original = (release / key).read_bytes()
         (release / key).write_bytes(DAMAGES[damage](original))

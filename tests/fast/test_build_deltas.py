@@ -1,0 +1,331 @@
+"""Nights after the first: what did not change is kept, and the release answers as one that was built anew."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer.build import collection, shard
+from indexer.build.catalogue import Row
+from indexer.build.changes import compare_rows
+from indexer.build.digests import digest
+from indexer.build.live import OldRow
+from indexer.build.release import build_release
+from indexer.config import Config
+from indexer.encoder import Encoder
+from indexer.errors import ConfigError, IntegrityError, PublishConflictError
+from indexer.log import live_entry, read_manifest
+from indexer.manifest import CollectionEntry, Manifest
+from indexer.reader import open_index
+from indexer.store import LocalStore
+
+Product = tuple[str, str, str]
+QUERIES = ["red mug", "school bag", "running shoes", "cotton shirt", "desk lamp", "baby bottle"]
+
+
+def night(number: int) -> str:
+    return f"2026-11-{number:02d}"
+
+
+@pytest.fixture
+def build(make_shop: Callable[..., Config], encoder_directory: Path) -> Callable[..., Any]:
+    """Build a night of so many base shards; options of the index may follow."""
+
+    def run(rows: Sequence[Product], number: int, *, reuse: str = "all", release: str = "", **index: Any) -> Any:
+        config = make_shop(rows, **{"shards": 4, "max_stale_share": 0.5} | index)
+        if release:
+            config = replace(config, shop=replace(config.shop, release=str(Path(config.shop.work).parent / release)))
+        directory = encoder_directory
+        summary = build_release(
+            config, night(number), encoder_directory=directory, story={}, progress=False, reuse=reuse
+        )
+        return config, {item["name"]: item for item in summary.collections}["products"]
+
+    return run
+
+
+@pytest.fixture
+def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the product texts that are embedded from now on."""
+    seen: list[str] = []
+    encode = Encoder.encode
+
+    def listen(self: Encoder, texts: Sequence[str], *, kind: str) -> Any:
+        # An encoder that is opened repeats its self-test.
+        seen.extend(text for text in texts if kind == "product" and "steel | Acme" not in text)
+        return encode(self, texts, kind=kind)
+
+    monkeypatch.setattr(Encoder, "encode", listen)
+    return seen
+
+
+def live(config: Config) -> tuple[Manifest, CollectionEntry]:
+    store = LocalStore(Path(config.shop.release))
+    entry = live_entry(store)
+    assert entry
+    manifest = read_manifest(store, entry)
+    return manifest, next(item for item in manifest.collections if item.name == "products")
+
+
+def answer(config: Config, k: int) -> list[list[tuple[float, str, str | None]]]:
+    """Return the hits of every query; those of equal scores in the order of their ids."""
+    found = open_index(config.shop.release).search_batch(QUERIES, "products", k)
+    return [sorted((-round(hit.score, 4), hit.id, hit.text) for hit in hits) for hits in found]
+
+
+def scores(config: Config, k: int) -> list[list[float]]:
+    return [[score for score, *_ in hits] for hits in answer(config, k)]
+
+
+def test_a_night_of_few_changes_builds_a_delta_and_keeps_the_base(
+    build: Any, products: Any, count_texts: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    rows = products(400)
+    config, _ = build(rows, 1)
+    _, before = live(config)
+    count_texts.clear()
+    built: list[int] = []
+    build_index = shard.build_index
+    monkeypatch.setattr(shard, "build_index", lambda v, options: built.append(len(v)) or build_index(v, options))
+    # Four new titles, one of them a copy of another, one new product, and two that are gone.
+    changed = {7: "red steel mug", 90: "blue mug", 200: "blue mug", 311: "green lamp"}
+    tonight = [(name, changed.get(at, title), brand) for at, (name, title, brand) in enumerate(rows)][:-2]
+    tonight.append(("NEW", "kids school bag 12", "acme"))
+    config, figures = build(tonight, 2)
+    wanted = ["blue mug | acme", "green lamp | zeta", "kids school bag 12 | acme", "red steel mug | zeta"]
+    assert sorted(count_texts) == wanted
+    assert figures["embedded"] == 4
+    assert built == [5]
+    counted = {"rows_in": 399, "rows": 399, "shards": 5, "deltas": 1, "built": 1, "reused": 4, "dead_rows": 6}
+    assert {name: figures[name] for name in counted} == counted
+    _, after = live(config)
+    assert [entry.index for entry in after.base] == [entry.index for entry in before.base]
+    assert [entry.ids for entry in after.base] == [entry.ids for entry in before.base]
+    assert sum(entry.dead.count for entry in after.base if entry.dead) == 6
+    fresh, _ = build(tonight, 2, release="fresh", reuse="none")
+    assert scores(config, 20) == scores(fresh, 20)
+    assert answer(config, 399) == answer(fresh, 399)
+
+
+def test_a_night_without_a_change_builds_nothing(build: Any, products: Any, count_texts: list[str]):
+    rows = products(200)
+    config, _ = build(rows, 1)
+    _, before = live(config)
+    count_texts.clear()
+    # The same rows in another order are another file.
+    config, figures = build(rows[::-1], 2)
+    assert (figures["built"], figures["reused"], figures["embedded"]) == (0, 4, 0)
+    assert count_texts == []
+    manifest, after = live(config)
+    assert after.shards == before.shards
+    assert manifest.run_date == night(2)
+
+
+def edit(rows: list[Product], draw: random.Random, share: float, serial: int) -> list[Product]:
+    """Change, drop and add so large a share of the rows."""
+    kept = []
+    for name, title, brand in rows:
+        kind = draw.random() / share
+        if kind < 0.4:
+            title = f"{draw.choice(QUERIES)} {serial} {draw.randrange(9)}"
+        if kind < 0.4 or kind > 0.7:
+            kept.append((name, title, brand))
+    added = [(f"N{serial}-{n}", f"{draw.choice(QUERIES)} n{n}", "acme") for n in range(round(len(rows) * share * 0.3))]
+    return [*kept, *added]
+
+
+@pytest.mark.parametrize("max_deltas", [2, 20])
+def test_ten_nights_of_edits_answer_as_a_fresh_build(build: Any, products: Any, max_deltas: int):
+    draw, rows = random.Random(5), products(300)
+    config, _ = build(rows, 1, max_deltas=max_deltas)
+    for number in range(2, 12):
+        rows = edit(rows, draw, 0.06, number)
+        config, figures = build(rows, number, max_deltas=max_deltas)
+        assert figures["rows"] == len(rows)
+        assert figures["deltas"] <= max_deltas
+    index = open_index(config.shop.release)
+    hits = index.search_batch(["red mug"], "products", len(rows) + 50)[0]
+    titles = {name: title for name, title, _ in rows}
+    assert {hit.id: hit.text for hit in hits} == titles
+    assert len(hits) == len(rows)
+    fresh, _ = build(rows, 11, release="fresh", reuse="none")
+    assert scores(config, 20) == scores(fresh, 20)
+    assert answer(config, len(rows)) == answer(fresh, len(rows))
+    # Compaction needs no embedding, and ends with the shards of a build that never saw an earlier night. Vectors may
+    # differ in their last bit: a text's arithmetic depends on the texts that it was embedded with.
+    assert build(rows, 12, reuse="vectors", max_deltas=max_deltas)[1]["embedded"] == 0
+    for kind in ("ids", "texts", "digests"):
+        ours, theirs = ([getattr(entry, kind).sha256 for entry in live(shop)[1].shards] for shop in (config, fresh))
+        assert ours == theirs
+    assert answer(config, len(rows)) == answer(fresh, len(rows))
+
+
+def test_a_stale_shard_is_built_anew_and_takes_its_rows_out_of_the_deltas(build: Any, products: Any):
+    rows = products(200)
+    build(rows, 1, max_stale_share=0.2)
+    rows = [(name, f"red mug {at}" if at < 4 else title, brand) for at, (name, title, brand) in enumerate(rows)]
+    _, figures = build(rows, 2, max_stale_share=0.2)
+    assert (figures["deltas"], figures["dead_rows"], figures["built"]) == (1, 4, 1)
+    rows = [(name, f"blue lamp {at}" if at < 100 else title, brand) for at, (name, title, brand) in enumerate(rows)]
+    _, figures = build(rows, 3, max_stale_share=0.2)
+    # All shards are stale now, and nothing is left in the delta.
+    assert (figures["deltas"], figures["dead_rows"], figures["built"], figures["shards"]) == (0, 0, 4, 4)
+    assert figures["embedded"] == 100
+
+
+def test_without_deltas_only_the_shards_of_changed_rows_are_built(build: Any, products: Any):
+    rows = products(200)
+    build(rows, 1, max_deltas=0)
+    rows[3] = (rows[3][0], "red mug 3", "acme")
+    _, figures = build(rows, 2, max_deltas=0)
+    assert (figures["deltas"], figures["built"], figures["reused"], figures["embedded"]) == (0, 1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "embedded"),
+    [
+        # Another graph, the same vectors.
+        ({}, {"m": 12}, 0),
+        # Quantised vectors are not those that were embedded.
+        ({"storage": "sq8"}, {"storage": "sq8", "m": 12}, 200),
+        # The ids of a shard are others.
+        ({}, {"shards": 3}, 200),
+        ({"texts": False}, {}, 0),
+    ],
+)
+def test_other_options_build_every_shard_anew(
+    build: Any, products: Any, before: dict[str, Any], after: dict[str, Any], embedded: int
+):
+    build(products(200), 1, **before)
+    _, figures = build(products(200), 2, **after)
+    assert (figures["reused"], figures["embedded"], figures["deltas"]) == (0, embedded, 0)
+
+
+def test_quantised_shards_are_kept_and_have_deltas(build: Any, products: Any):
+    rows = products(200)
+    build(rows, 1, storage="sq8")
+    rows[3] = (rows[3][0], "red mug 3", "acme")
+    config, figures = build(rows, 2, storage="sq8")
+    assert (figures["deltas"], figures["reused"], figures["embedded"]) == (1, 4, 1)
+    assert open_index(config.shop.release).search("red mug 3", k=1)[0].id == rows[3][0]
+
+
+def test_rows_without_a_known_word_are_rejected_each_night(build: Any, products: Any):
+    rows = [*products(200), ("E1", "中国", ""), ("E2", "中国", "")]
+    _, first = build(rows, 1)
+    _, second = build(rows[::-1], 2)
+    assert (first["rejected"], second["rejected"], second["deltas"], second["rows"]) == (2, 2, 0, 200)
+    _, third = build([*rows, ("E3", "red mug", "")], 3)
+    assert (third["rejected"], third["deltas"], third["rows"]) == (2, 1, 201)
+
+
+def test_a_delta_larger_than_a_shard_may_be_is_several(build: Any, products: Any):
+    rows = products(400)
+    build(rows, 1, shards=2, max_shard_rows=60, max_stale_share=0.9)
+    rows = [(name, f"red mug {at}" if at % 4 == 0 else title, brand) for at, (name, title, brand) in enumerate(rows)]
+    config, figures = build(rows, 2, shards=2, max_shard_rows=60, max_stale_share=0.9)
+    assert (figures["deltas"], figures["built"], figures["rows"]) == (2, 2, 400)
+    assert answer(config, 400) == answer(build(rows, 2, release="fresh", reuse="none", shards=2)[0], 400)
+
+
+def test_an_interrupted_night_goes_on(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
+    rows = products(200)
+    config, _ = build(rows, 1)
+    rows[3] = (rows[3][0], "red mug 3", "acme")
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection.CollectionBuilder, "_take", crash)
+        with pytest.raises(KeyboardInterrupt):
+            build(rows, 2)
+    assert live(config)[0].run_date == night(1)
+    _, figures = build(rows, 2)
+    assert (figures["built"], figures["reused"], figures["deltas"]) == (0, 5, 1)
+
+
+@pytest.mark.parametrize("kind", ["digests", "ids", "index"])
+def test_a_live_object_that_was_changed_is_never_built_upon(build: Any, products: Any, kind: str):
+    rows = products(200)
+    config, _ = build(rows, 1, kept_probes=4)
+    path = Path(config.shop.release) / getattr(live(config)[1].shards[0], kind).key
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    with pytest.raises(IntegrityError, match="was changed"):
+        build(rows[::-1], 2, kept_probes=4)
+    assert live(config)[0].run_date == night(1)
+    assert build(rows[::-1], 2, reuse="none")[1]["built"] == 4
+
+
+def test_a_live_release_with_a_lost_object_or_of_another_encoder_gives_nothing(
+    build: Any, products: Any, encoder_directory: Path, tmp_path: Path
+):
+    rows = products(200)
+    config, _ = build(rows, 1)
+    (Path(config.shop.release) / live(config)[1].shards[0].ids.key).unlink()
+    _, figures = build(rows[::-1], 2)
+    assert (figures["built"], figures["embedded"]) == (4, 200)
+
+
+def test_a_compaction_of_an_older_night_is_refused(build: Any, products: Any):
+    build(products(100), 3, shards=1)
+    with pytest.raises(PublishConflictError, match="newer night 2026-11-03"):
+        build(products(100), 2, shards=1, reuse="vectors")
+    with pytest.raises(ConfigError, match="expected one of all, vectors, none"):
+        build(products(100), 3, shards=1, reuse="some")
+
+
+def old(name: str, shard_number: int, row: int, text: str, display: str) -> tuple[str, OldRow]:
+    return name, OldRow(shard_number, row, digest(text), digest(display))
+
+
+def test_rows_are_compared_by_text_and_by_what_is_shown():
+    before = dict(
+        [
+            old("same", 1, 0, "a", "A"),
+            old("text", 1, 1, "b", "B"),
+            old("shown", 1, 2, "c", "C"),
+            old("gone", 1, 3, "d", "D"),
+            old("delta", 5, 4, "e", "E"),
+            old("gone delta", 6, 7, "f", "F"),
+        ]
+    )
+    rows = [Row("same", "a", "A"), Row("text", "x", "B"), Row("shown", "c", "X"), Row("delta", "e", "E")]
+    rows.append(Row("new", "n", "N"))
+    found = compare_rows(rows, before, base=4, fold=False)
+    assert [row.id for row in found.fresh] == ["text", "shown", "new"]
+    assert found.found == [None, before["shown"], None]
+    assert sorted(place.row for place in found.gone) == [1, 2, 3, 7]
+    assert found.in_deltas == 1
+    folded = compare_rows(rows, before, base=4, fold=True)
+    assert [row.id for row in folded.fresh] == ["text", "shown", "delta", "new"]
+    assert folded.found == [None, before["shown"], before["delta"], None]
+    assert folded.in_deltas == 0
+
+
+names = st.sampled_from("abcdefgh")
+texts = st.sampled_from("xyz")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(names, st.tuples(texts, texts)), st.dictionaries(names, st.tuples(texts, texts)), st.booleans())
+def test_every_live_row_is_kept_or_gone_and_every_row_kept_or_fresh(
+    tonight: dict[str, tuple[str, str]], before: dict[str, tuple[str, str]], fold: bool
+):
+    rows = [Row(name, *values) for name, values in sorted(tonight.items())]
+    live_rows = dict(old(name, number % 3, number, *values) for number, (name, values) in enumerate(before.items()))
+    changes = compare_rows(rows, live_rows, base=1, fold=fold)
+    kept = len(rows) - len(changes.fresh)
+    assert kept + len(changes.gone) == len(live_rows)
+    same = [name for name, values in tonight.items() if before.get(name) == values]
+    assert {row.id for row in changes.fresh} >= set(tonight) - set(same)
+    assert (kept == len(same)) or fold
+    pairs = list(zip(changes.fresh, changes.found, strict=True))
+    assert all(place is None or place.text == digest(row.text) for row, place in pairs)
