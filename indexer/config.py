@@ -241,17 +241,18 @@ class DistillConfig:
     """Unlabelled pairs with the teacher's score per labelled pair (Shang et al. 2025, abstract); 0 takes none."""
     alpha_teacher: float = 0.0
     """Weight of the alignment of the student's vectors with the teacher's (HISS, a reconstruction)."""
-    alpha_start: float = 0.0
-    """Weight of the alignment of a model in training with what it started from."""
-    start_share: float = 0.0
+    alpha_start: float = 1.0
+    """Weight of the alignment of a model in training with what it started from; the paper has none."""
+    start_share: float = 0.25
     """Part of the weights before labels were learnt in those that are measured and kept after each epoch, of teachers
-    and students with a transformer or token table (WiSE-FT, Wortsman et al. 2022); 0 keeps what was trained."""
+    and students with a transformer or token table (WiSE-FT, Wortsman et al. 2022); 0, as in the paper, keeps what was
+    trained."""
     alpha_margin: float = 0.0
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
     alpha_listwise: float = 0.0
     """Weight of the KL divergence from the teachers' distribution over the candidates of a query."""
-    alpha_cosent: float = 0.0
-    """Weight of CoSENT over the labelled candidates of a query, which asks no teacher."""
+    alpha_cosent: float = 0.1
+    """Weight of CoSENT over the labelled candidates of a query, which asks no teacher; the paper has none."""
     listwise_temperature: float = 0.1
     grouped_steps: bool = False
     """Keep the pairs of a query in one step; always so where one of the three terms above counts."""

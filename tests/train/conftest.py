@@ -13,6 +13,7 @@ from indexer.config import Config, DistillConfig
 from indexer.distill.data import assemble_data, find_held_out
 from indexer.distill.encoders import open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
+from indexer.methods import PAPER
 
 WORDS = [
     f"{first}{second}" for first in ("red", "blue", "big", "old", "soft") for second in ("cup", "hat", "bag", "pen")
@@ -53,9 +54,10 @@ def open_tiny(tiny_model):
 
 @pytest.fixture
 def config() -> Config:
-    """Settings of a small run: both phases of equation 5 and 6 fall into three epochs."""
+    """Settings of a small run by the paper: both phases of equation 5 and 6 fall into three epochs."""
     return Config(
         distill=DistillConfig(
+            **{**PAPER, "select_by": DistillConfig().select_by},
             epochs=3,
             switch_epoch=1,
             patience=3,
