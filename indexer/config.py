@@ -241,8 +241,10 @@ class DistillConfig:
     """Unlabelled pairs with the teacher's score per labelled pair (Shang et al. 2025, abstract); 0 takes none."""
     alpha_teacher: float = 0.0
     """Weight of the alignment of the student's vectors with the teacher's (HISS, a reconstruction)."""
-    alpha_start: float = 1.0
-    """Weight of the alignment of a model in training with what it started from; the paper has none."""
+    alpha_start: float = 0.0
+    """Weight of the alignment of the student with what it started from."""
+    teacher_alpha_start: float = 1.0
+    """The same of a teacher that is an encoder, which so ranks better; 0, as in the paper, lets it go."""
     start_share: float = 0.25
     """Part of the weights before labels were learnt in those that are measured and kept after each epoch, of teachers
     and students with a transformer or token table (WiSE-FT, Wortsman et al. 2022); 0, as in the paper, keeps what was
@@ -275,6 +277,9 @@ class DistillConfig:
     """Epochs without a better validation score before training stops."""
     select_by: tuple[str, ...] = ("auc", "query_auc", "ndcg_10")
     """Validation figures whose mean chooses the epoch; the paper has auc alone, under which ranking can fall."""
+    select_within: float = 1.0
+    """Standard errors (of a bootstrap by query) by which a later epoch may fall short of the best and is kept all the
+    same: few validation queries would choose by chance. 0, as in the paper, keeps the best."""
     batch_size: int = 512
     """Labelled pairs per step; query pairs come on top by `similar_share` and `dissimilar_share`."""
     similar_share: float = 0.5
@@ -343,7 +348,8 @@ class DistillConfig:
             unlabelled_queries=(0, MANY),
             scored_share=(0, 1_000),
         )
-        require_ranges(self, alpha_teacher=weight, alpha_start=weight, start_share=share)
+        require_ranges(self, alpha_teacher=weight, alpha_start=weight, teacher_alpha_start=weight, start_share=share)
+        require_ranges(self, select_within=(0, 10))
         require_ranges(self, alpha_margin=weight, alpha_listwise=weight, alpha_cosent=weight)
         require_ranges(self, listwise_temperature=(0.001, 100))
         require_one_of("label_loss", self.label_loss, ("bands", "thresholds"))

@@ -9,10 +9,11 @@ from typing import Any
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        **{"gamma": 0.9, "label_loss": "bands", "theta_low": 0.7, "theta_high": 0.85, "select_by": ("auc",)},
+        **{"gamma": 0.9, "label_loss": "bands", "theta_low": 0.7, "theta_high": 0.85},
+        **{"select_by": ("auc",), "select_within": 0.0},
         **{"alpha_labels": 1.0, "alpha_similar": 1.0, "alpha_dissimilar": 1.0, "alpha_teacher": 0.0},
         **{"similar_share": 0.5, "dissimilar_share": 0.5},
-        **{"alpha_start": 0.0, "start_share": 0.0, "scored_share": 0.0},
+        **{"alpha_start": 0.0, "teacher_alpha_start": 0.0, "start_share": 0.0, "scored_share": 0.0},
         **{"alpha_margin": 0.0, "alpha_listwise": 0.0, "alpha_cosent": 0.0},
     }
 )

@@ -11,6 +11,7 @@ from indexer.distill.trainer import TrainingResult
 ADDED = {
     "alpha_teacher": "alignment with the teacher's vectors x",
     "alpha_start": "alignment with the start's vectors x",
+    "teacher_alpha_start": "the teacher's alignment with its start x",
     "alpha_margin": "margin-MSE x",
     "alpha_listwise": "listwise KL x",
     "alpha_cosent": "CoSENT x",

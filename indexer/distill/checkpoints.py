@@ -22,7 +22,10 @@ class Position:
     step: int = 0
     finished: bool = False
     best_score: float = -1.0
+    best_error: float = 0.0
+    """Standard error of the best score, where epochs within it are as good."""
     best_epoch: int = 0
+    """The epoch that is kept: the best, or a later one as good."""
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     """Losses of the epoch so far, summed over its steps."""

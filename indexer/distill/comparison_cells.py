@@ -25,13 +25,13 @@ from indexer.runs import fingerprint
 
 TAUGHT_SETTINGS = (
     *("method", "gamma", "scored_share", "alpha_teacher", "alpha_margin", "alpha_listwise", "alpha_cosent"),
-    *("listwise_temperature", "calibrate_cross"),
+    *("listwise_temperature", "calibrate_cross", "alpha_start"),
 )
 """What only the teaching of a student depends on."""
 LOSS_SETTINGS = (
-    *("alpha_start", "start_share", "alpha_labels", "alpha_similar", "alpha_dissimilar"),
+    *("teacher_alpha_start", "start_share", "alpha_labels", "alpha_similar", "alpha_dissimilar"),
     *("label_loss", "theta_low", "theta_high"),
-    *("epochs", "switch_epoch", "patience", "select_by", "similar_share", "dissimilar_share"),
+    *("epochs", "switch_epoch", "patience", "select_by", "select_within", "similar_share", "dissimilar_share"),
     *("mining_neighbours", "mining_low", "mining_high", "mining_per_query", "mining_kept_share"),
     *("source_weights", "source_shares"),
 )

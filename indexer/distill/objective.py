@@ -107,7 +107,7 @@ class Objective:
 
 def teacher_objective(config: DistillConfig) -> Objective:
     """Equation 5, then 6, and the hold to the start."""
-    alignments = {START: config.alpha_start} if config.alpha_start else {}
+    alignments = {START: config.teacher_alpha_start} if config.teacher_alpha_start else {}
     return Objective(terms=_hard_terms(config, dissimilar_from=config.switch_epoch + 1), alignments=alignments)
 
 

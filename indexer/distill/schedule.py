@@ -2,14 +2,19 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from indexer.config import DistillConfig
+from indexer.distill.bootstrap import JudgedPairs, bootstrap_figures, draw_weights
 from indexer.distill.data import TrainingData
 from indexer.distill.evaluate import EvaluationRow
 from indexer.distill.objective import Objective
+
+ERROR_DRAWS = 200
 
 
 def first_choice(objective: Objective, data: TrainingData, config: DistillConfig) -> int:
@@ -25,6 +30,18 @@ def choose_score(row: EvaluationRow, figures: Sequence[str]) -> float:
     """Return the mean of the named figures that the validation queries allow, 0 where they allow none."""
     found = [value for name in figures if (value := getattr(row, name)) is not None]
     return sum(found) / len(found) if found else 0.0
+
+
+def measure_error(scores: NDArray[np.floating[Any]], data: TrainingData, figures: Sequence[str], *, seed: int) -> float:
+    """Return the standard error of `choose_score` on the validation pairs, by a bootstrap of their queries."""
+    pairs = data.validation
+    judged = JudgedPairs(
+        query=pairs.query, grade=pairs.grade, product_ids=[data.product_ids[row] for row in pairs.product]
+    )
+    weights = draw_weights(len(np.unique(pairs.query)), draws=ERROR_DRAWS, seed=seed)
+    drawn = bootstrap_figures([scores.astype(np.float64)], judged, weights)
+    means = np.mean([drawn[name] for name in figures if name in drawn] or [np.zeros(len(weights))], axis=0)
+    return float(np.nanstd(means[1:]))
 
 
 def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:

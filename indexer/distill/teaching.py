@@ -20,7 +20,7 @@ def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:
     encoders: dict[str, TextEncoder] = {}
     for name in run.config.encoder_teachers():
         role = f"teacher_{len(encoders) + 1}" if encoders else "teacher"
-        held = run.embed(open_teacher(run.config, name)) if run.config.alpha_start else None
+        held = run.embed(open_teacher(run.config, name)) if run.config.teacher_alpha_start else None
         encoders[role] = run.train(role, open_teacher(run.config, name), teacher_objective(run.config), start=held)
     return encoders
 

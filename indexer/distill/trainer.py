@@ -32,7 +32,14 @@ from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
 from indexer.distill.processes import ALONE, Processes
-from indexer.distill.schedule import choose_score, first_choice, schedule_rate, seed_everything, should_stop
+from indexer.distill.schedule import (
+    choose_score,
+    first_choice,
+    measure_error,
+    schedule_rate,
+    seed_everything,
+    should_stop,
+)
 from indexer.distill.scoring import Model, score_frozen, score_pairs, share_texts, tokenise_data
 from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.errors import GateError
@@ -46,7 +53,7 @@ class TrainingResult:
     """One row per epoch, the first (epoch 0) before any training."""
     best_epoch: int
     best_score: float
-    """Mean of the figures that `select_by` names."""
+    """The best mean of the figures that `select_by` names, which the kept epoch reaches within its error."""
 
 
 class Trainer:
@@ -202,10 +209,10 @@ class Trainer:
         """Measure on the validation queries, keep the best weights, decide whether to stop, and save."""
         position = self.position
         with self._nearer_to_start():
-            row = measure_scores("validation", self._validation_scores(), self.data.validation, self.data.product_ids)
-            score = choose_score(row, self.config.select_by)
-            if epoch >= self.first_choice and score > position.best_score:
-                position.best_score, position.best_epoch = score, epoch
+            scores = self._validation_scores()
+            row = measure_scores("validation", scores, self.data.validation, self.data.product_ids)
+            if epoch >= self.first_choice and self._is_chosen(choose_score(row, self.config.select_by), scores):
+                position.best_epoch = epoch
                 if self.processes.is_first:
                     self.checkpoints.save_best(self.encoder.transformer.state_dict())
         position.history.append(
@@ -220,6 +227,17 @@ class Trainer:
         position.epoch, position.step, position.sums, position.counts = epoch + 1, 0, {}, {}
         position.finished = should_stop(epoch, max(position.best_epoch, self.first_choice), self.config)
         self._save_state()
+
+    def _is_chosen(self, score: float, scores: Any) -> bool:
+        """Whether an epoch of this score is kept: it is the best so far, or as good within its standard error."""
+        position, within = self.position, self.config.select_within
+        if score > position.best_score:
+            position.best_score = score
+            if within and self.objective.has_labels:
+                figures, seed = self.config.select_by, self.config.split_seed
+                position.best_error = within * measure_error(scores, self.data, figures, seed=seed)
+            return True
+        return score >= position.best_score - position.best_error and position.best_error > 0
 
     @contextmanager
     def _nearer_to_start(self) -> Iterator[None]:

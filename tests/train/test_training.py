@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from indexer.config import DistillConfig
 from indexer.distill.augmentation import sample_pairs
@@ -25,7 +26,7 @@ from indexer.distill.objective import (
     student_objective,
     teacher_objective,
 )
-from indexer.distill.schedule import schedule_rate, should_stop
+from indexer.distill.schedule import measure_error, schedule_rate, should_stop
 from indexer.distill.scoring import score_pairs, tokenise_data
 from indexer.distill.teachers import VectorTeacher
 from indexer.distill.trainer import Trainer
@@ -265,6 +266,41 @@ def test_early_stopping_ends_the_run_with_the_best_weights(open_tiny, data, conf
     result = make_trainer(Trainer, encoder, data, patient, tmp_path).run()
     assert ([row["epoch"] for row in result.history], result.best_epoch, result.best_score) == ([0, 1, 2, 3, 4], 2, 0.9)
     assert all(torch.equal(tensor, weights_of(encoder)[name]) for name, tensor in seen[2].items())
+
+
+def test_a_later_epoch_within_the_error_of_the_best_is_kept(open_tiny, data, config, tmp_path, monkeypatch):
+    from indexer.distill import trainer as module
+
+    encoder, seen = open_tiny((0,)), []
+    # By two standard errors of 0.01: after the best, 0.9, an epoch of 0.88 is as good, one of 0.87 is not.
+    aucs = iter([0.5, 0.6, 0.9, 0.885, 0.881, 0.87, 0.879])
+    real = module.measure_scores
+
+    def fake_measure(name, scores, pairs, product_ids):
+        seen.append(weights_of(encoder))
+        return replace(real(name, scores, pairs, product_ids), auc=next(aucs))
+
+    monkeypatch.setattr(module, "measure_scores", fake_measure)
+    monkeypatch.setattr(module, "measure_error", lambda *_, **__: 0.01)
+    changes = {"epochs": 9, "patience": 2, "select_by": ("auc",), "select_within": 2.0}
+    settings = replace(config, distill=replace(config.distill, **changes))
+    result = make_trainer(Trainer, encoder, data, settings, tmp_path).run()
+    assert (len(result.history), result.best_epoch, result.best_score) == (7, 4, 0.9)
+    assert all(torch.equal(tensor, weights_of(encoder)[name]) for name, tensor in seen[4].items())
+
+
+def test_the_error_of_a_validation_score_is_that_of_a_bootstrap_by_query(data):
+    rng = np.random.default_rng(2)
+    scores, pairs = rng.random(len(data.validation)), data.validation
+    queries, drawn = np.unique(pairs.query), []
+    for _ in range(2_000):
+        chosen = [np.flatnonzero(pairs.query == query) for query in rng.choice(queries, len(queries))]
+        rows = np.concatenate(chosen)
+        positive = pairs.grade[rows] >= 2
+        drawn.append(roc_auc_score(positive, scores[rows]) if 0 < positive.sum() < len(rows) else np.nan)
+    found = measure_error(scores, data, ("auc",), seed=1)
+    assert found == pytest.approx(np.nanstd(drawn), rel=0.2)
+    assert measure_error(scores, data, ("auc", "ndcg_5"), seed=1) == found
 
 
 @pytest.mark.parametrize(
@@ -566,7 +602,13 @@ def test_scored_pairs_come_from_the_top_from_below_and_at_random():
 
 def test_only_a_taught_model_asks_teachers(config):
     settings = replace(
-        config.distill, alpha_teacher=1.0, alpha_start=0.1, scored_share=2.0, alpha_cosent=1.0, alpha_margin=1.0
+        config.distill,
+        alpha_teacher=1.0,
+        alpha_start=0.1,
+        teacher_alpha_start=0.1,
+        scored_share=2.0,
+        alpha_cosent=1.0,
+        alpha_margin=1.0,
     )
     taught, direct, teacher = (
         student_objective(settings),
