@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast-test paper-table paper-sweeps test-spark35 spark-env format clean
+.PHONY: help demo test check fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,16 +9,25 @@ PIP := $(BIN)/python $(INSTALL)
 SPARK35 := .venv35
 # What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
 JOB_NEEDS := pyarrow pandas scipy boto3 click
-# The comparison of docs/esci.md: where it reads and writes, and a set of options for `indexer compare`.
+# The comparisons of docs/distillation.md: where they read and write, and what they give to `indexer compare`.
 TABLE := docs/examples/esci_run/comparison
 TABLE_CONFIG := docs/examples/esci.toml
 TABLE_DATE := 2026-11-20
 TABLE_JOBS := purchase_gram npmi_pairs taxonomy_labels hard_negatives
-TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-margin:1,augmented:1,rtsm:1,berm:1,static:1,listwise:1,cosent:1
+TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-margin:1,augmented:1,berm:1,static:1,listwise:1,cosent:1
+TABLE_SEEDS := --folds 5 --seeds 2
+TABLE_SWEEPS := --sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]'
 TABLE_OPTIONS :=
+ABLATIONS := --sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:alpha_dissimilar=[0, 1]' \
+	--sweep 'kd-boost:alpha_similar=[0, 1]'
+define COMPARE
+for job in $(TABLE_JOBS); do $(BIN)/python -m jobs.$$job --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) || exit; done
+$(BIN)/indexer compare --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) --out $(TABLE) --methods $(TABLE_METHODS) \
+	--baseline direct $(TABLE_SEEDS) $(TABLE_SWEEPS) --set distill.validation_share=0.1 $(TABLE_OPTIONS)
+endef
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 demo: $(VENV)/demo ## Run the whole nightly job on a generated shop and search the release
 	$(BIN)/indexer demo --folder demo-shop
@@ -36,16 +45,31 @@ fast-test: check ## Run the tests that need no Java, no training and no minutes
 	$(BIN)/python -m pytest tests/fast
 
 paper-table: $(VENV)/demo ## Compare every method on ESCI: hours, and goes on where it was stopped
-	for job in $(TABLE_JOBS); do $(BIN)/python -m jobs.$$job --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) || exit; done
-	$(BIN)/indexer compare --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) --out $(TABLE) \
-		--methods $(TABLE_METHODS) --folds 5 --seeds 2 --baseline direct \
-		--sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]' \
-		--set distill.validation_share=0.1 $(TABLE_OPTIONS)
+	$(COMPARE)
 
+paper-sweeps: TABLE_METHODS := direct,kd-boost
+paper-sweeps: TABLE_SWEEPS += $(ABLATIONS) --sweep 'augmented:scored_share=[1, 2, 5, 10, 20]'
 paper-sweeps: $(VENV)/demo ## The table with gamma, taxonomy, similar queries and the number of scored pairs varied
-	$(MAKE) paper-table TABLE_METHODS=direct,kd-boost TABLE_OPTIONS="$(TABLE_OPTIONS) \
-		--sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:alpha_dissimilar=[0, 1]' \
-		--sweep 'kd-boost:alpha_similar=[0, 1]' --sweep 'augmented:scored_share=[1, 2, 5, 10, 20]'"
+	$(COMPARE)
+
+generated-table: TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default
+generated-table: TABLE_SWEEPS :=
+generated-table: $(VENV)/demo ## Compare the paper's methods on a generated shop of 50,000 labels: an hour or two
+	$(BIN)/indexer demo --size large --shop-only --folder demo-shop-large
+	$(COMPARE)
+
+ablations: TABLE_METHODS := direct,kd-boost,default
+ablations: TABLE_SWEEPS += $(ABLATIONS) --sweep 'augmented:scored_share=[1, 2, 5, 10]'
+ablations: $(VENV)/demo ## Vary gamma, losses, teachers and scored pairs on a generated shop of 13,000 labels: an hour or two
+	$(BIN)/indexer demo --size medium --shop-only --folder demo-shop-medium
+	$(COMPARE)
+
+generated-table: TABLE := demo-shop-large/comparison
+generated-table: TABLE_CONFIG := demo-shop-large/shop.toml
+ablations: TABLE := demo-shop-medium/comparison
+ablations: TABLE_CONFIG := demo-shop-medium/shop.toml
+generated-table ablations: TABLE_DATE := 2026-01-07
+generated-table ablations: TABLE_SEEDS := --folds 5 --test-folds 1 --seeds 1
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf
@@ -59,7 +83,7 @@ format: $(VENV)/test ## Put the code into its one form
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what make has built
-	rm -rf $(VENV) $(SPARK35) demo-shop build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SPARK35) demo-shop demo-shop-large demo-shop-medium build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one by: make PYTHON=python3.11 ...")'
