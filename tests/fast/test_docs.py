@@ -84,4 +84,5 @@ def test_the_table_of_the_papers_has_every_method():
 
     named = re.search(r"^TABLE_METHODS := (.*)$", (ROOT / "Makefile").read_text(), re.M)
     assert named
-    assert {name.partition(":")[0] for name in named[1].split(",")} == set(METHODS)
+    # The labels of ESCI have one source: there, RTSM is KD-Boost.
+    assert {name.partition(":")[0] for name in named[1].split(",")} == set(METHODS) - {"rtsm"}
