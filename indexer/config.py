@@ -253,8 +253,8 @@ class DistillConfig:
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
     alpha_listwise: float = 0.0
     """Weight of the KL divergence from the teachers' distribution over the candidates of a query."""
-    alpha_cosent: float = 0.1
-    """Weight of CoSENT over the labelled candidates of a query, which asks no teacher; the paper has none."""
+    alpha_cosent: float = 0.0
+    """Weight of CoSENT over the labelled candidates of a query, which asks no teacher."""
     listwise_temperature: float = 0.1
     grouped_steps: bool = False
     """Keep the pairs of a query in one step; always so where one of the three terms above counts."""
