@@ -44,12 +44,10 @@ def finish_collection(
     by one a night: other kept shards are measured each.
     """
     options = builder.config.index
-    # With another number of base shards their ids are others.
-    same = live if live and len(live.entry.base) == len(files) else None
     texts = carries_texts(plan.spool.collection, options)
-    keeps = keep and same is not None and same.keeps_shards(options, texts=texts)
+    keeps = keep and live is not None and live.is_aligned(len(files)) and live.keeps_shards(options, texts=texts)
     return CollectionBuilder(
-        builder=builder, plan=plan, files=files, live=same, keeps=keeps, shift=night * options.kept_probes
+        builder=builder, plan=plan, files=files, live=live, keeps=keeps, shift=night * options.kept_probes
     ).finish()
 
 
@@ -74,7 +72,7 @@ class CollectionBuilder:
         """Return the collection with all its shards."""
         folder, name = self.builder.folder, self.plan.spool.collection
         delta = DeltaSpool(folder / f"{name}-delta.arrow")
-        old_files = self.live.split_deltas(folder) if self.live else [None] * len(self.files)
+        old_files = self.live.split_rows(folder, len(self.files)) if self.live else [None] * len(self.files)
         pairs = tqdm(
             list(zip(self.files, old_files, strict=True)),
             desc=f"shards of {name}",
@@ -106,7 +104,8 @@ class CollectionBuilder:
         live = self.live
         if live is None or old_file is None:
             return self._build(number, unique)
-        old = dict(chain(live.read_rows(number), read_old_rows(old_file)))
+        own = live.read_rows(number) if live.is_aligned(len(self.files)) else ()
+        old = dict(chain(own, read_old_rows(old_file)))
         old_file.unlink()
         changes = compare_rows(unique.rows, old, base=len(self.files), fold=self._folds)
         if not self.keeps or self._is_stale(number, changes, unique):

@@ -99,13 +99,20 @@ class LiveCollection:
             return np.empty(0, dtype=np.uint32)
         return read_dead(self.cache.fetch(shard.dead.rows), shard.rows)
 
-    def split_deltas(self, folder: Path) -> list[Path]:
-        """Write the rows of all deltas, one file per base shard that their ids belong to, and return the files."""
-        shards = len(self.entry.base)
+    def is_aligned(self, shards: int) -> bool:
+        """Whether a base shard has the ids that the same of so many shards has."""
+        return len(self.entry.base) == shards
+
+    def split_rows(self, folder: Path, shards: int) -> list[Path]:
+        """Write rows to one file for each of so many shards, by the shard that their ids belong to; return the files.
+
+        Those of base shards that are aligned with them are left out: they need no sorting.
+        """
+        first = shards if self.is_aligned(shards) else 0
         paths = [folder / f"live-{self.entry.name}-{number:05d}.arrow" for number in range(shards)]
         sinks = [pa.ipc.new_stream(str(path), SCHEMA) for path in paths]
         waiting: list[list[tuple[str, OldRow]]] = [[] for _ in paths]
-        for number in range(shards, len(self.entry.shards)):
+        for number in range(first, len(self.entry.shards)):
             for name, old in self.read_rows(number):
                 place = shard_of(name, shards)
                 waiting[place].append((name, old))
@@ -146,7 +153,7 @@ def find_live(store: Store, head: int, folder: Path, *, encoder: str) -> LiveRel
 
 
 def read_old_rows(path: Path) -> Iterator[tuple[str, OldRow]]:
-    """Yield the rows that `split_deltas` wrote."""
+    """Yield the rows that `split_rows` wrote."""
     with pa.ipc.open_stream(str(path)) as stream:
         for batch in stream:
             columns = [batch.column(name).to_pylist() for name in SCHEMA.names]

@@ -22,6 +22,8 @@ from indexer.store import hash_file
 
 ROW_TEXT_BYTES = 1_000
 """Ids and texts of a row as Python objects: 700 measured with titles of 115 characters, and room for longer ones."""
+MOST_SPARE = 2
+"""Times as many shards as are needed may stay."""
 LIBRARY_BYTES = 400 << 20
 """Interpreter, libraries, encoder and one batch."""
 
@@ -42,12 +44,17 @@ class CollectionPlan:
         return self.spool.rows if self.shards == 1 else int(mean + 4 * mean**0.5) + 1
 
 
-def plan_collection(config: Config, spool: Spool) -> CollectionPlan:
-    """Decide on the number of shards; raises ContractError for a collection without rows."""
+def plan_collection(config: Config, spool: Spool, *, live: int = 0) -> CollectionPlan:
+    """Decide on the number of shards; raises ContractError for a collection without rows.
+
+    `live` base shards of the live release stay so many while that is allowed: with another number all are built anew.
+    """
     if spool.rows == 0:
         raise ContractError(f"{spool.collection}: 0 rows are left to index of {spool.rows_in} read; check the input")
     options = config.index
     wanted = count_shards(spool.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
+    if not options.shards and wanted <= live <= MOST_SPARE * wanted:
+        wanted = live
     return CollectionPlan(spool=spool, shards=count_filled(spool, wanted), shards_wanted=wanted)
 
 

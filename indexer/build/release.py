@@ -159,7 +159,8 @@ def _plan(run: _Run) -> list[CollectionPlan]:
     if find_curated(run.config, run.run_date) is not None:
         queries = spool_queries(run.config, run.run_date, run.scratch, progress=run.progress)
         spools += [queries] if queries.rows else []
-    plans = [plan_collection(run.config, spool) for spool in spools]
+    live = {name: len(found.entry.base) for name, found in run.live.collections.items()}
+    plans = [plan_collection(run.config, spool, live=live.get(spool.collection, 0)) for spool in spools]
     if run.progress:
         text = describe_plan(run.config, plans, description, run.folder.store.url, run.folder.run_id)
         tqdm.write(text, file=sys.stderr)

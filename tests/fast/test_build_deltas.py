@@ -193,8 +193,8 @@ def test_without_deltas_only_the_shards_of_changed_rows_are_built(build: Any, pr
         ({}, {"m": 12}, 0),
         # Quantised vectors are not those that were embedded.
         ({"storage": "sq8"}, {"storage": "sq8", "m": 12}, 200),
-        # The ids of a shard are others.
-        ({}, {"shards": 3}, 200),
+        # The ids of a shard are others, their vectors are not.
+        ({}, {"shards": 3}, 0),
         ({"texts": False}, {}, 0),
     ],
 )
@@ -204,6 +204,17 @@ def test_other_options_build_every_shard_anew(
     build(products(200), 1, **before)
     _, figures = build(products(200), 2, **after)
     assert (figures["reused"], figures["embedded"], figures["deltas"]) == (0, embedded, 0)
+
+
+def test_the_number_of_shards_stays_while_it_is_allowed(build: Any, products: Any):
+    rows, limits = products(450), {"shards": 0, "max_shard_rows": 100}
+    assert build(rows, 1, **limits)[1]["shards"] == 5
+    # Four would do.
+    assert [build(rows[:390], 2, **limits)[1][name] for name in ("shards", "built")] == [5, 0]
+    # Six are needed, and all are built anew from known vectors.
+    figures = build([*rows, *((f"N{n}", f"red mug {n}", "acme") for n in range(100))], 3, **limits)[1]
+    assert (figures["shards"], figures["built"], figures["deltas"]) == (6, 6, 0)
+    assert figures["embedded"] == 60 + 100
 
 
 def test_quantised_shards_are_kept_and_have_deltas(build: Any, products: Any):
