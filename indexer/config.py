@@ -457,7 +457,8 @@ class IndexConfig:
     storage: str = "flat"
     """Vectors in the index: flat (float32), sqfp16 or sq8."""
     shards: int = 0
-    """Shards per collection; 0 means as few as `max_shard_rows` allows."""
+    """Base shards per collection; 0 means as few as `max_shard_rows` allows, or those that are live, up to twice as
+    many."""
     max_shard_rows: int = 200_000
     """Bounds the memory of a build: about (8 d + 8 m + 300) bytes a row."""
     precision: str = "fp32"
@@ -479,7 +480,7 @@ class IndexConfig:
     def __post_init__(self) -> None:
         require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
         require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
-        require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(0, MANY))
+        require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
         require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))
         require_one_of("precision", self.precision, ("fp32", "int8"))

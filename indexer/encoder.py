@@ -90,6 +90,11 @@ class Encoder:
         """Return float32 (n, dimension) unit vectors of product texts."""
         return self.encode(texts, kind="product").vectors
 
+    def find_empty(self, texts: Sequence[str], *, kind: str) -> npt.NDArray[np.bool_]:
+        """Return which texts, of kind query or product, have nothing that the tokenizer knows."""
+        encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
+        return np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_)
+
     def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
         """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
         encodings = self._tokenizers[kind].encode_batch_fast(list(texts))

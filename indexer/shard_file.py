@@ -15,6 +15,8 @@ from indexer.manifest import CollectionEntry, ShardEntry
 from indexer.strict_json import shorten
 
 NEWLINE = 10
+DEAD_ROOM = 2
+"""Times as many places as a search has in a shard with dead rows."""
 _BREAKS = {ord(mark): " " for mark in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 
 
@@ -90,8 +92,12 @@ def search_shard(
     index: Any, vectors: npt.NDArray[np.float32], k: int, ef_search: int, selector: Any = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return scores and rows (q, k) of each query's best that are selected; row -1 means that there was no more."""
-    chosen = {} if selector is None else {"sel": selector}
-    parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, k), **chosen)  # type: ignore[attr-defined]
+    if selector is None:
+        parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, k))  # type: ignore[attr-defined]
+    else:
+        # Dead rows take places of the search; where a whole kind of product died they would take nearly all.
+        wider = DEAD_ROOM * max(ef_search, k)
+        parameters = faiss.SearchParametersHNSW(efSearch=wider, sel=selector)  # type: ignore[attr-defined]
     scores, rows = index.search(vectors, k, params=parameters)
     return scores, rows
 

@@ -18,29 +18,25 @@ class Changes:
     """Where each fresh row's vector lies in the live release, if its text is what it was."""
     gone: list[OldRow]
     """Live rows that are to be found no more: a fresh row stands for them, or none."""
-    in_deltas: int
-    """Live rows that are kept, and lie in a delta."""
+    held: list[tuple[Row, OldRow]]
+    """Rows that are what they were, and lie in a delta."""
 
 
-def compare_rows(rows: Sequence[Row], live: Mapping[str, OldRow], *, base: int, fold: bool) -> Changes:
-    """Compare rows with what is live, by id.
-
-    `base` is the number of base shards: those from there on are deltas. With `fold` kept rows of deltas count as fresh.
-    """
-    left, in_deltas = dict(live), 0
-    fresh: list[Row] = []
-    found: list[OldRow | None] = []
-    gone: list[OldRow] = []
+def compare_rows(rows: Sequence[Row], live: Mapping[str, OldRow], *, base: int) -> Changes:
+    """Compare rows with what is live, by id; shards from number `base` on are deltas."""
+    left = dict(live)
+    changes = Changes(fresh=[], found=[], gone=[], held=[])
     for row in rows:
         old = left.pop(row.id, None)
         same_text = old is not None and old.text == digest(row.text)
-        if old and same_text and old.display == digest(row.display) and not (fold and old.shard >= base):
-            in_deltas += old.shard >= base
+        if old and same_text and old.display == digest(row.display):
+            changes.held.extend([(row, old)] if old.shard >= base else [])
             continue
-        fresh.append(row)
-        found.append(old if same_text else None)
-        gone += [old] if old else []
-    return Changes(fresh=fresh, found=found, gone=[*gone, *left.values()], in_deltas=in_deltas)
+        changes.fresh.append(row)
+        changes.found.append(old if same_text else None)
+        changes.gone.extend([old] if old else [])
+    changes.gone.extend(left.values())
+    return changes
 
 
 def find_old_texts(rows: Sequence[Row], live: Mapping[str, OldRow]) -> list[OldRow | None]:

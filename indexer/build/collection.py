@@ -19,6 +19,7 @@ from tqdm import tqdm
 from indexer.build.catalogue import SCHEMA, Row, read_rows, shard_of
 from indexer.build.changes import Changes, compare_rows, find_old_texts
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
+from indexer.build.embed import KINDS, Mask, Vectors
 from indexer.build.live import LiveCollection, OldRow, read_old_rows
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard, shard_name
@@ -27,6 +28,7 @@ from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, read_p
 from indexer.build.summary import FinishedCollection, Tally
 from indexer.build.verify import check_vectors
 from indexer.manifest import DeadRows, ShardEntry
+from indexer.shard_file import read_lines
 
 
 def finish_collection(
@@ -64,14 +66,15 @@ class CollectionBuilder:
     shift: int
     """Which kept base shards are measured first; another number each night."""
     tally: Tally = field(default_factory=Tally)
-    probes: list[Probe] = field(default_factory=list)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    """Key of a shard's index -> its probe."""
     dead: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Number of a live delta -> its rows that died tonight."""
 
     def finish(self) -> FinishedCollection:
         """Return the collection with all its shards."""
         folder, name = self.builder.folder, self.plan.spool.collection
-        delta = DeltaSpool(folder / f"{name}-delta.arrow")
+        fresh, held = (DeltaSpool(folder / f"{name}-{part}.arrow") for part in ("fresh", "held"))
         old_files = self.live.split_rows(folder, len(self.files)) if self.live else [None] * len(self.files)
         pairs = tqdm(
             list(zip(self.files, old_files, strict=True)),
@@ -79,53 +82,72 @@ class CollectionBuilder:
             unit=" shards",
             disable=not self.builder.progress,
         )
-        shards = [self._finish_base(number, file, old, delta) for number, (file, old) in enumerate(pairs)]
-        delta.close()
+        shards = [self._finish_base(number, file, old, fresh, held) for number, (file, old) in enumerate(pairs)]
+        fresh.close()
+        held.close()
         if self.keeps:
-            shards += self._keep_deltas()
-            shards += self._build_deltas(len(shards), delta)
+            shards += self._finish_deltas(fresh, held)
+        measured = {number: self.probes[shard.index.key] for number, shard in enumerate(shards) if self._has(shard)}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],
             tally=self.tally,
-            shard_recall=[measure_recall(probe) for probe in self.probes],
-            recall=measure_recall(merge_probes(self.probes)),
+            shard_recall={number: measure_recall(probe) for number, probe in measured.items()},
+            recall=measure_recall(merge_probes(list(measured.values()))),
         )
 
-    @property
-    def _folds(self) -> bool:
-        """Whether there are so many deltas that tonight's takes in their rows."""
-        most = self.builder.config.index.max_deltas
-        return self.keeps and self.live is not None and len(self.live.entry.deltas) >= most
+    def _has(self, shard: ShardEntry) -> bool:
+        return shard.index.key in self.probes
 
-    def _finish_base(self, number: int, file: Path, old_file: Path | None, delta: "DeltaSpool") -> ShardEntry:
+    def _finish_base(
+        self, number: int, file: Path, old_file: Path | None, fresh: "DeltaSpool", held: "DeltaSpool"
+    ) -> ShardEntry:
         unique = resolve_duplicates(read_rows(file))
         file.unlink()
         live = self.live
         if live is None or old_file is None:
-            return self._build(number, unique)
+            return self._build(number, unique, [])
         own = live.read_rows(number) if live.is_aligned(len(self.files)) else ()
         old = dict(chain(own, read_old_rows(old_file)))
         old_file.unlink()
-        changes = compare_rows(unique.rows, old, base=len(self.files), fold=self._folds)
-        if not self.keeps or self._is_stale(number, changes, unique):
+        if not self.keeps:
+            places = find_old_texts(unique.rows, old)
+            del old
+            return self._build(number, unique, places)
+        changes = compare_rows(unique.rows, old, base=len(self.files))
+        self._leave_out_empty(changes, unique)
+        if self._is_stale(number, changes, unique):
             self._bury(row for row in old.values() if row.shard != number)
-            return self._build(number, unique, find_old_texts(unique.rows, old))
+            places = find_old_texts(unique.rows, old)
+            del old, changes
+            return self._build(number, unique, places)
         self.tally.add(unique)
-        delta.add(changes, live)
-        gone = [row for row in changes.gone if row.shard == number]
+        fresh.add(changes.fresh, *live.find_vectors(changes.found, number))
+        held.add([row for row, _ in changes.held], *live.find_vectors([place for _, place in changes.held], number))
         self._bury(row for row in changes.gone if row.shard != number)
-        return self._keep(number, [row.row for row in gone])
+        return self._keep(number, [row.row for row in changes.gone if row.shard == number])
+
+    def _leave_out_empty(self, changes: Changes, unique: UniqueRows) -> None:
+        """Reject fresh rows without a known word: they were no part of the live release, and will be none."""
+        texts = [row.text for row in changes.fresh]
+        empty = self.builder.encoder.find_empty(texts, kind=KINDS[self.plan.spool.collection])
+        if not empty.any():
+            return
+        rejected = [row for row, is_empty in zip(changes.fresh, empty, strict=True) if is_empty]
+        kept = np.flatnonzero(~empty).tolist()
+        changes.fresh[:], changes.found[:] = [changes.fresh[at] for at in kept], [changes.found[at] for at in kept]
+        unique.reject("text_empty", rejected)
+        names = {row.id for row in rejected}
+        unique.rows = [row for row in unique.rows if row.id not in names]
 
     def _is_stale(self, number: int, changes: Changes, unique: UniqueRows) -> bool:
         """Whether a base shard is to be built anew."""
         assert self.live
         options, shard = self.builder.config.index, self.live.entry.shards[number]
-        changed = len(changes.fresh) + len(changes.gone)
-        if changed and not options.max_deltas:
+        if (changes.fresh or changes.gone) and not options.max_deltas:
             return True
         died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
-        stale = died + len(changes.fresh) + changes.in_deltas
+        stale = died + len(changes.fresh) + len(changes.held)
         # A shard without a live row could not be listed.
         return stale > options.max_stale_share * max(1, len(unique.rows)) or died == shard.rows
 
@@ -133,15 +155,13 @@ class CollectionBuilder:
         for row in rows:
             self.dead[row.shard].append(row.row)
 
-    def _build(self, number: int, unique: UniqueRows, places: Sequence[OldRow | None] = ()) -> ShardEntry:
-        known = partial(self.live.find_vectors, places) if self.live and any(places) else None
-        finished = self.builder.finish_shard(self.plan.spool.collection, number, unique, known=known)
-        assert finished
-        return self._take(*finished)
+    def _build(self, number: int, unique: UniqueRows, places: Sequence[OldRow | None]) -> ShardEntry:
+        known = partial(self.live.find_vectors, places, number) if self.live and any(places) else None
+        return self._take(*self.builder.finish_shard(self.plan.spool.collection, number, unique, known=known))
 
     def _take(self, sealed: SealedShard, built: bool) -> ShardEntry:
         self.tally.take(sealed, built=built)
-        self.probes.append(read_probe(self.builder.run.store, sealed, self.builder.folder))
+        self.probes[sealed.shard.index.key] = read_probe(self.builder.run.store, sealed, self.builder.folder)
         return sealed.shard
 
     def _keep(self, number: int, died: Sequence[int]) -> ShardEntry:
@@ -151,7 +171,6 @@ class CollectionBuilder:
         dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
         if shard.delta or (number - self.shift) % len(self.files) < self.builder.config.index.kept_probes:
             self._probe(number, dead)
-        self.tally.kept += 1
         if not died:
             return shard
         path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
@@ -161,48 +180,46 @@ class CollectionBuilder:
         return replace(shard, dead=DeadRows(count=len(dead), rows=stored))
 
     def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> None:
+        """Read a kept shard as a consumer does, and measure it."""
         assert self.live
-        config, name = self.builder.config, shard_name(self.plan.spool.collection, number)
+        config, shard = self.builder.config, self.live.entry.shards[number]
+        if shard.texts:
+            self.live.cache.fetch(shard.texts)
         index = self.live.open_index(number)
         vectors = index.reconstruct_n(0, index.ntotal)
         if self.live.gives_vectors:
-            numbers = [str(row) for row in range(len(vectors))]
-            error = check_vectors(vectors, numbers, max_norm_error=config.gates.max_norm_error, place=f"shard {name}")
+            ids, place = read_lines(self.live.cache.fetch(shard.ids), shard.rows), f"shard {shard.index.key}"
+            error = check_vectors(vectors, ids, max_norm_error=config.gates.max_norm_error, place=place)
             self.tally.norm_error = max(self.tally.norm_error, error)
         queries = self.builder.probes[self.plan.spool.collection]
-        self.probes.append(probe_shard(index, vectors, queries, config.index.ef_search, dead))
+        self.probes[shard.index.key] = probe_shard(index, vectors, queries, config.index.ef_search, dead)
 
-    def _keep_deltas(self) -> list[ShardEntry]:
-        """Return the live deltas that still have a row; where tonight's takes them in, there are none."""
+    def _finish_deltas(self, fresh: "DeltaSpool", held: "DeltaSpool") -> list[ShardEntry]:
+        """Return the live deltas that still have a row, and tonight's; where there would be too many, it takes all."""
         assert self.live
-        first = len(self.files)
-        kept = []
-        for number in range(first, len(self.live.entry.shards)):
-            shard = self.live.entry.shards[number]
-            if not self._folds and shard.live_rows > len(self.dead[number]):
-                kept.append(self._keep(number, self.dead[number]))
-        return kept
+        first, options = len(self.files), self.builder.config.index
+        numbers = range(first, len(self.live.entry.shards))
+        kept = [n for n in numbers if self.live.entry.shards[n].live_rows > len(self.dead[n])]
+        parts, whole = (-(-rows // options.max_shard_rows) for rows in (fresh.rows, fresh.rows + held.rows))
+        if parts and len(kept) + parts > options.max_deltas and whole < len(kept) + parts:
+            return self._build_deltas(first, whole, [fresh, held])
+        shards = [self._keep(number, self.dead[number]) for number in kept]
+        return shards + self._build_deltas(first + len(shards), parts, [fresh])
 
-    def _build_deltas(self, first: int, delta: "DeltaSpool") -> list[ShardEntry]:
-        """Build tonight's delta, in parts where it is larger than a shard may be."""
-        options = self.builder.config.index
-        parts = -(-delta.rows // options.max_shard_rows)
-        shards: list[ShardEntry] = []
+    def _build_deltas(self, first: int, parts: int, spools: Sequence["DeltaSpool"]) -> list[ShardEntry]:
+        """Build a delta of the spooled rows, in parts where it would be larger than a shard may be."""
+        shards = []
         for part in range(parts):
-            rows, known = delta.read(part, parts, self.builder.encoder.dimension)
-            unique = UniqueRows(rows=rows)
+            rows, known = read_spools(spools, part, parts, self.builder.encoder.dimension)
             finished = self.builder.finish_shard(
-                self.plan.spool.collection, first + len(shards), unique, known=known, delta=True
+                self.plan.spool.collection, first + part, UniqueRows(rows=rows), known=known, delta=True
             )
-            if finished:
-                shards.append(self._take(*finished))
-            else:
-                self.tally.add(unique)
+            shards.append(self._take(*finished))
         return shards
 
 
 class DeltaSpool:
-    """Tonight's changed rows on disk, with the vectors that are known of them."""
+    """Rows for a delta on disk, with the vectors that are known of them."""
 
     schema = SCHEMA.append(pa.field("vector", pa.binary()))
 
@@ -210,33 +227,35 @@ class DeltaSpool:
         self.path, self.rows = path, 0
         self._sink = pa.ipc.new_stream(str(path), self.schema)
 
-    def add(self, changes: Changes, live: LiveCollection) -> None:
-        """Write the fresh rows of a base shard's ids."""
-        if not changes.fresh:
+    def add(self, rows: Sequence[Row], vectors: Vectors, known: Mask) -> None:
+        """Write rows, their vectors (rows, dimension), and which of these are known."""
+        if not rows:
             return
-        vectors, known = live.find_vectors(changes.found)
         found = [vector.tobytes() if is_known else None for vector, is_known in zip(vectors, known, strict=True)]
-        columns = [pa.array(values, pa.string()) for values in zip(*changes.fresh, strict=True)]
+        columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
         self._sink.write_batch(pa.RecordBatch.from_arrays([*columns, pa.array(found, pa.binary())], schema=self.schema))
-        self.rows += len(changes.fresh)
+        self.rows += len(rows)
 
     def close(self) -> None:
         """End the file."""
         self._sink.close()
 
-    def read(self, part: int, parts: int, dimension: int) -> tuple[list[Row], FindVectors]:
-        """Return the rows of one part in id order, and what gives their vectors and which of these are known."""
-        chosen = ((row, vector) for row, vector in self._read_all() if shard_of(row.id, parts) == part)
-        found = sorted(chosen, key=lambda pair: pair[0].id)
-        vectors = np.zeros((len(found), dimension), dtype=np.float32)
-        known = np.array([vector is not None for _, vector in found], dtype=np.bool_)
-        for place, (_, vector) in enumerate(found):
-            if vector is not None:
-                vectors[place] = np.frombuffer(vector, dtype=np.float32)
-        return [row for row, _ in found], lambda: (vectors, known)
-
-    def _read_all(self) -> Iterator[tuple[Row, bytes | None]]:
+    def read(self) -> Iterator[tuple[Row, bytes | None]]:
+        """Yield the rows with their vectors."""
         with pa.ipc.open_stream(str(self.path)) as stream:
             for batch in stream:
                 *columns, vectors = (batch.column(name).to_pylist() for name in batch.schema.names)
                 yield from zip(map(Row._make, zip(*columns, strict=True)), vectors, strict=True)
+
+
+def read_spools(spools: Sequence[DeltaSpool], part: int, parts: int, dimension: int) -> tuple[list[Row], FindVectors]:
+    """Return the rows of one part of the spools in id order, and what gives their vectors and which are known."""
+    every = chain.from_iterable(spool.read() for spool in spools)
+    chosen = ((row, vector) for row, vector in every if shard_of(row.id, parts) == part)
+    found = sorted(chosen, key=lambda pair: pair[0].id)
+    vectors = np.zeros((len(found), dimension), dtype=np.float32)
+    known = np.array([vector is not None for _, vector in found], dtype=np.bool_)
+    for place, (_, vector) in enumerate(found):
+        if vector is not None:
+            vectors[place] = np.frombuffer(vector, dtype=np.float32)
+    return [row for row, _ in found], lambda: (vectors, known)

@@ -4,7 +4,9 @@ Every object is verified by size and SHA-256 before it is read, as a consumer do
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 
 from indexer.build.catalogue import shard_of
 from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
+from indexer.build.embed import Mask, Vectors
 from indexer.build.published import read_whole
 from indexer.config import IndexConfig
 from indexer.index_file import IndexShape, read_index
@@ -23,15 +26,13 @@ from indexer.object_cache import ObjectCache
 from indexer.shard_file import read_dead, read_lines
 from indexer.store import Store
 
-BATCH_ROWS = 50_000
+SORTED_ROWS = 5_000
+"""Rows that are read at once where they are sorted by shard."""
 SCHEMA = pa.schema(
     [("id", pa.string()), ("shard", pa.int32()), ("row", pa.int64())]
     + [(name, pa.binary(DIGEST_BYTES)) for name in ("text", "display")]
+    + [("vector", pa.binary())]
 )
-
-
-Vectors = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 class OldRow(NamedTuple):
@@ -41,6 +42,8 @@ class OldRow(NamedTuple):
     row: int
     text: bytes
     display: bytes
+    vector: bytes | None = None
+    """Where it was read along; else it lies in the shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +70,23 @@ class LiveCollection:
         shape = IndexShape(rows=shard.rows, dimension=entry.dimension, m=entry.m, storage=entry.storage)
         return read_index(self.cache.fetch(shard.index), shape)
 
-    def find_vectors(self, places: Sequence[OldRow | None]) -> tuple[Vectors, Mask]:
-        """Return vectors (n, dimension) as they were embedded, and which are known; one shard is open at a time."""
+    def find_vectors(self, places: Sequence[OldRow | None], number: int) -> tuple[Vectors, Mask]:
+        """Return vectors (n, dimension) as they were embedded, and which are known.
+
+        They were read along, or lie in the base shard of the number.
+        """
         vectors = np.empty((len(places), self.entry.dimension), dtype=np.float32)
-        shards = np.array([old.shard if old else -1 for old in places], dtype=np.int64)
-        if not self.gives_vectors:
-            shards[:] = -1
-        for number in np.unique(shards[shards >= 0]).tolist():
-            index, chosen = self.open_index(number), np.flatnonzero(shards == number)
-            rows = np.array([old.row for old in map(places.__getitem__, chosen.tolist()) if old], dtype=np.int64)
-            vectors[chosen] = index.reconstruct_batch(rows)
-        return vectors, shards >= 0
+        known = np.zeros(len(places), dtype=np.bool_)
+        own: list[tuple[int, int]] = []
+        for place, old in enumerate(places):
+            if old and old.vector is not None:
+                vectors[place], known[place] = np.frombuffer(old.vector, dtype=np.float32), True
+            elif old and old.shard == number and self.gives_vectors:
+                own.append((place, old.row))
+        if own:
+            at, rows = np.array(own, dtype=np.int64).T
+            vectors[at], known[at] = self.open_index(number).reconstruct_batch(rows), True
+        return vectors, known
 
     def read_rows(self, number: int) -> Iterator[tuple[str, OldRow]]:
         """Yield the id and place of every row of a shard that is not dead, in row order."""
@@ -110,18 +119,17 @@ class LiveCollection:
         """
         first = shards if self.is_aligned(shards) else 0
         paths = [folder / f"live-{self.entry.name}-{number:05d}.arrow" for number in range(shards)]
-        sinks = [pa.ipc.new_stream(str(path), SCHEMA) for path in paths]
-        waiting: list[list[tuple[str, OldRow]]] = [[] for _ in paths]
-        for number in range(first, len(self.entry.shards)):
-            for name, old in self.read_rows(number):
-                place = shard_of(name, shards)
-                waiting[place].append((name, old))
-                if len(waiting[place]) == BATCH_ROWS:
-                    sinks[place].write_batch(_as_batch(waiting[place]))
-                    waiting[place] = []
-        for sink, rows in zip(sinks, waiting, strict=True):
-            sink.write_batch(_as_batch(rows))
-            sink.close()
+        with ExitStack() as stack:
+            sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
+            for number in range(first, len(self.entry.shards)):
+                index = self.open_index(number) if self.gives_vectors else None
+                for rows in _take_rows(self.read_rows(number), SORTED_ROWS):
+                    numbers = np.array([old.row for _, old in rows], dtype=np.int64)
+                    vectors = None if index is None else index.reconstruct_batch(numbers)
+                    places = np.array([shard_of(name, shards) for name, _ in rows])
+                    batch = _as_batch(rows, vectors)
+                    for place in np.unique(places).tolist():
+                        sinks[place].write_batch(batch.filter(pa.array(places == place)))
         return paths
 
 
@@ -133,16 +141,15 @@ class LiveRelease:
     encoder: EncoderEntry | None = None
 
 
-def find_live(store: Store, head: int, folder: Path, *, encoder: str) -> LiveRelease:
+def find_live(store: Store, head: int, cache: ObjectCache, *, encoder: str) -> LiveRelease:
     """Return the live release if it was made by tonight's encoder, whose fingerprint is given, and is all there.
 
-    Vectors of another encoder are of another space. Objects of a bucket are downloaded to the folder.
+    Vectors of another encoder are of another space.
     """
     live = live_entry(store, head)
     manifest = read_whole(store, live) if live else None
     if manifest is None or manifest.encoder.fingerprint != encoder:
         return LiveRelease()
-    cache = ObjectCache(store, folder)
     found = {
         entry.name: LiveCollection(entry=entry, cache=cache)
         for entry in manifest.collections
@@ -161,7 +168,13 @@ def read_old_rows(path: Path) -> Iterator[tuple[str, OldRow]]:
                 yield name, OldRow(*place)
 
 
-def _as_batch(rows: list[tuple[str, OldRow]]) -> pa.RecordBatch:
+def _take_rows(rows: Iterator[tuple[str, OldRow]], size: int) -> Iterator[list[tuple[str, OldRow]]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _as_batch(rows: list[tuple[str, OldRow]], vectors: Vectors | None) -> pa.RecordBatch:
     columns: list[Any] = [[name for name, _ in rows], *([old[at] for _, old in rows] for at in range(4))]
+    columns.append([None] * len(rows) if vectors is None else [vector.tobytes() for vector in vectors])
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

@@ -6,7 +6,7 @@ finished shard; it is created once, and whoever comes second adopts it.
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError
 from indexer.log import LogEntry, commit_entry
 from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
+from indexer.object_cache import ObjectCache
 from indexer.runs import now_text
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
@@ -78,6 +79,8 @@ class RunFolder:
 
     store: Store
     run_id: str
+    cache: ObjectCache | None = None
+    """Where sealed objects are hashed before they are used again; without it their sizes say that they are whole."""
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def upload(self, path: Path, name: str) -> ObjectEntry:
@@ -131,8 +134,17 @@ class RunFolder:
             sealed = seal.read(record)
         except ManifestError:
             return None
-        intact = sealed.fingerprint == seal.fingerprint and not find_damage(self.store, sealed.objects)
-        return sealed if intact else None
+        return sealed if sealed.fingerprint == seal.fingerprint and self._is_whole(sealed.objects) else None
+
+    def _is_whole(self, objects: Sequence[ObjectEntry]) -> bool:
+        if self.cache is None:
+            return not find_damage(self.store, objects)
+        try:
+            for entry in objects:
+                self.cache.fetch(entry)
+        except IntegrityError:
+            return False
+        return True
 
     def _put(self, path: Path, key: str) -> ObjectEntry:
         self.store.put_file(key, path)

@@ -34,6 +34,7 @@ from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError
 from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
+from indexer.object_cache import ObjectCache
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
 
@@ -52,6 +53,8 @@ class _Run:
     folder: RunFolder
     head: int
     """Head of the log when the run began: it commits the next entry or none."""
+    cache: ObjectCache
+    """Objects of the store that are read again, each verified."""
     live: LiveRelease
     reuse: str
     work: Path
@@ -84,13 +87,13 @@ def build_release(
     PublishConflictError where another run was first, StoreError where storage fails.
     """
     check_run_date(run_date)
+    if reuse not in REUSE:
+        raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
     store = open_store(config.shop.release)
     head = read_head(store)
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     run_id = name_run(config, run_date, encoder.fingerprint)
-    if reuse not in REUSE:
-        raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
     if reuse != "all":
         refuse_older(store, run_date, head)
     elif published := find_published(store, run_id, run_date, head):
@@ -98,23 +101,26 @@ def build_release(
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
     scratch = open_scratch(work)
-    run = _Run(
-        config=config,
-        run_date=run_date,
-        encoder=encoder,
-        encoder_directory=encoder_directory,
-        folder=RunFolder(store, run_id),
-        head=head,
-        live=find_live(store, head, scratch / "live", encoder=encoder.fingerprint),
-        reuse=reuse,
-        work=work,
-        scratch=scratch,
-        progress=progress,
-    )
+    cache = ObjectCache(store, scratch / "live")
     try:
+        run = _Run(
+            config=config,
+            run_date=run_date,
+            encoder=encoder,
+            encoder_directory=encoder_directory,
+            # What is not to be used again is not trusted either: sealed objects are read and hashed.
+            folder=RunFolder(store, run_id, cache if reuse == "none" else None),
+            head=head,
+            cache=cache,
+            live=find_live(store, head, cache, encoder=encoder.fingerprint) if reuse != "none" else LiveRelease(),
+            reuse=reuse,
+            work=work,
+            scratch=scratch,
+            progress=progress,
+        )
         return _build(run, story)
     finally:
-        shutil.rmtree(run.scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
@@ -193,7 +199,7 @@ def _finish_collection(
         folder=run.scratch,
         progress=run.progress,
     )
-    live = run.live.collections.get(plan.spool.collection) if run.reuse != "none" else None
+    live = run.live.collections.get(plan.spool.collection)
     return finish_collection(
         builder, plan, files, live, keep=run.reuse == "all", night=date.fromisoformat(run.run_date).toordinal()
     )
@@ -201,6 +207,8 @@ def _finish_collection(
 
 def _seal_encoder(run: _Run) -> SealedEncoder:
     if run.live.encoder:
+        for entry in run.live.encoder.objects:
+            run.cache.fetch(entry)
         return SealedEncoder(fingerprint=run.encoder.fingerprint, objects=run.live.encoder.objects)
     seal = encoder_seal(run.encoder.fingerprint)
     sealed = run.folder.find_sealed(seal)
@@ -217,7 +225,7 @@ def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -
         judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
         *judge_size(collection.name, collection.rows, live, gates),
         judge_vectors(collection.name, collection.tally.norm_error, gates),
-        *judge_recall(collection.name, collection.shard_recall, collection.recall, gates),
+        *judge_recall(collection.name, list(collection.shard_recall.values()), collection.recall, gates),
     ]
     return collection.gates
 
@@ -275,7 +283,10 @@ def _write_report(
             "steps": [*story.get("steps", ()), build],
             "gates": [gate.__dict__ for gate in gates],
             "collections": [item.as_figures() for item in finished],
-            "shard_recall": {item.name: [recall._asdict() for recall in item.shard_recall] for item in finished},
+            "shard_recall": {
+                item.name: [{"shard": number, **recall._asdict()} for number, recall in item.shard_recall.items()]
+                for item in finished
+            },
             "encoder": {"name": run.encoder.description.name, "parity": dict(run.encoder.description.parity)},
             "versions": read_versions(),
             "config": as_document(run.config),

@@ -49,17 +49,16 @@ class ShardBuilder:
 
     def finish_shard(
         self, collection: str, number: int, unique: UniqueRows, *, known: FindVectors | None = None, delta: bool = False
-    ) -> tuple[SealedShard, bool] | None:
-        """Return the sealed shard and whether it was built now; None for a delta without a known word.
+    ) -> tuple[SealedShard, bool]:
+        """Return the sealed shard and whether it was built now, or by an earlier attempt.
 
         `known` gives the vectors of rows that were embedded before, and which these are.
         """
-        identity = fingerprint_shard(unique, self.encoder.fingerprint, self.config.index)
+        identity = fingerprint_shard(unique, self.encoder.fingerprint, self.config.index, delta=delta)
         sealed = self.run.find_sealed(shard_seal(collection, number, identity))
         if sealed:
             return sealed, False
-        sealed = self._build(collection, number, unique, identity, known=known, delta=delta)
-        return (sealed, True) if sealed else None
+        return self._build(collection, number, unique, identity, known=known, delta=delta), True
 
     def _build(
         self,
@@ -70,7 +69,7 @@ class ShardBuilder:
         *,
         known: FindVectors | None,
         delta: bool,
-    ) -> SealedShard | None:
+    ) -> SealedShard:
         name = shard_name(collection, number)
         embedded = embed_rows(
             self.encoder,
@@ -82,8 +81,6 @@ class ShardBuilder:
         )
         if embedded.empty:
             unique.reject("text_empty", embedded.empty)
-        if not embedded.rows and delta:
-            return None
         if not embedded.rows:
             raise ConfigError(f"index.shards: no rows are left for shard {name}; choose fewer shards")
         ids = [row.id for row in embedded.rows]
@@ -147,14 +144,16 @@ def carries_texts(collection: str, options: IndexConfig) -> bool:
     return options.texts or collection == "queries"
 
 
-def fingerprint_shard(unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig) -> str:
+def fingerprint_shard(
+    unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig, *, delta: bool = False
+) -> str:
     """Return the SHA-256 of everything that decides a shard's bytes."""
     digest = hashlib.sha256()
     for row in unique.rows:
         for value in row[:3]:
             data = value.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
-    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options))
+    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options), delta)
 
 
 def read_options(options: IndexConfig) -> dict[str, Any]:

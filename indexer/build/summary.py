@@ -74,8 +74,6 @@ class Tally:
     """Reason -> id of its first row."""
     built: int = 0
     """Shards built by this process; others were sealed by an earlier one, or kept."""
-    kept: int = 0
-    """Shards of the live release."""
     truncated: int = 0
     embedded: int = 0
     """Different texts that were embedded."""
@@ -106,8 +104,8 @@ class FinishedCollection:
     plan: CollectionPlan
     shards: list[ShardEntry]
     tally: Tally
-    shard_recall: list[Recall]
-    """Of the shards that were measured."""
+    shard_recall: dict[int, Recall]
+    """Number of a shard -> its recall; kept shards are measured in turn."""
     recall: Recall
     gates: list[GateResult] = field(default_factory=list)
 

@@ -13,16 +13,21 @@ from indexer.encoder import EncoderDescription
 from indexer.errors import GateError, IntegrityError
 from indexer.index_file import IndexShape, read_index
 from indexer.manifest import GateResult
-from indexer.shard_file import read_lines
+from indexer.shard_file import Lines, read_lines
 
+NORM_ROWS = 8_192
+"""Rows whose lengths are computed at once."""
 SPOT_ROWS = 16
 MIN_SPOT_COSINE = {"flat": 1 - 1e-6, "sqfp16": 0.9999, "sq8": 0.99}
 """Least cosine between a vector and the one its index gives back."""
 
 
-def check_vectors(vectors: npt.NDArray[np.float32], ids: Sequence[str], *, max_norm_error: float, place: str) -> float:
+def check_vectors(
+    vectors: npt.NDArray[np.float32], ids: Sequence[str] | Lines, *, max_norm_error: float, place: str
+) -> float:
     """Return the largest norm error; raises GateError for vectors that are not finite or not of unit length."""
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    blocks = (vectors[start : start + NORM_ROWS] for start in range(0, len(vectors), NORM_ROWS))
+    norms = np.concatenate([np.linalg.norm(block.astype(np.float64), axis=1) for block in blocks])
     errors = np.where(np.isfinite(norms), np.abs(norms - 1), np.inf)
     worst = int(np.argmax(errors))
     if not errors[worst] <= max_norm_error:

@@ -1,6 +1,7 @@
 """The nightly run as a table of steps, in order; a finished step with unchanged inputs is skipped."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 from indexer.config import SCORES, Config, as_document
 from indexer.contracts.files import local_files
-from indexer.errors import ContractError, IndexerError, OutcomeUnknownError, StoreError
+from indexer.errors import ConfigError, ContractError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.log import read_head
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 from indexer.store import open_store
@@ -103,6 +104,8 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
 
 def _check_start(config: Config) -> None:
     """Raise what would fail hours later: an input that is not there, a student or a release that cannot be."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("indexer nightly: expected one process; launch several for `indexer distill`, then run this")
     config.distill.check_exportable()
     optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")
     for section in ("catalogue", "labels", *optional):

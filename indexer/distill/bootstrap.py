@@ -60,14 +60,15 @@ def bootstrap_figures(runs: Sequence[Floats], pairs: JudgedPairs, weights: Float
 
     `runs` are the model's scores of the pairs, one array per seed; `weights` are those of `draw_weights`.
     """
-    found: dict[str, list[Floats]] = {"auc": [], "query_auc": [], "ndcg_10": []}
+    found: dict[str, list[Floats]] = {"auc": [], "query_auc": [], "ndcg_5": [], "ndcg_10": []}
     for scores in runs:
         found["auc"].append(
             weighted_aucs(scores, pairs.positive, np.unique(pairs.query, return_inverse=True)[1], weights)
         )
         found["query_auc"].append(weighted_means(query_aucs(scores, pairs.positive, pairs.query), weights))
-        ndcgs = query_ndcgs(scores, pairs.grade, pairs.product_ids, pairs.query, depth=10)
-        found["ndcg_10"].append(weighted_means(ndcgs, weights))
+        for depth in (5, 10):
+            ndcgs = query_ndcgs(scores, pairs.grade, pairs.product_ids, pairs.query, depth=depth)
+            found[f"ndcg_{depth}"].append(weighted_means(ndcgs, weights))
     return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 

@@ -35,7 +35,7 @@ def render_card(
     start = "the vectors of single tokens" if distill.student_kind == "static" else layers
     teachers = ", ".join(f"`{teacher}`" for teacher in distill.teachers)
     epochs = "; ".join(
-        f"{role} {len(result.history) - 1} epochs, best {result.best_epoch}" for role, result in results.items()
+        f"{role} {len(result.history) - 1} epochs, kept {result.best_epoch}" for role, result in results.items()
     )
     return f"""---
 library_name: sentence-transformers
@@ -50,8 +50,9 @@ Encodes shop queries and products into unit vectors whose dot product says how r
 - **Start**: {start} of `{distill.student}`; mean pooling, L2 norm.
 - **Teachers**: {teachers}, the encoders among them trained with KD-Boost equation 5, with 6 from epoch
   {distill.switch_epoch + 1}; frozen while they teach.
-- **Student loss**: {_describe_loss(distill)}; method `{distill.method}` of the project; weights of the epoch with the
-  best mean of {", ".join(distill.select_by)} on held-out validation queries ({epochs}).
+- **Student loss**: {_describe_loss(distill)}; method `{distill.method}` of the project; weights of the epoch
+  with the best mean of {", ".join(distill.select_by)} on held-out validation queries, or of a later one within
+  {distill.select_within:g} standard errors of it ({epochs}).
 - **Texts**: queries lower case, cut at {distill.query_tokens} tokens; products as
   `{config.catalogue.text_separator.join(config.catalogue.text_fields)}`, cut at {distill.product_tokens} tokens.
 

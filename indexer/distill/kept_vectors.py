@@ -24,7 +24,7 @@ def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path, *, p
     Raises IntegrityError where a file is damaged.
     """
     file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npy"
-    if not file.exists():
+    if not processes.all_agree(file.exists()):
         vectors = share_texts(encoder.embed_frozen, texts, processes).numpy()
         if processes.is_first:
             replace_file(file, lambda path: np.save(path, vectors, allow_pickle=False))

@@ -9,10 +9,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,24 @@ class Processes:
         known = torch.tensor([float(p.grad is not None) for p in every], device=self.device)
         flat = torch.cat([(p.new_zeros(p.shape) if p.grad is None else p.grad).reshape(-1) for p in every])
         known, flat = reduce(known, "sum"), reduce(flat, "sum")
-        for parameter, found, part in zip(every, known, torch.split(flat, [p.numel() for p in every]), strict=True):
+        for parameter, found, part in zip(
+            every, known.tolist(), torch.split(flat, [p.numel() for p in every]), strict=True
+        ):
             parameter.grad = part.view_as(parameter) if found else None
 
     def seed_step(self, *place: int) -> None:
         """Seed the dropout of a step, which each process draws for its own texts; one alone goes on drawing."""
         if self.count > 1:
             torch.manual_seed(int(np.random.SeedSequence([*place, self.number]).generate_state(1)[0]))
+
+    def all_agree(self, answer: bool) -> bool:
+        """Return whether the answer is yes in every process."""
+        if self.count == 1:
+            return answer
+        from accelerate.utils import reduce
+
+        total: Tensor = reduce(torch.tensor(float(answer), device=self.device), "sum")
+        return int(total.item()) == self.count
 
     def wait(self) -> None:
         """Wait until all processes have come so far."""
@@ -97,5 +111,6 @@ def open_processes() -> Processes:
         return ALONE
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # The others wait while the first trains what is not shared out.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     return Processes(count=state.num_processes, number=state.process_index, device=state.device)

@@ -40,8 +40,10 @@ def measure_error(scores: NDArray[np.floating[Any]], data: TrainingData, figures
     )
     weights = draw_weights(len(np.unique(pairs.query)), draws=ERROR_DRAWS, seed=seed)
     drawn = bootstrap_figures([scores.astype(np.float64)], judged, weights)
-    means = np.mean([drawn[name] for name in figures if name in drawn] or [np.zeros(len(weights))], axis=0)
-    return float(np.nanstd(means[1:]))
+    # The first draw is the data as they are: where they define no figure, the score has none.
+    defined = [drawn[name] for name in figures if np.isfinite(drawn[name][0])]
+    means = np.mean(defined, axis=0) if defined else np.zeros(len(weights))
+    return float(np.std(means[1:][np.isfinite(means[1:])]))
 
 
 def should_stop(epoch: int, best_epoch: int, config: DistillConfig) -> bool:

@@ -78,6 +78,7 @@ def run_distill(
 
 def join_distill(config: Config, run_date: str, *, force: bool = False, processes: Processes) -> None:
     """Take part in the trainings of a `run_distill` that another process of this machine runs."""
+    config.distill.check_exportable()
     folder = StepFolder(config.shop.work, STEP, run_date)
     training = identify_training(config, run_date)
     if force or not folder.finished(identify_step(training, config.gates)):

@@ -127,7 +127,9 @@ class Trainer:
         alignments = {name: alignment(vectors, rows) for name, alignment in self.alignments.items()}
         loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
         self._refuse_divergence("loss", loss)
-        torch.autograd.backward(loss)
+        # With fewer texts than processes, one of them has none.
+        if loss.requires_grad or self.processes.count == 1:
+            torch.autograd.backward(loss)
         # An alignment's matrix has seen all texts in every process.
         self.processes.sum_gradients(self.encoder.transformer.parameters())
         # Before the weights move: a state that is saved must be one that training can go on from.

@@ -71,12 +71,14 @@ def test_a_draw_has_the_figures_of_its_queries_copied(seed):
         ]
         chosen, numbers = np.array(rows).T
         ids = [pairs.product_ids[row] for row in chosen]
-        expected = {"auc": [], "query_auc": [], "ndcg_10": []}
+        expected = {"auc": [], "query_auc": [], "ndcg_5": [], "ndcg_10": []}
         for scores in runs:
             positive = pairs.positive[chosen]
             expected["auc"].append(roc_auc(scores[chosen], positive))
             expected["query_auc"].append(mean_query_auc(scores[chosen], positive, numbers)[0])
-            expected["ndcg_10"].append(mean_ndcg(scores[chosen], pairs.grade[chosen], ids, numbers, depth=10)[0])
+            for depth in (5, 10):
+                found_ndcg, _ = mean_ndcg(scores[chosen], pairs.grade[chosen], ids, numbers, depth=depth)
+                expected[f"ndcg_{depth}"].append(found_ndcg)
         assert {name: values[draw] for name, values in found.items()} == pytest.approx(
             {name: np.mean(values) for name, values in expected.items()}, abs=1e-12
         )
@@ -101,5 +103,6 @@ def test_one_class_defines_no_auc():
     assert {name: interval is None for name, interval in compare_figures(figures, figures).items()} == {
         "auc": True,
         "query_auc": True,
+        "ndcg_5": False,
         "ndcg_10": False,
     }

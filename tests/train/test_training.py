@@ -300,7 +300,13 @@ def test_the_error_of_a_validation_score_is_that_of_a_bootstrap_by_query(data):
         drawn.append(roc_auc_score(positive, scores[rows]) if 0 < positive.sum() < len(rows) else np.nan)
     found = measure_error(scores, data, ("auc",), seed=1)
     assert found == pytest.approx(np.nanstd(drawn), rel=0.2)
-    assert measure_error(scores, data, ("auc", "ndcg_5"), seed=1) == found
+    assert 0 < measure_error(scores, data, ("ndcg_5",), seed=1) != found
+    # One label per query: no query has both classes, and the score is of the other figure alone.
+    single = np.unique(pairs.query, return_index=True)[1]
+    few = replace(data, validation=pairs.take(single))
+    assert measure_error(scores[single], few, ("auc", "query_auc"), seed=1) == pytest.approx(
+        measure_error(scores[single], few, ("auc",), seed=1)
+    )
 
 
 @pytest.mark.parametrize(
