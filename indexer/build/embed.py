@@ -46,7 +46,7 @@ def embed_rows(
 
     `known` has vectors of all rows and which of them are true; it is written to.
     """
-    vectors, done = known or _nothing(len(rows), encoder.dimension)
+    vectors, done = known or _make_blank(len(rows), encoder.dimension)
     empty, truncated = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
     places: dict[str, list[int]] = {}
     for place in np.flatnonzero(~done).tolist():
@@ -69,5 +69,5 @@ def embed_rows(
     )
 
 
-def _nothing(rows: int, dimension: int) -> tuple[Vectors, Mask]:
+def _make_blank(rows: int, dimension: int) -> tuple[Vectors, Mask]:
     return np.empty((rows, dimension), dtype=np.float32), np.zeros(rows, dtype=np.bool_)

@@ -47,6 +47,8 @@ def demo(folder: str, size: str, shop_only: bool, no_progress: bool) -> None:
     if not (home / "shop.toml").exists():
         answers = write_demo_shop(home, SHOPS[size])
         click.echo(f"shop  {home}  {answers.products} products, {len(answers.synonyms)} planted synonym pairs")
+    else:
+        click.echo(f"shop  {home}  is there already, whatever its size")
     if shop_only:
         return
     config = load_config(str(home / "shop.toml"))
