@@ -92,8 +92,7 @@ class Encoder:
 
     def find_empty(self, texts: Sequence[str], *, kind: str) -> npt.NDArray[np.bool_]:
         """Return which texts, of kind query or product, have nothing that the tokenizer knows."""
-        encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
-        return np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_)
+        return self._find_meaningless(self._tokenizers[kind].encode_batch_fast(list(texts)))
 
     def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
         """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
@@ -112,8 +111,11 @@ class Encoder:
         return Encoded(
             vectors,
             truncated=np.array([bool(item.overflowing) for item in encodings], dtype=np.bool_),
-            empty=np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_),
+            empty=self._find_meaningless(encodings),
         )
+
+    def _find_meaningless(self, encodings: Sequence[Any]) -> npt.NDArray[np.bool_]:
+        return np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_)
 
 
 def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 2_048) -> Encoder:

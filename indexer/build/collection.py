@@ -87,7 +87,8 @@ class CollectionBuilder:
         held.close()
         if self.keeps:
             shards += self._finish_deltas(fresh, held)
-        measured = {number: self.probes[shard.index.key] for number, shard in enumerate(shards) if self._has(shard)}
+        found = {number: self.probes.get(shard.index.key) for number, shard in enumerate(shards)}
+        measured = {number: probe for number, probe in found.items() if probe}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],
@@ -95,9 +96,6 @@ class CollectionBuilder:
             shard_recall={number: measure_recall(probe) for number, probe in measured.items()},
             recall=measure_recall(merge_probes(list(measured.values()))),
         )
-
-    def _has(self, shard: ShardEntry) -> bool:
-        return shard.index.key in self.probes
 
     def _finish_base(
         self, number: int, file: Path, old_file: Path | None, fresh: "DeltaSpool", held: "DeltaSpool"
@@ -123,7 +121,9 @@ class CollectionBuilder:
             return self._build(number, unique, places)
         self.tally.add(unique)
         fresh.add(changes.fresh, *live.find_vectors(changes.found, number))
-        held.add([row for row, _ in changes.held], *live.find_vectors([place for _, place in changes.held], number))
+        if len(live.entry.deltas) >= self.builder.config.index.max_deltas:
+            places = [place for _, place in changes.held]
+            held.add([row for row, _ in changes.held], *live.find_vectors(places, number))
         self._bury(row for row in changes.gone if row.shard != number)
         return self._keep(number, [row.row for row in changes.gone if row.shard == number])
 
@@ -148,8 +148,7 @@ class CollectionBuilder:
             return True
         died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
         stale = died + len(changes.fresh) + len(changes.held)
-        # A shard without a live row could not be listed.
-        return stale > options.max_stale_share * max(1, len(unique.rows)) or died == shard.rows
+        return stale > options.max_stale_share * len(unique.rows)
 
     def _bury(self, rows: Iterable[OldRow]) -> None:
         for row in rows:
@@ -201,7 +200,7 @@ class CollectionBuilder:
         numbers = range(first, len(self.live.entry.shards))
         kept = [n for n in numbers if self.live.entry.shards[n].live_rows > len(self.dead[n])]
         parts, whole = (-(-rows // options.max_shard_rows) for rows in (fresh.rows, fresh.rows + held.rows))
-        if parts and len(kept) + parts > options.max_deltas and whole < len(kept) + parts:
+        if parts and len(numbers) >= options.max_deltas and whole < len(kept) + parts:
             return self._build_deltas(first, whole, [fresh, held])
         shards = [self._keep(number, self.dead[number]) for number in kept]
         return shards + self._build_deltas(first + len(shards), parts, [fresh])

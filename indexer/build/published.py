@@ -30,7 +30,7 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
     manifest = read_whole(store, earlier) if earlier else None
     replaced_by = live_manifest.run_date if live_manifest else run_date
     if earlier is None or manifest is None:
-        refuse_older(store, run_date, head)
+        _refuse_older(store, run_date, live, live_manifest)
         return None
     if replaced_by != run_date or live.kind == "rollback":
         return summarise_published("published before", store.url, earlier, manifest)
@@ -41,8 +41,12 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
 def refuse_older(store: Store, run_date: str, head: int) -> None:
     """Raise PublishConflictError where a release of the date would replace one of a newer night."""
     live = live_entry(store, head)
-    manifest = read_whole(store, live) if live else None
-    if live and manifest and manifest.run_date > run_date:
+    if live:
+        _refuse_older(store, run_date, live, read_whole(store, live))
+
+
+def _refuse_older(store: Store, run_date: str, live: LogEntry, manifest: Manifest | None) -> None:
+    if manifest and manifest.run_date > run_date:
         raise PublishConflictError(
             f"{store.url}: run {live.run_id} of the newer night {manifest.run_date} is live, and a release of "
             f"{run_date} would replace it; run the newer night again instead"

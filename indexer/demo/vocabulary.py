@@ -96,7 +96,6 @@ TYPOS: dict[str, str] = {
 }
 """Names and how shoppers misspell them."""
 
-
 COLORS = ("red", "blue", "black", "white", "green", "grey", "pink", "yellow")
 FEATURES = ("foldable", "compact", "premium", "classic", "lightweight", "heavy duty", "soft", "portable")
 BRANDS = ("Acmera", "Bolvik", "Cerano", "Dunwell", "Elvaro", "Fenbrook", "Galtori", "Hexley", "Ivonne", "Juniva")

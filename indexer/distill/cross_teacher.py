@@ -91,8 +91,7 @@ class CrossTeacher:
         left, right = ([self._texts[row] for row in side] for side in np.divmod(keys, len(self._texts)))
 
         def score(left: Sequence[Tokens], right: Sequence[Tokens]) -> Tensor:
-            shown = progress and self._processes.is_first
-            return torch.from_numpy(self._model.score_frozen(left, right, progress=shown))
+            return torch.from_numpy(self._model.score_frozen(left, right, progress=progress))
 
         logits = share_pairs(score, left, right, self._processes)
         every = np.concatenate([self._keys, keys])

@@ -64,9 +64,7 @@ def score_frozen(
     return scores
 
 
-def share_texts(
-    embed: Callable[[Sequence[Tokens]], Tensor], texts: Sequence[Tokens], processes: Processes = ALONE
-) -> Tensor:
+def share_texts(embed: Callable[[Sequence[Tokens]], Tensor], texts: Sequence[Tokens], processes: Processes) -> Tensor:
     """Return the vectors of the texts, each process embedding its part."""
     return processes.share_out(lambda rows: embed([texts[row] for row in rows]), [len(text) for text in texts])
 
@@ -75,7 +73,7 @@ def share_pairs(
     score: Callable[[Sequence[Tokens], Sequence[Tokens]], Tensor],
     left: Sequence[Tokens],
     right: Sequence[Tokens],
-    processes: Processes = ALONE,
+    processes: Processes,
 ) -> Tensor:
     """Return the scores of the pairs, each process scoring its part."""
     sizes = [len(a) + len(b) for a, b in zip(left, right, strict=True)]

@@ -48,7 +48,7 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
                 names=berms,
                 folder=run.folder,
                 seed=run.config.seed,
-                progress=run.progress and run.processes.is_first,
+                progress=run.progress,
             )
     return {name: teachers[name] for name in run.config.teachers}
 

@@ -77,7 +77,7 @@ class Trainer:
     ) -> None:
         """`targets` has unit vectors by text row for every alignment of the objective, `scored` unlabelled pairs."""
         self.encoder, self.data, self.objective, self.config = encoder, data, objective, config
-        self.name, self.progress, self.bf16 = name, progress and processes.is_first, bf16
+        self.name, self.progress, self.bf16 = name, progress, bf16
         self.processes = processes
         self.teachers = teachers
         self.scored = np.empty((0, 2), dtype=np.int64) if scored is None else scored

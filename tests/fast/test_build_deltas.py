@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.build import collection, shard
-from indexer.build.catalogue import Row
+from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows
 from indexer.build.digests import digest
 from indexer.build.live import OldRow
 from indexer.build.release import build_release
-from indexer.config import Config
+from indexer.config import Config, GatesConfig
 from indexer.encoder import Encoder
-from indexer.errors import ConfigError, IntegrityError, PublishConflictError
+from indexer.errors import ConfigError, GateError, IntegrityError, PublishConflictError
 from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.reader import open_index
@@ -218,6 +218,8 @@ def test_the_number_of_shards_stays_while_it_is_allowed(build: Any, products: An
     figures = build([*rows, *((f"N{n}", f"red mug {n}", "acme") for n in range(100))], 3, **limits)[1]
     assert (figures["shards"], figures["built"], figures["deltas"]) == (6, 6, 0)
     assert figures["embedded"] == 60 + 100
+    # Two are needed, and more than twice as many do not stay.
+    assert build(rows[:190], 4, gates=GatesConfig(max_shrink=1.0), **limits)[1]["shards"] == 2
 
 
 def test_quantised_shards_are_kept_and_have_deltas(build: Any, products: Any):
@@ -296,6 +298,41 @@ def test_kept_shards_are_measured_in_turn(build: Any, products: Any):
         except IntegrityError:
             refused.append(number)
     assert len(refused) == 1
+
+
+def test_kept_shards_pass_the_gate_on_lengths(build: Any, products: Any):
+    rows = products(200)
+    config, _ = build(rows, 1)
+    with pytest.raises(GateError, match="gate max_norm_error, shard v/"):
+        build(rows[::-1], 2, gates=GatesConfig(max_norm_error=0.0))
+    assert live(config)[0].run_date == night(1)
+
+
+def test_kept_shards_are_measured_without_their_dead_rows(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
+    rows = products(200)
+    build(rows, 1)
+    left_out: list[int] = []
+    probe_shard = collection.probe_shard
+
+    def listen(*arguments: Any) -> Any:
+        left_out.append(len(arguments[4]))
+        return probe_shard(*arguments)
+
+    monkeypatch.setattr(collection, "probe_shard", listen)
+    config, _ = build(rows[20:], 2)
+    assert sorted(left_out) == sorted(shard.dead.count if shard.dead else 0 for shard in live(config)[1].base)
+    assert sum(left_out) == 20
+
+
+def test_a_shard_whose_rows_all_died_is_built_anew(build: Any, products: Any):
+    rows = products(200)
+    gone = {name for name, *_ in rows if shard_of(name, 4) == 2}
+    build(rows, 1, max_stale_share=1.0)
+    rows = [row for row in rows if row[0] not in gone]
+    new = [(f"N{n}", f"red mug {n}", "acme") for n in range(200) if shard_of(f"N{n}", 4) == 2]
+    config, figures = build([*rows, *new], 2, max_stale_share=1.0)
+    assert (figures["built"], figures["dead_rows"], figures["deltas"]) == (1, 0, 0)
+    assert figures["rows"] == len(rows) + len(new) == len(open_index(config.shop.release).search("mug", k=999))
 
 
 def test_a_lost_object_gives_nothing(build: Any, products: Any):

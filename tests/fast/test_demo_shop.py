@@ -8,6 +8,7 @@ from math import log
 import pyarrow.parquet as pq
 import pytest
 
+from indexer.cli.demo import demo
 from indexer.config_file import load_config
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
@@ -106,3 +107,8 @@ def test_the_large_shop_has_fifty_thousand_labels_of_which_a_tenth_is_noise(tmp_
     assert len(set(leaf.values())) == 13 * 42
     names = ("children's couch", "children's sofa", "kids couch", "kids sofa")
     assert set(combinations(names, 2)) <= set(answers.synonyms)
+
+
+def test_every_size_can_be_asked_for():
+    (size,) = [option for option in demo.params if option.name == "size"]
+    assert list(size.type.choices) == list(SHOPS)
