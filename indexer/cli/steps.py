@@ -105,7 +105,7 @@ def collect_story(config: Config, run_date: str) -> dict[str, Any]:
 def _check_start(config: Config) -> None:
     """Raise what would fail hours later: an input that is not there, a student or a release that cannot be."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("indexer nightly: expected one process; launch several for `indexer distill`, then run this")
+        raise ConfigError("nightly: expected one process, found several; launch them for `indexer distill` alone")
     config.distill.check_exportable()
     optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")
     for section in ("catalogue", "labels", *optional):

@@ -68,3 +68,9 @@ def test_a_training_serves_as_many_nights_as_configured(shop):
     assert find_training(config, "2026-11-20") == commit
     assert find_training(config, "2026-11-21") is None
     assert find_training(config, "2026-11-13") is None
+
+
+def test_a_night_in_several_processes_is_refused(shop, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = night(shop)
+    assert (result.exit_code, "expected one process, found several" in result.output) == (2, True)
