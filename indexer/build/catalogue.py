@@ -6,7 +6,7 @@ Memory holds one batch of the input; the shard of a row is a stable hash of its 
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +49,11 @@ class Row(NamedTuple):
     updated_at: str | None = None
 
 
-@dataclass
-class Spool:
-    """The rows of one collection on disk."""
+@dataclass(kw_only=True)
+class Intake:
+    """What became of the rows of one collection on their way in, wherever they lie now."""
 
     collection: str
-    path: Path
     rows_in: int = 0
     rows: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -63,12 +62,28 @@ class Spool:
     remarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Table -> what was mended in its texts, what is odd about them, and its columns that were not read."""
 
+    def read_ids(self) -> Iterator[str]:
+        """Yield the ids of the rows."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Spool(Intake):
+    """The rows of one collection on disk."""
+
+    path: Path
+
+    def read_ids(self) -> Iterator[str]:
+        """Yield the ids of the rows."""
+        for batch in _read_batches(self.path):
+            yield from batch.column("id").to_pylist()
+
 
 def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *, progress: bool) -> Spool:
     """Write the catalogue's rows to disk; raises ContractError where the catalogue breaks its contract."""
     check_text_rule(config, encoder)
     reader = open_input(schemas.CATALOGUE, config.catalogue)
-    spool = Spool("products", folder / "products.arrow")
+    spool = Spool(collection="products", path=folder / "products.arrow")
     empty: list[str] = []
     short = 0
 
@@ -76,7 +91,7 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
         nonlocal short
         for batch in reader:
             for product in batch.to_pylist():
-                row = _product_row(product, encoder)
+                row = product_row(product, fields=encoder.text_fields, separator=encoder.text_separator)
                 short += len(row.text) == 1
                 if row.text:
                     yield row
@@ -97,13 +112,12 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
 
 def spool_queries(config: Config, run_date: str, folder: Path, *, progress: bool) -> Spool:
     """Write the curated queries of the date to disk; raises ContractError where that step has not finished."""
-    spool = Spool("queries", folder / "queries.arrow")
+    spool = Spool(collection="queries", path=folder / "queries.arrow")
 
     def rows() -> Iterator[Row]:
         for batch in read_table(config.shop.work, run_date, schemas.CURATED_QUERIES):
             for entry in batch.to_pylist():
-                query = normalise_query(entry["query"])
-                yield Row(entry["query_id"], query, query)
+                yield query_row(entry)
 
     _write_rows(spool, rows(), progress=progress)
     spool.rows_in = spool.rows
@@ -132,11 +146,11 @@ def count_shards(rows: int, *, wanted: int, max_shard_rows: int) -> int:
     return shards
 
 
-def count_filled(spool: Spool, wanted: int) -> int:
+def count_filled(intake: Intake, wanted: int) -> int:
     """Return the largest number of shards up to the wanted one that gives each at least MIN_SHARD_ROWS ids."""
-    if wanted == 1 or spool.rows >= FILLING_ROWS * wanted:
+    if wanted == 1 or intake.rows >= FILLING_ROWS * wanted:
         return wanted
-    places = {hash_id(row_id) for batch in _read_batches(spool.path) for row_id in batch.column("id").to_pylist()}
+    places = {hash_id(row_id) for row_id in intake.read_ids()}
     for shards in range(min(wanted, len(places) // MIN_SHARD_ROWS), 1, -1):
         filled = Counter(place % shards for place in places)
         if len(filled) == shards and min(filled.values()) >= MIN_SHARD_ROWS:
@@ -176,14 +190,29 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def sample_texts(paths: Sequence[Path], count: int) -> list[str]:
     """Return at most `count` display texts, those with the smallest hashes: the same whatever the order of rows."""
-    keyed = ((hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.display) for row in _all_rows(paths))
-    return list(dict.fromkeys(text for _, text in heapq.nsmallest(count, keyed)))
+    return list(dict.fromkeys(smallest_texts((row.display for row in _all_rows(paths)), count)))
 
 
-def _product_row(product: dict[str, Any], encoder: EncoderDescription) -> Row:
-    text = product_text(product, fields=encoder.text_fields, separator=encoder.text_separator)
+def smallest_texts(texts: Iterable[str], count: int) -> list[str]:
+    """Return the `count` texts with the smallest hashes, in their order; equal texts stand as often as they are given.
+
+    Those of the parts of a whole, taken together, have those of the whole.
+    """
+    keyed = ((hashlib.blake2b(text.encode(), digest_size=8).digest(), text) for text in texts)
+    return [text for _, text in heapq.nsmallest(count, keyed)]
+
+
+def product_row(product: Mapping[str, Any], *, fields: Sequence[str], separator: str) -> Row:
+    """Return what the index needs of a product; `fields` are joined by the separator to what is embedded."""
+    text = product_text(product, fields=fields, separator=separator)
     title = as_one_line(clean_text(product["title"]))
     return Row(product["product_id"], text, title, product["updated_at"])
+
+
+def query_row(entry: Mapping[str, Any]) -> Row:
+    """Return what the index needs of a curated query."""
+    query = normalise_query(entry["query"])
+    return Row(entry["query_id"], query, query)
 
 
 def _all_rows(paths: Iterable[Path]) -> Iterator[Row]:

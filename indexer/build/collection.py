@@ -5,87 +5,75 @@ were is dead. A base shard with too many of either is built anew and takes its r
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
-from indexer.build.catalogue import SCHEMA, Row, read_rows, shard_of
-from indexer.build.changes import Changes, compare_rows, find_old_texts
-from indexer.build.duplicates import UniqueRows, resolve_duplicates
-from indexer.build.embed import KINDS, Mask, Vectors
-from indexer.build.live import LiveCollection, OldRow, read_old_rows
+from indexer.build.base_shard import BaseBuilder, DeltaRows, FinishedBase
+from indexer.build.catalogue import SCHEMA, Row, shard_of
+from indexer.build.duplicates import UniqueRows
+from indexer.build.live import LiveCollection
 from indexer.build.plan import CollectionPlan
-from indexer.build.publish import SealedShard, shard_name
-from indexer.build.recall import Probe, measure_recall, merge_probes, probe_shard
+from indexer.build.publish import SealedShard
+from indexer.build.recall import Probe, measure_recall, merge_probes
 from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, read_probe
+from indexer.build.site import Site
 from indexer.build.summary import FinishedCollection, Tally
-from indexer.build.verify import check_vectors
-from indexer.manifest import DeadRows, ShardEntry
-from indexer.shard_file import read_lines
+from indexer.manifest import EncoderEntry, ShardEntry
 
 
 def finish_collection(
     builder: ShardBuilder,
     plan: CollectionPlan,
-    files: Sequence[Path],
+    site: Site,
+    encoder: EncoderEntry,
     live: LiveCollection | None,
     *,
     keep: bool,
     night: int,
 ) -> FinishedCollection:
-    """Return the collection of the rows in the files, one per base shard.
+    """Return the collection of the rows that the site has of it, dealt to the shards.
 
     `keep` lets shards of the live release stay; otherwise its vectors alone are used. `night` is a number that rises
-    by one a night: other kept shards are measured each.
+    by one a night: other kept shards are measured each. `encoder` is where the encoder lies in the store.
     """
-    options = builder.config.index
-    texts = carries_texts(plan.spool.collection, options)
-    keeps = keep and live is not None and live.is_aligned(len(files)) and live.keeps_shards(options, texts=texts)
-    return CollectionBuilder(
-        builder=builder, plan=plan, files=files, live=live, keeps=keeps, shift=night * options.kept_probes
-    ).finish()
+    options, name = builder.config.index, plan.intake.collection
+    texts = carries_texts(name, options)
+    bases = BaseBuilder(
+        builder=builder,
+        collection=name,
+        shards=plan.shards,
+        live=live,
+        keeps=keep and live is not None and live.is_aligned(plan.shards) and live.keeps_shards(options, texts=texts),
+        shift=night * options.kept_probes,
+    )
+    return CollectionBuilder(bases=bases, plan=plan).finish(site.finish_bases(bases, encoder))
 
 
 @dataclass
 class CollectionBuilder:
     """One collection on its way."""
 
-    builder: ShardBuilder
+    bases: BaseBuilder
     plan: CollectionPlan
-    files: Sequence[Path]
-    live: LiveCollection | None
-    keeps: bool
-    """Whether live shards may stay."""
-    shift: int
-    """Which kept base shards are measured first; another number each night."""
     tally: Tally = field(default_factory=Tally)
     probes: dict[str, Probe] = field(default_factory=dict)
     """Key of a shard's index -> its probe."""
     dead: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Number of a live delta -> its rows that died tonight."""
 
-    def finish(self) -> FinishedCollection:
-        """Return the collection with all its shards."""
-        folder, name = self.builder.folder, self.plan.spool.collection
+    def finish(self, finished: Iterator[FinishedBase]) -> FinishedCollection:
+        """Return the collection with all its shards, the base shards being given in order."""
+        folder, name = self.bases.builder.folder, self.bases.collection
         fresh, held = (DeltaSpool(folder / f"{name}-{part}.arrow") for part in ("fresh", "held"))
-        old_files = self.live.split_rows(folder, len(self.files)) if self.live else [None] * len(self.files)
-        pairs = tqdm(
-            list(zip(self.files, old_files, strict=True)),
-            desc=f"shards of {name}",
-            unit=" shards",
-            disable=not self.builder.progress,
-        )
-        shards = [self._finish_base(number, file, old, fresh, held) for number, (file, old) in enumerate(pairs)]
+        shards = [self._enter_base(base, fresh, held) for base in finished]
         fresh.close()
         held.close()
-        if self.keeps:
+        if self.bases.keeps:
             shards += self._finish_deltas(fresh, held)
         found = {number: self.probes.get(shard.index.key) for number, shard in enumerate(shards)}
         measured = {number: probe for number, probe in found.items() if probe}
@@ -97,121 +85,55 @@ class CollectionBuilder:
             recall=measure_recall(merge_probes(list(measured.values()))),
         )
 
-    def _finish_base(
-        self, number: int, file: Path, old_file: Path | None, fresh: "DeltaSpool", held: "DeltaSpool"
-    ) -> ShardEntry:
-        unique = resolve_duplicates(read_rows(file))
-        file.unlink()
-        live = self.live
-        if live is None or old_file is None:
-            return self._build(number, unique, [])
-        own = live.read_rows(number) if live.is_aligned(len(self.files)) else ()
-        old = dict(chain(own, read_old_rows(old_file)))
-        old_file.unlink()
-        if not self.keeps:
-            places = find_old_texts(unique.rows, old)
-            del old
-            return self._build(number, unique, places)
-        changes = compare_rows(unique.rows, old, base=len(self.files))
-        self._leave_out_empty(changes, unique)
-        if self._is_stale(number, changes, unique):
-            self._bury(row for row in old.values() if row.shard != number)
-            places = find_old_texts(unique.rows, old)
-            del old, changes
-            return self._build(number, unique, places)
-        self.tally.add(unique)
-        fresh.add(changes.fresh, *live.find_vectors(changes.found, number))
-        if len(live.entry.deltas) >= self.builder.config.index.max_deltas:
-            places = [place for _, place in changes.held]
-            held.add([row for row, _ in changes.held], *live.find_vectors(places, number))
-        self._bury(row for row in changes.gone if row.shard != number)
-        return self._keep(number, [row.row for row in changes.gone if row.shard == number])
+    def _enter_base(self, base: FinishedBase, fresh: "DeltaSpool", held: "DeltaSpool") -> ShardEntry:
+        self.tally.merge(base.tally)
+        for spool, part in ((fresh, base.fresh), (held, base.held)):
+            if part:
+                spool.add(part)
+        for number, row in base.buried:
+            self.dead[number].append(row)
+        if base.sealed:
+            self._read_probe(base.sealed)
+        elif base.probe:
+            self.probes[base.shard.index.key] = base.probe
+        return base.shard
 
-    def _leave_out_empty(self, changes: Changes, unique: UniqueRows) -> None:
-        """Reject fresh rows without a known word: they were no part of the live release, and will be none."""
-        texts = [row.text for row in changes.fresh]
-        empty = self.builder.encoder.find_empty(texts, kind=KINDS[self.plan.spool.collection])
-        if not empty.any():
-            return
-        rejected = [row for row, is_empty in zip(changes.fresh, empty, strict=True) if is_empty]
-        kept = np.flatnonzero(~empty).tolist()
-        changes.fresh[:], changes.found[:] = [changes.fresh[at] for at in kept], [changes.found[at] for at in kept]
-        unique.reject("text_empty", rejected)
-        names = {row.id for row in rejected}
-        unique.rows = [row for row in unique.rows if row.id not in names]
-
-    def _is_stale(self, number: int, changes: Changes, unique: UniqueRows) -> bool:
-        """Whether a base shard is to be built anew."""
-        assert self.live
-        options, shard = self.builder.config.index, self.live.entry.shards[number]
-        if (changes.fresh or changes.gone) and not options.max_deltas:
-            return True
-        died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
-        stale = died + len(changes.fresh) + len(changes.held)
-        return stale > options.max_stale_share * len(unique.rows)
-
-    def _bury(self, rows: Iterable[OldRow]) -> None:
-        for row in rows:
-            self.dead[row.shard].append(row.row)
-
-    def _build(self, number: int, unique: UniqueRows, places: Sequence[OldRow | None]) -> ShardEntry:
-        known = partial(self.live.find_vectors, places, number) if self.live and any(places) else None
-        return self._take(*self.builder.finish_shard(self.plan.spool.collection, number, unique, known=known))
+    def _read_probe(self, sealed: SealedShard) -> None:
+        builder = self.bases.builder
+        self.probes[sealed.shard.index.key] = read_probe(builder.run.store, sealed, builder.folder)
 
     def _take(self, sealed: SealedShard, built: bool) -> ShardEntry:
         self.tally.take(sealed, built=built)
-        self.probes[sealed.shard.index.key] = read_probe(self.builder.run.store, sealed, self.builder.folder)
+        self._read_probe(sealed)
         return sealed.shard
 
-    def _keep(self, number: int, died: Sequence[int]) -> ShardEntry:
-        """Return a live shard's entry with more dead rows, and measure it if it is its turn."""
-        assert self.live
-        shard, before = self.live.entry.shards[number], self.live.read_dead(number)
-        dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
-        if shard.delta or (number - self.shift) % len(self.files) < self.builder.config.index.kept_probes:
-            self._probe(number, dead)
-        if not died:
-            return shard
-        path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
-        dead.astype("<u4").tofile(path)
-        stored = self.builder.run.upload(path, path.name)
-        path.unlink()
-        return replace(shard, dead=DeadRows(count=len(dead), rows=stored))
-
-    def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> None:
-        """Read a kept shard as a consumer does, and measure it."""
-        assert self.live
-        config, shard = self.builder.config, self.live.entry.shards[number]
-        if shard.texts:
-            self.live.cache.fetch(shard.texts)
-        index = self.live.open_index(number)
-        vectors = index.reconstruct_n(0, index.ntotal)
-        if self.live.gives_vectors:
-            ids, place = read_lines(self.live.cache.fetch(shard.ids), shard.rows), f"shard {shard.index.key}"
-            error = check_vectors(vectors, ids, max_norm_error=config.gates.max_norm_error, place=place)
-            self.tally.norm_error = max(self.tally.norm_error, error)
-        queries = self.builder.probes[self.plan.spool.collection]
-        self.probes[shard.index.key] = probe_shard(index, vectors, queries, config.index.ef_search, dead)
+    def _keep(self, number: int) -> ShardEntry:
+        kept = self.bases.keep_shard(number, self.dead[number])
+        self.tally.norm_error = max(self.tally.norm_error, kept.norm_error)
+        if kept.probe:
+            self.probes[kept.shard.index.key] = kept.probe
+        return kept.shard
 
     def _finish_deltas(self, fresh: "DeltaSpool", held: "DeltaSpool") -> list[ShardEntry]:
         """Return the live deltas that still have a row, and tonight's; where there would be too many, it takes all."""
-        assert self.live
-        first, options = len(self.files), self.builder.config.index
-        numbers = range(first, len(self.live.entry.shards))
-        kept = [n for n in numbers if self.live.entry.shards[n].live_rows > len(self.dead[n])]
+        live = self.bases.live
+        assert live
+        first, options = self.bases.shards, self.bases.builder.config.index
+        numbers = range(first, len(live.entry.shards))
+        kept = [n for n in numbers if live.entry.shards[n].live_rows > len(self.dead[n])]
         parts, whole = (-(-rows // options.max_shard_rows) for rows in (fresh.rows, fresh.rows + held.rows))
         if parts and len(numbers) >= options.max_deltas and whole < len(kept) + parts:
             return self._build_deltas(first, whole, [fresh, held])
-        shards = [self._keep(number, self.dead[number]) for number in kept]
+        shards = [self._keep(number) for number in kept]
         return shards + self._build_deltas(first + len(shards), parts, [fresh])
 
     def _build_deltas(self, first: int, parts: int, spools: Sequence["DeltaSpool"]) -> list[ShardEntry]:
         """Build a delta of the spooled rows, in parts where it would be larger than a shard may be."""
-        shards = []
+        builder, shards = self.bases.builder, []
         for part in range(parts):
-            rows, known = read_spools(spools, part, parts, self.builder.encoder.dimension)
-            finished = self.builder.finish_shard(
-                self.plan.spool.collection, first + part, UniqueRows(rows=rows), known=known, delta=True
+            rows, known = read_spools(spools, part, parts, builder.encoder.dimension)
+            finished = builder.finish_shard(
+                self.bases.collection, first + part, UniqueRows(rows=rows), known=known, delta=True
             )
             shards.append(self._take(*finished))
         return shards
@@ -226,8 +148,9 @@ class DeltaSpool:
         self.path, self.rows = path, 0
         self._sink = pa.ipc.new_stream(str(path), self.schema)
 
-    def add(self, rows: Sequence[Row], vectors: Vectors, known: Mask) -> None:
-        """Write rows, their vectors (rows, dimension), and which of these are known."""
+    def add(self, part: DeltaRows) -> None:
+        """Write rows with the vectors that are known of them."""
+        rows, vectors, known = part
         if not rows:
             return
         found = [vector.tobytes() if is_known else None for vector, is_known in zip(vectors, known, strict=True)]

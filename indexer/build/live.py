@@ -112,24 +112,32 @@ class LiveCollection:
         """Whether a base shard has the ids that the same of so many shards has."""
         return len(self.entry.base) == shards
 
+    def find_strays(self, shards: int) -> range:
+        """Return the numbers of the shards that hold rows of several of so many shards: aligned base shards do not."""
+        return range(shards if self.is_aligned(shards) else 0, len(self.entry.shards))
+
+    def read_strays(self, number: int, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield the rows of a shard, and which of so many shards their ids belong to."""
+        index = self.open_index(number) if self.gives_vectors else None
+        for rows in _take_rows(self.read_rows(number), SORTED_ROWS):
+            numbers = np.array([old.row for _, old in rows], dtype=np.int64)
+            vectors = None if index is None else index.reconstruct_batch(numbers)
+            places = np.array([shard_of(name, shards) for name, _ in rows])
+            batch = _as_batch(rows, vectors)
+            for place in np.unique(places).tolist():
+                yield place, batch.filter(pa.array(places == place))
+
     def split_rows(self, folder: Path, shards: int) -> list[Path]:
         """Write rows to one file for each of so many shards, by the shard that their ids belong to; return the files.
 
         Those of base shards that are aligned with them are left out: they need no sorting.
         """
-        first = shards if self.is_aligned(shards) else 0
         paths = [folder / f"live-{self.entry.name}-{number:05d}.arrow" for number in range(shards)]
         with ExitStack() as stack:
             sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
-            for number in range(first, len(self.entry.shards)):
-                index = self.open_index(number) if self.gives_vectors else None
-                for rows in _take_rows(self.read_rows(number), SORTED_ROWS):
-                    numbers = np.array([old.row for _, old in rows], dtype=np.int64)
-                    vectors = None if index is None else index.reconstruct_batch(numbers)
-                    places = np.array([shard_of(name, shards) for name, _ in rows])
-                    batch = _as_batch(rows, vectors)
-                    for place in np.unique(places).tolist():
-                        sinks[place].write_batch(batch.filter(pa.array(places == place)))
+            for number in self.find_strays(shards):
+                for place, batch in self.read_strays(number, shards):
+                    sinks[place].write_batch(batch)
         return paths
 
 
@@ -163,9 +171,14 @@ def read_old_rows(path: Path) -> Iterator[tuple[str, OldRow]]:
     """Yield the rows that `split_rows` wrote."""
     with pa.ipc.open_stream(str(path)) as stream:
         for batch in stream:
-            columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
-            for name, *place in zip(*columns, strict=True):
-                yield name, OldRow(*place)
+            yield from unpack_rows(batch)
+
+
+def unpack_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, OldRow]]:
+    """Yield the rows of a batch of SCHEMA."""
+    columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+    for name, *place in zip(*columns, strict=True):
+        yield name, OldRow(*place)
 
 
 def _take_rows(rows: Iterator[tuple[str, OldRow]], size: int) -> Iterator[list[tuple[str, OldRow]]]:

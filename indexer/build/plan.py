@@ -6,9 +6,10 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import indexer
-from indexer.build.catalogue import Spool, count_filled, count_shards
+from indexer.build.catalogue import Intake, count_filled, count_shards
 from indexer.build.shard import read_options
 from indexer.config import Config, as_document
 from indexer.contracts import schemas
@@ -30,9 +31,9 @@ LIBRARY_BYTES = 400 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionPlan:
-    """One collection: its rows on disk and how many shards they form."""
+    """One collection: its rows and how many shards they form."""
 
-    spool: Spool
+    intake: Intake
     shards: int
     shards_wanted: int
     """More than `shards` where so many would leave one without rows."""
@@ -40,22 +41,22 @@ class CollectionPlan:
     @property
     def largest_shard(self) -> int:
         """Rows of the largest shard, as expected of a hash that spreads evenly."""
-        mean = self.spool.rows / self.shards
-        return self.spool.rows if self.shards == 1 else int(mean + 4 * mean**0.5) + 1
+        mean = self.intake.rows / self.shards
+        return self.intake.rows if self.shards == 1 else int(mean + 4 * mean**0.5) + 1
 
 
-def plan_collection(config: Config, spool: Spool, *, live: int = 0) -> CollectionPlan:
+def plan_collection(config: Config, intake: Intake, *, live: int = 0) -> CollectionPlan:
     """Decide on the number of shards; raises ContractError for a collection without rows.
 
     `live` base shards of the live release stay so many while that is allowed: with another number all are built anew.
     """
-    if spool.rows == 0:
-        raise ContractError(f"{spool.collection}: 0 rows are left to index of {spool.rows_in} read; check the input")
+    if intake.rows == 0:
+        raise ContractError(f"{intake.collection}: 0 rows are left to index of {intake.rows_in} read; check the input")
     options = config.index
-    wanted = count_shards(spool.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
+    wanted = count_shards(intake.rows, wanted=options.shards, max_shard_rows=options.max_shard_rows)
     if not options.shards and wanted <= live <= MOST_SPARE * wanted:
         wanted = live
-    return CollectionPlan(spool=spool, shards=count_filled(spool, wanted), shards_wanted=wanted)
+    return CollectionPlan(intake=intake, shards=count_filled(intake, wanted), shards_wanted=wanted)
 
 
 def describe_plan(
@@ -66,8 +67,8 @@ def describe_plan(
     for plan in collections:
         wanted = f" ({plan.shards_wanted:,} wanted)" if plan.shards_wanted > plan.shards else ""
         lines.append(
-            f"  {plan.spool.collection}: {plan.spool.rows:,} rows in {plan.shards:,} shards{wanted} of HNSW "
-            f"M={config.index.m} {config.index.storage}, {plan.spool.rejected.total():,} rejected"
+            f"  {plan.intake.collection}: {plan.intake.rows:,} rows in {plan.shards:,} shards{wanted} of HNSW "
+            f"M={config.index.m} {config.index.storage}, {plan.intake.rejected.total():,} rejected"
         )
     peak = max(estimate_peak_bytes(config, plan, encoder.dimension) for plan in collections)
     lines.append(f"  expected peak memory {peak / 2**20:,.0f} MiB")
@@ -80,10 +81,12 @@ def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int) ->
     return LIBRARY_BYTES + rows * ROW_TEXT_BYTES + estimate_bytes(rows, dimension, config.index)
 
 
-def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
-    """Return the run's id: equal inputs, options, encoder and code have an equal one."""
-    with local_files(config.catalogue.path, section="catalogue") as delivery:
-        inputs = [[file.name, hash_file(file)] for file in delivery.files]
+def name_run(config: Config, run_date: str, encoder_fingerprint: str, *, catalogue: Any = None) -> str:
+    """Return the run's id: equal inputs, options, encoder and code have an equal one.
+
+    `catalogue`, JSON-ready, identifies a catalogue whose files this machine does not hash.
+    """
+    inputs = catalogue or hash_catalogue(config)
     rules = {name: value for name, value in as_document(config.catalogue).items() if name != "path"}
     queries = hash_queries(config, run_date) if find_curated(config, run_date) else None
     identity = fingerprint(
@@ -91,6 +94,12 @@ def name_run(config: Config, run_date: str, encoder_fingerprint: str) -> str:
         indexer.__version__,
     )  # fmt: skip
     return f"{run_date}-{identity[:12]}"
+
+
+def hash_catalogue(config: Config) -> list[list[str]]:
+    """Return name and SHA-256 of the catalogue's files."""
+    with local_files(config.catalogue.path, section="catalogue") as delivery:
+        return [[file.name, hash_file(file)] for file in delivery.files]
 
 
 def hash_queries(config: Config, run_date: str) -> str:

@@ -1,11 +1,10 @@
-"""Build and publish a release: plan, spool, shards, gates, report, manifest, commit.
+"""Build and publish a release: plan, rows, shards, gates, report, manifest, commit.
 
 Memory is bounded by the largest shard (see `shard.py`), whatever the size of the catalogue. Finished shards are
 sealed in the store, so an interrupted build goes on at the next one. Nothing is visible before the last step.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-from tqdm import tqdm
 
-from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
 from indexer.build.collection import finish_collection
 from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
@@ -26,6 +23,7 @@ from indexer.build.published import count_earlier_rows, find_published, refuse_o
 from indexer.build.recall import Scores
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder
+from indexer.build.site import LocalSite, Site
 from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
 from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_size, judge_vectors, require_gates
 from indexer.build.versions import read_versions
@@ -33,7 +31,7 @@ from indexer.config import REUSE, Config, as_document
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError
 from indexer.log import read_head
-from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
+from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
@@ -59,6 +57,7 @@ class _Run:
     reuse: str
     work: Path
     scratch: Path
+    site: Site
     progress: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -78,12 +77,14 @@ def build_release(
     story: Mapping[str, Any],
     progress: bool = True,
     reuse: str = "all",
+    site: Site | None = None,
 ) -> ReleaseSummary:
     """Embed, index, verify and publish; a run that was published before is not built again.
 
     `reuse`, one of REUSE, says what of the live release is used again where the same encoder made it.
     `story` is what the earlier steps of the night did, for the report: `steps` is a list of
-    {step, seconds, counts, rejects}. Raises ContractError for bad input, GateError where quality refuses,
+    {step, seconds, counts, rejects}. `site` has the rows and finishes the base shards; by default it is this machine.
+    Raises ContractError for bad input, GateError where quality refuses,
     PublishConflictError where another run was first, StoreError where storage fails.
     """
     check_run_date(run_date)
@@ -93,7 +94,8 @@ def build_release(
     head = read_head(store)
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
-    run_id = name_run(config, run_date, encoder.fingerprint)
+    catalogue = site.identify_catalogue() if site else None
+    run_id = name_run(config, run_date, encoder.fingerprint, catalogue=catalogue)
     if reuse != "all":
         refuse_older(store, run_date, head)
     elif published := find_published(store, run_id, run_date, head):
@@ -116,6 +118,7 @@ def build_release(
             reuse=reuse,
             work=work,
             scratch=scratch,
+            site=site or LocalSite(config, run_date, scratch, progress=progress),
             progress=progress,
         )
         return _build(run, story)
@@ -126,12 +129,13 @@ def build_release(
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("read"):
         plans = _plan(run)
-        files = {plan.spool.collection: split_spool(plan.spool, plan.shards) for plan in plans}
-    with run.stage("embed and index"):
-        probes = _embed_probes(run, files)
-        finished = [_finish_collection(run, plan, files[plan.spool.collection], probes) for plan in plans]
+        for plan in plans:
+            run.site.deal_rows(plan)
     with run.stage("upload encoder"):
-        sealed = _seal_encoder(run)
+        encoder = encoder_entry(_seal_encoder(run))
+    with run.stage("embed and index"):
+        probes = _embed_probes(run, [plan.intake.collection for plan in plans])
+        finished = [_finish_collection(run, plan, encoder, probes) for plan in plans]
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
     live = count_earlier_rows(run.folder.store, run.run_date, run.head)
     for collection in finished:
@@ -142,7 +146,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         raise refusal
     with run.stage("publish"):
         stored = run.folder.upload(report, "report.html")
-        manifest = _describe(run, sealed, finished, gates, stored)
+        manifest = _describe(run, encoder, finished, gates, stored)
         entry = publish(run.folder, manifest)
     return ReleaseSummary(
         status="published",
@@ -161,24 +165,23 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
 
 def _plan(run: _Run) -> list[CollectionPlan]:
     description = run.encoder.description
-    spools = [spool_products(run.config, description, run.scratch, progress=run.progress)]
+    intakes = [run.site.read_products(description)]
     if find_curated(run.config, run.run_date) is not None:
-        queries = spool_queries(run.config, run.run_date, run.scratch, progress=run.progress)
-        spools += [queries] if queries.rows else []
+        queries = run.site.read_queries()
+        intakes += [queries] if queries.rows else []
     live = {name: len(found.entry.base) for name, found in run.live.collections.items()}
-    plans = [plan_collection(run.config, spool, live=live.get(spool.collection, 0)) for spool in spools]
-    if run.progress:
-        text = describe_plan(run.config, plans, description, run.folder.store.url, run.folder.run_id)
-        tqdm.write(text, file=sys.stderr)
+    plans = [plan_collection(run.config, intake, live=live.get(intake.collection, 0)) for intake in intakes]
+    run.site.tell(describe_plan(run.config, plans, description, run.folder.store.url, run.folder.run_id))
     return plans
 
 
-def _embed_probes(run: _Run, files: Mapping[str, Sequence[Path]]) -> dict[str, Scores]:
+def _embed_probes(run: _Run, collections: Sequence[str]) -> dict[str, Scores]:
     """Embed texts to measure recall with: curated queries for products, words of titles for the queries."""
     count = run.config.index.recall_queries
-    titles = [" ".join(text.split()[:PROBE_WORDS]) for text in sample_texts(files["products"], count)]
-    texts = {"products": sample_texts(files.get("queries", ()), count) or titles, "queries": titles}
-    return {name: _known(run.encoder, texts[name]) for name in files}
+    samples = {name: run.site.sample_texts(name, count) for name in collections}
+    titles = [" ".join(text.split()[:PROBE_WORDS]) for text in samples["products"]]
+    texts = {"products": samples.get("queries") or titles, "queries": titles}
+    return {name: _known(run.encoder, texts[name]) for name in collections}
 
 
 def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
@@ -189,7 +192,7 @@ def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
 
 
 def _finish_collection(
-    run: _Run, plan: CollectionPlan, files: Sequence[Path], probes: dict[str, Scores]
+    run: _Run, plan: CollectionPlan, encoder: EncoderEntry, probes: dict[str, Scores]
 ) -> FinishedCollection:
     builder = ShardBuilder(
         config=run.config,
@@ -199,10 +202,9 @@ def _finish_collection(
         folder=run.scratch,
         progress=run.progress,
     )
-    live = run.live.collections.get(plan.spool.collection)
-    return finish_collection(
-        builder, plan, files, live, keep=run.reuse == "all", night=date.fromisoformat(run.run_date).toordinal()
-    )
+    live = run.live.collections.get(plan.intake.collection)
+    night = date.fromisoformat(run.run_date).toordinal()
+    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", night=night)
 
 
 def _seal_encoder(run: _Run) -> SealedEncoder:
@@ -222,7 +224,7 @@ def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -
     gates = run.config.gates
     rejected = sum(collection.rejected.values())
     collection.gates = [
-        judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
+        judge_rows(collection.name, collection.plan.intake.rows_in, collection.rows, collection.duplicates, rejected),
         *judge_size(collection.name, collection.rows, live, gates),
         judge_vectors(collection.name, collection.tally.norm_error, gates),
         *judge_recall(collection.name, list(collection.shard_recall.values()), collection.recall, gates),
@@ -247,16 +249,16 @@ def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:
     products = finished[0]
     allowed = run.config.catalogue.max_reject_share
     rejected = sum(products.rejected.values())
-    if rejected > allowed * products.plan.spool.rows_in:
+    if rejected > allowed * products.plan.intake.rows_in:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(products.rejected.items()))
         raise ContractError(
-            f"CATALOGUE from {run.config.catalogue.path}: {rejected} of {products.plan.spool.rows_in} rows rejected "
+            f"CATALOGUE from {run.config.catalogue.path}: {rejected} of {products.plan.intake.rows_in} rows rejected "
             f"({reasons}), more than the allowed share {allowed}; mend the input or raise max_reject_share"
         )
 
 
 def _gather_remarks(finished: Sequence[FinishedCollection]) -> dict[str, dict[str, Any]]:
-    return {table: remarks for item in finished for table, remarks in item.plan.spool.remarks.items()}
+    return {table: remarks for item in finished for table, remarks in item.plan.intake.remarks.items()}
 
 
 def _write_report(
@@ -299,7 +301,7 @@ def _write_report(
 
 def _describe(
     run: _Run,
-    encoder: SealedEncoder,
+    encoder: EncoderEntry,
     finished: Sequence[FinishedCollection],
     gates: Sequence[GateResult],
     report: ObjectEntry,
@@ -312,7 +314,7 @@ def _describe(
         run_date=run.run_date,
         created_at=now_text(),
         parent=run.head,
-        encoder=encoder_entry(encoder),
+        encoder=encoder,
         collections=tuple(item.as_entry(run.encoder.dimension, options) for item in finished),
         gates=tuple(gates),
         counts={"collections": [item.as_figures() for item in finished]},

@@ -91,6 +91,14 @@ class Tally:
         self.embedded += sealed.embedded
         self.norm_error = max(self.norm_error, sealed.norm_error)
 
+    def merge(self, other: "Tally") -> None:
+        """Count what another part has counted."""
+        self.built += other.built
+        self._count(other.duplicates, other.rejected, other.examples)
+        self.truncated += other.truncated
+        self.embedded += other.embedded
+        self.norm_error = max(self.norm_error, other.norm_error)
+
     def _count(self, duplicates: int, rejected: Mapping[str, int], examples: Mapping[str, str]) -> None:
         self.duplicates += duplicates
         self.rejected.update(rejected)
@@ -112,7 +120,7 @@ class FinishedCollection:
     @property
     def name(self) -> str:
         """The collection's name."""
-        return self.plan.spool.collection
+        return self.plan.intake.collection
 
     @property
     def rows(self) -> int:
@@ -127,7 +135,7 @@ class FinishedCollection:
     @property
     def rejected(self) -> dict[str, int]:
         """Reason -> rows rejected by the input's contract or later."""
-        return dict(self.tally.rejected + self.plan.spool.rejected)
+        return dict(self.tally.rejected + self.plan.intake.rejected)
 
     @property
     def rejects(self) -> list[dict[str, Any]]:
@@ -136,14 +144,14 @@ class FinishedCollection:
         late = InputCounts(table, "")
         for reason, count in self.tally.rejected.items():
             late.reject(reason, key=self.tally.examples[reason], count=count)
-        return self.plan.spool.rejects + late.as_rows()
+        return self.plan.intake.rejects + late.as_rows()
 
     def as_entry(self, dimension: int, options: IndexConfig) -> CollectionEntry:
         """Return the manifest's entry."""
         return CollectionEntry(
             name=self.name,
             rows=self.rows,
-            rows_in=self.plan.spool.rows_in,
+            rows_in=self.plan.intake.rows_in,
             duplicates=self.duplicates,
             rejected=self.rejected,
             dimension=dimension,
@@ -159,7 +167,7 @@ class FinishedCollection:
         """Return the collection's line of the summary."""
         return {
             "name": self.name,
-            "rows_in": self.plan.spool.rows_in,
+            "rows_in": self.plan.intake.rows_in,
             "rows": self.rows,
             "duplicates": self.duplicates,
             "rejected": sum(self.rejected.values()),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.build import collection, shard
+from indexer.build import base_shard, collection, shard
 from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows
 from indexer.build.digests import digest
@@ -312,13 +312,13 @@ def test_kept_shards_are_measured_without_their_dead_rows(build: Any, products: 
     rows = products(200)
     build(rows, 1)
     left_out: list[int] = []
-    probe_shard = collection.probe_shard
+    probe_shard = base_shard.probe_shard
 
     def listen(*arguments: Any) -> Any:
         left_out.append(len(arguments[4]))
         return probe_shard(*arguments)
 
-    monkeypatch.setattr(collection, "probe_shard", listen)
+    monkeypatch.setattr(base_shard, "probe_shard", listen)
     config, _ = build(rows[20:], 2)
     assert sorted(left_out) == sorted(shard.dead.count if shard.dead else 0 for shard in live(config)[1].base)
     assert sum(left_out) == 20

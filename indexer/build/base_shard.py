@@ -1,0 +1,185 @@
+"""Finish one base shard of a collection from the rows of its ids, wherever that is done.
+
+What it keeps and what it builds follows from its rows and the live release alone. What changed in a shard that is kept
+is left to the deltas.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.build.catalogue import Row
+from indexer.build.changes import Changes, compare_rows, find_old_texts
+from indexer.build.duplicates import UniqueRows, resolve_duplicates
+from indexer.build.embed import KINDS, Mask, Vectors
+from indexer.build.live import LiveCollection, OldRow
+from indexer.build.publish import SealedShard, shard_name
+from indexer.build.recall import Probe, probe_shard
+from indexer.build.shard import ShardBuilder
+from indexer.build.summary import Tally
+from indexer.build.verify import check_vectors
+from indexer.manifest import DeadRows, ShardEntry
+from indexer.shard_file import read_lines
+
+
+class DeltaRows(NamedTuple):
+    """Rows for a delta, their vectors (rows, dimension), and which of these are known."""
+
+    rows: list[Row]
+    vectors: Vectors
+    known: Mask
+
+
+class KeptShard(NamedTuple):
+    """A shard of the live release that stays."""
+
+    shard: ShardEntry
+    probe: Probe | None
+    """What the probe queries found, where it was its turn."""
+    norm_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedBase:
+    """A base shard that is there, and what its ids leave to the deltas."""
+
+    shard: ShardEntry
+    tally: Tally
+    sealed: SealedShard | None = None
+    """The shard's seal where it was built, whose probe lies in the store."""
+    probe: Probe | None = None
+    """The probe of a kept shard, where it was its turn."""
+    fresh: DeltaRows | None = None
+    """Rows that are new, or not what they were."""
+    held: DeltaRows | None = None
+    """Rows that lie in a delta as they are, where that may be the night it is taken in."""
+    buried: list[tuple[int, int]] = field(default_factory=list)
+    """Number of a live delta and its row, of the rows that died tonight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseBuilder:
+    """What the base shards of a collection have in common."""
+
+    builder: ShardBuilder
+    collection: str
+    shards: int
+    """How many base shards there are."""
+    live: LiveCollection | None
+    keeps: bool
+    """Whether live shards may stay."""
+    shift: int
+    """Which kept base shards are measured first; another number each night."""
+
+    def finish(self, number: int, rows: Iterable[Row], strays: Iterable[tuple[str, OldRow]]) -> FinishedBase:
+        """Return the base shard of the rows, which may come in any order.
+
+        `strays` are the live rows of its ids that do not lie in the live base shard of the number.
+        """
+        unique = resolve_duplicates(rows)
+        live = self.live
+        if live is None:
+            return self._build(number, unique, [])
+        own = live.read_rows(number) if live.is_aligned(self.shards) else ()
+        old = dict(chain(own, strays))
+        if not self.keeps:
+            places = find_old_texts(unique.rows, old)
+            del old
+            return self._build(number, unique, places)
+        changes = compare_rows(unique.rows, old, base=self.shards)
+        self._leave_out_empty(changes, unique)
+        if self._is_stale(number, changes, unique):
+            buried = _find_buried(old.values(), number)
+            places = find_old_texts(unique.rows, old)
+            del old, changes
+            return self._build(number, unique, places, buried)
+        return self._keep_base(number, changes, unique)
+
+    def keep_shard(self, number: int, died: Sequence[int]) -> KeptShard:
+        """Return a live shard's entry with more dead rows, and measure it if it is a delta or its turn."""
+        assert self.live
+        shard, before = self.live.entry.shards[number], self.live.read_dead(number)
+        dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
+        probe, error = None, 0.0
+        if shard.delta or (number - self.shift) % self.shards < self.builder.config.index.kept_probes:
+            probe, error = self._probe(number, dead)
+        if not died:
+            return KeptShard(shard, probe, error)
+        path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
+        dead.astype("<u4").tofile(path)
+        stored = self.builder.run.upload(path, path.name)
+        path.unlink()
+        return KeptShard(replace(shard, dead=DeadRows(count=len(dead), rows=stored)), probe, error)
+
+    def _keep_base(self, number: int, changes: Changes, unique: UniqueRows) -> FinishedBase:
+        live = self.live
+        assert live
+        fresh = DeltaRows(changes.fresh, *live.find_vectors(changes.found, number))
+        held = None
+        if len(live.entry.deltas) >= self.builder.config.index.max_deltas:
+            places = [place for _, place in changes.held]
+            held = DeltaRows([row for row, _ in changes.held], *live.find_vectors(places, number))
+        kept = self.keep_shard(number, [row.row for row in changes.gone if row.shard == number])
+        tally = Tally(norm_error=kept.norm_error)
+        tally.add(unique)
+        buried = _find_buried(changes.gone, number)
+        return FinishedBase(shard=kept.shard, tally=tally, probe=kept.probe, fresh=fresh, held=held, buried=buried)
+
+    def _build(
+        self,
+        number: int,
+        unique: UniqueRows,
+        places: Sequence[OldRow | None],
+        buried: Sequence[tuple[int, int]] = (),
+    ) -> FinishedBase:
+        known = partial(self.live.find_vectors, places, number) if self.live and any(places) else None
+        sealed, built = self.builder.finish_shard(self.collection, number, unique, known=known)
+        tally = Tally()
+        tally.take(sealed, built=built)
+        return FinishedBase(shard=sealed.shard, tally=tally, sealed=sealed, buried=list(buried))
+
+    def _leave_out_empty(self, changes: Changes, unique: UniqueRows) -> None:
+        """Reject fresh rows without a known word: they were no part of the live release, and will be none."""
+        texts = [row.text for row in changes.fresh]
+        empty = self.builder.encoder.find_empty(texts, kind=KINDS[self.collection])
+        if not empty.any():
+            return
+        rejected = [row for row, is_empty in zip(changes.fresh, empty, strict=True) if is_empty]
+        kept = np.flatnonzero(~empty).tolist()
+        changes.fresh[:], changes.found[:] = [changes.fresh[at] for at in kept], [changes.found[at] for at in kept]
+        unique.reject("text_empty", rejected)
+        names = {row.id for row in rejected}
+        unique.rows = [row for row in unique.rows if row.id not in names]
+
+    def _is_stale(self, number: int, changes: Changes, unique: UniqueRows) -> bool:
+        """Whether a base shard is to be built anew."""
+        assert self.live
+        options, shard = self.builder.config.index, self.live.entry.shards[number]
+        if (changes.fresh or changes.gone) and not options.max_deltas:
+            return True
+        died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
+        stale = died + len(changes.fresh) + len(changes.held)
+        return stale > options.max_stale_share * len(unique.rows)
+
+    def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> tuple[Probe, float]:
+        """Read a kept shard as a consumer does, and return its probe and the largest norm error of its vectors."""
+        assert self.live
+        config, shard, error = self.builder.config, self.live.entry.shards[number], 0.0
+        if shard.texts:
+            self.live.cache.fetch(shard.texts)
+        index = self.live.open_index(number)
+        vectors = index.reconstruct_n(0, index.ntotal)
+        if self.live.gives_vectors:
+            ids, place = read_lines(self.live.cache.fetch(shard.ids), shard.rows), f"shard {shard.index.key}"
+            error = check_vectors(vectors, ids, max_norm_error=config.gates.max_norm_error, place=place)
+        queries = self.builder.probes[self.collection]
+        return probe_shard(index, vectors, queries, config.index.ef_search, dead), error
+
+
+def _find_buried(rows: Iterable[OldRow], number: int) -> list[tuple[int, int]]:
+    return [(row.shard, row.row) for row in rows if row.shard != number]
