@@ -6,22 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from indexer.config import SCORES, Config, as_document
+from indexer.build.story import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
+from indexer.config import SCORES, Config
 from indexer.contracts.files import local_files
-from indexer.errors import ConfigError, ContractError, IndexerError, OutcomeUnknownError, StoreError
+from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.log import read_head
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 from indexer.store import open_store
-
-SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
-TRAINING_STEP = "distill"
-SIDE_STEP = "calibrate_npmi"
-"""Runs on its own; where it did, the report shows it."""
 
 
 @dataclass
@@ -52,7 +47,7 @@ def run_nightly(
     try:
         _check_start(config)
         for commit, status in _run_steps(config, run_date, force=force, progress=progress):
-            summary.steps.append(_step_row(commit) | {"status": status})
+            summary.steps.append(summarise_step(commit) | {"status": status})
             if on_step:
                 on_step(commit, status)
         summary.release = _publish(config, run_date, progress=progress)
@@ -68,38 +63,6 @@ def run_nightly(
         with suppress(StoreError) if summary.exit_code else nullcontext():
             _write_run(config, summary)
     return summary
-
-
-def find_encoder(config: Config, run_date: str) -> Path:
-    """Return the directory of the encoder that serves the date; raises ContractError where there is none."""
-    training = find_training(config, run_date)
-    if training is None:
-        raise ContractError(f"no encoder for {run_date}: run `indexer distill` first, or name one by --encoder")
-    folder = StepFolder(config.shop.work, TRAINING_STEP, training.run_date)
-    return folder.attempt_folder(training.attempt) / f"encoder-{config.index.precision}"
-
-
-def find_training(config: Config, run_date: str) -> StepCommit | None:
-    """Return the newest training of the last `distill.every_days` days up to the date, or None."""
-    last = date.fromisoformat(check_run_date(run_date))
-    for days in range(config.distill.every_days):
-        day = (last - timedelta(days=days)).isoformat()
-        commit = StepFolder(config.shop.work, TRAINING_STEP, day).newest()
-        if commit:
-            return commit
-    return None
-
-
-def collect_story(config: Config, run_date: str) -> dict[str, Any]:
-    """Gather what the finished steps of the date did, for the release's report."""
-    commits = [StepFolder(config.shop.work, name, run_date).newest() for name in (*SPARK_STEPS, SIDE_STEP)]
-    commits.append(find_training(config, run_date))
-    return {
-        "shop": config.shop.name,
-        "run_date": run_date,
-        "steps": [_step_row(commit) for commit in commits if commit],
-        "config": as_document(config),
-    }
 
 
 def _check_start(config: Config) -> None:
@@ -153,16 +116,6 @@ def _run_spark_steps(config: Config, run_date: str, *, force: bool) -> Iterator[
 
 def _status(before: StepCommit | None, after: StepCommit) -> str:
     return "skipped" if before and before.attempt == after.attempt else "done"
-
-
-def _step_row(commit: StepCommit) -> dict[str, Any]:
-    return {
-        "step": commit.step,
-        "run_date": commit.run_date,
-        "seconds": round(commit.seconds, 1),
-        "counts": commit.counts,
-        "rejects": commit.rejects,
-    }
 
 
 def _publish(config: Config, run_date: str, *, progress: bool) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from indexer.build.story import find_training
 from indexer.cli.group import indexer
-from indexer.cli.steps import find_training
 from indexer.config_file import load_config
 from indexer.reader import open_index
 from indexer.runs import StepCommit, StepFolder
