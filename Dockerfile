@@ -1,5 +1,5 @@
 # Two images from one file:
-#   docker build --target spark   .   jobs for spark-submit; no torch, no faiss
+#   docker build --target spark   .   jobs for spark-submit; no torch
 #   docker build --target indexer .   everything: nightly, distill, build, query
 FROM python:3.11-slim AS base
 RUN apt-get update \
@@ -10,12 +10,11 @@ WORKDIR /app
 COPY constraints.txt ./
 
 FROM base AS spark
-RUN pip install --constraint constraints.txt pyspark pyarrow pandas scipy boto3 click
+RUN pip install --constraint constraints.txt pyspark numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe tqdm
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY indexer indexer
 COPY spark spark
 COPY jobs jobs
-# The core's own requirements (faiss, onnxruntime) are what a job does not need.
 RUN pip install --no-deps .
 RUN useradd --create-home job
 USER job

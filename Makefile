@@ -8,7 +8,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 PIP := $(BIN)/python $(INSTALL)
 SPARK35 := .venv35
 # What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
-JOB_NEEDS := pyarrow pandas scipy boto3 click
+JOB_NEEDS := numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe tqdm
 # The comparisons of docs/distillation.md: where they read and write, and what they give to `indexer compare`.
 TABLE := docs/examples/esci_run/comparison
 TABLE_CONFIG := docs/examples/esci.toml
@@ -102,7 +102,7 @@ $(SPARK35)/test: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(SPARK35)
 	grep -vE '^(pyspark|py4j)==' constraints.txt > $(SPARK35)/constraints.txt
 	$(SPARK35)/bin/python -m pip install --quiet --constraint $(SPARK35)/constraints.txt \
-		pyspark==3.5.9 $(JOB_NEEDS) onnxruntime tokenizers pytest hypothesis scikit-learn 'moto[server]'
+		pyspark==3.5.9 $(JOB_NEEDS) pytest hypothesis scikit-learn 'moto[server]'
 	$(SPARK35)/bin/python $(INSTALL) --no-deps --editable .
 	@touch $@
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -33,13 +34,11 @@ def make_command(step: str, run: Run) -> click.Command:
     @click.option("--force", is_flag=True, help="Build again although nothing has changed.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
     def command(config_path: str | None, run_date: str, options: tuple[str, ...], force: bool, as_json: bool) -> None:
-        try:
+        with exit_codes(step):
             config = load_config(config_path, options=options)
             before = StepFolder(config.shop.work, step, check_run_date(run_date)).newest()
-            commit = _run(run, config, step, run_date, force=force)
-        except IndexerError as error:
-            click.echo(f"{step}: {escape(str(error))}", err=True)
-            sys.exit(error.exit_code)
+            with job_session(config, step) as session:
+                commit = run(session, config, run_date, force=force)
         document = describe_commit(commit, built=before is None or before.attempt != commit.attempt)
         click.echo(json.dumps(document, indent=1) if as_json else format_commit(document))
 
@@ -94,12 +93,24 @@ def show_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def _run(run: Run, config: Config, step: str, run_date: str, *, force: bool) -> StepCommit:
+@contextmanager
+def exit_codes(step: str) -> Iterator[None]:
+    """End the process with the exit code of an error of ours, after its sentence."""
+    try:
+        yield
+    except IndexerError as error:
+        click.echo(f"{step}: {escape(str(error))}", err=True)
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def job_session(config: Config, step: str) -> Iterator[SparkSession]:
+    """Give a job its session, which ends with the block."""
     # Imported here, so that --help and a wrong option start no Spark.
     from spark.session import open_session
 
     session: SparkSession = open_session(config.spark, step)
     try:
-        return run(session, config, run_date, force=force)
+        yield session
     finally:
         session.stop()

@@ -46,7 +46,7 @@ def work_blocks(rows: DataFrame, work: BlockWork, schema: T.StructType, *, key: 
     """
     pairs = [(low, high) for low in range(blocks) for high in range(low, blocks)]
     meetings: dict[int, list[str]] = {number: [] for number in range(blocks)}
-    for task, (low, high) in zip(_spread(rows.sparkSession, len(pairs)), pairs, strict=True):
+    for task, (low, high) in zip(spread_tasks(rows.sparkSession, len(pairs)), pairs, strict=True):
         meetings[low].append(f"named_struct('task', {task}L, 'side', {ITSELF if low == high else LEFT})")
         if low != high:
             meetings[high].append(f"named_struct('task', {task}L, 'side', {RIGHT})")
@@ -78,7 +78,7 @@ def _partition_work(work: BlockWork) -> Callable[[Iterable[pa.RecordBatch]], Ite
     return run
 
 
-def _spread(session: SparkSession, tasks: int) -> list[int]:
+def spread_tasks(session: SparkSession, tasks: int) -> list[int]:
     """Return numbers for the tasks, of which Spark's hash sends each to a partition of its own."""
     hashes = f"transform(sequence(0L, {tasks * 32 - 1}L), number -> pmod(hash(number), {tasks}))"
     first: dict[int, int] = {}

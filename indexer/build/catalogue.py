@@ -215,6 +215,13 @@ def query_row(entry: Mapping[str, Any]) -> Row:
     return Row(entry["query_id"], query, query)
 
 
+def as_batch(rows: list[Row]) -> pa.RecordBatch:
+    """Return rows, one at least, as a batch of SCHEMA."""
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, pa.string()) for values in zip(*rows, strict=True)], schema=SCHEMA
+    )
+
+
 def _all_rows(paths: Iterable[Path]) -> Iterator[Row]:
     for path in paths:
         yield from read_rows(path)
@@ -232,15 +239,9 @@ def _write_rows(spool: Spool, rows: Iterable[Row], *, progress: bool) -> None:
         for row in bar:
             waiting.append(row)
             if len(waiting) == BATCH_ROWS:
-                sink.write_batch(_as_batch(waiting))
+                sink.write_batch(as_batch(waiting))
                 spool.rows += len(waiting)
                 waiting = []
         if waiting:
-            sink.write_batch(_as_batch(waiting))
+            sink.write_batch(as_batch(waiting))
             spool.rows += len(waiting)
-
-
-def _as_batch(rows: list[Row]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [pa.array(values, pa.string()) for values in zip(*rows, strict=True)], schema=SCHEMA
-    )

@@ -110,11 +110,7 @@ class LiveCollection:
 
     def is_aligned(self, shards: int) -> bool:
         """Whether a base shard has the ids that the same of so many shards has."""
-        return len(self.entry.base) == shards
-
-    def find_strays(self, shards: int) -> range:
-        """Return the numbers of the shards that hold rows of several of so many shards: aligned base shards do not."""
-        return range(shards if self.is_aligned(shards) else 0, len(self.entry.shards))
+        return _is_aligned(self.entry, shards)
 
     def read_strays(self, number: int, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield the rows of a shard, and which of so many shards their ids belong to."""
@@ -135,7 +131,7 @@ class LiveCollection:
         paths = [folder / f"live-{self.entry.name}-{number:05d}.arrow" for number in range(shards)]
         with ExitStack() as stack:
             sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
-            for number in self.find_strays(shards):
+            for number in find_strays(self.entry, shards):
                 for place, batch in self.read_strays(number, shards):
                     sinks[place].write_batch(batch)
         return paths
@@ -147,6 +143,11 @@ class LiveRelease:
 
     collections: Mapping[str, LiveCollection] = field(default_factory=dict)
     encoder: EncoderEntry | None = None
+
+
+def find_strays(entry: CollectionEntry, shards: int) -> range:
+    """Return the numbers of the shards that hold rows of several of so many shards: aligned base shards do not."""
+    return range(shards if _is_aligned(entry, shards) else 0, len(entry.shards))
 
 
 def find_live(store: Store, head: int, cache: ObjectCache, *, encoder: str) -> LiveRelease:
@@ -179,6 +180,10 @@ def unpack_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, OldRow]]:
     columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
     for name, *place in zip(*columns, strict=True):
         yield name, OldRow(*place)
+
+
+def _is_aligned(entry: CollectionEntry, shards: int) -> bool:
+    return len(entry.base) == shards
 
 
 def _take_rows(rows: Iterator[tuple[str, OldRow]], size: int) -> Iterator[list[tuple[str, OldRow]]]:
