@@ -240,13 +240,11 @@ def unpack(pieces: Iterable[bytes]) -> FinishedBase:
 def check_versions(versions: Mapping[str, str]) -> None:
     """Raise ConfigError where this machine's libraries are not those of the driver."""
     found = read_versions()
-    wrong = [
-        f"{name} {found[name]} and not {versions[name]}" for name in SAME_VERSIONS if found[name] != versions[name]
-    ]
+    wrong = [name for name in SAME_VERSIONS if found[name] != versions[name]]
     if wrong:
+        differing = ", ".join(f"{name} {found[name]} where the driver has {versions[name]}" for name in wrong)
         raise ConfigError(
-            f"build_index: an executor has {', '.join(wrong)} of the driver; give both one environment, as "
-            "`make spark-env` packs it"
+            f"build_index: an executor has {differing}; give both one environment, as `make spark-env` packs it"
         )
 
 
