@@ -17,7 +17,6 @@ from pyspark.sql import functions as F
 from indexer import errors
 from indexer.build.base_shard import BaseBuilder, FinishedBase
 from indexer.build.catalogue import Intake, check_text_rule, smallest_texts
-from indexer.build.plan import CollectionPlan
 from indexer.build.versions import read_versions
 from indexer.config import Config
 from indexer.contracts.schemas import CATALOGUE, CURATED_QUERIES
@@ -96,9 +95,6 @@ class ClusterSite:
         routed.rows_in = routed.rows = _count_texts(routed.kept)["rows"]
         return routed
 
-    def deal_rows(self, plan: CollectionPlan) -> None:
-        """Do nothing yet: rows are dealt as their shards are finished."""
-
     def sample_texts(self, collection: str, count: int) -> list[str]:
         """Return at most `count` display texts of a collection, by their hashes."""
         with _failures():
@@ -107,7 +103,7 @@ class ClusterSite:
         return list(dict.fromkeys(smallest_texts(texts, count)))
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
-        """Yield the base shards of a collection; all are finished before the first is given."""
+        """Deal the rows and yield the base shards of a collection; all are finished before the first is given."""
         intake, task = self._intakes[bases.collection], make_task(bases, encoder)
         # Kept on disk, so that what is fetched shard by shard is not worked out again.
         done = self._deal(intake.frame, task).mapInArrow(index_tasks.finish_base(task), index_tasks.DONE)

@@ -129,8 +129,6 @@ def build_release(
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("read"):
         plans = _plan(run)
-        for plan in plans:
-            run.site.deal_rows(plan)
     with run.stage("upload encoder"):
         encoder = encoder_entry(_seal_encoder(run))
     with run.stage("embed and index"):

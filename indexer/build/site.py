@@ -19,7 +19,6 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.live import OldRow, read_old_rows
-from indexer.build.plan import CollectionPlan
 from indexer.config import Config
 from indexer.encoder import EncoderDescription
 from indexer.manifest import EncoderEntry
@@ -40,14 +39,14 @@ class Site(Protocol):
     def read_queries(self) -> Intake:
         """Read the curated queries; raises ContractError where that step has not finished."""
 
-    def deal_rows(self, plan: CollectionPlan) -> None:
-        """Deal the rows of a collection, once it is planned, to its shards."""
-
     def sample_texts(self, collection: str, count: int) -> list[str]:
-        """Return at most `count` of the display texts of a collection that was dealt, by their hashes."""
+        """Return at most `count` of the display texts of a collection that was read, by their hashes."""
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
-        """Yield the base shards of a collection in order; `encoder` names its files in the store."""
+        """Deal the rows of a collection to its base shards and yield these in order.
+
+        `encoder` names its files in the store.
+        """
 
 
 class LocalSite:
@@ -55,7 +54,7 @@ class LocalSite:
 
     def __init__(self, config: Config, run_date: str, folder: Path, *, progress: bool) -> None:
         self._config, self._run_date, self._folder, self._progress = config, run_date, folder, progress
-        self._files: dict[str, list[Path]] = {}
+        self._spools: dict[str, Spool] = {}
 
     def identify_catalogue(self) -> Any:
         """Return None: the files are hashed here."""
@@ -68,24 +67,19 @@ class LocalSite:
 
     def read_products(self, encoder: EncoderDescription) -> Intake:
         """Write the catalogue's rows to disk; raises ContractError where it breaks its contract."""
-        return spool_products(self._config, encoder, self._folder, progress=self._progress)
+        return self._keep(spool_products(self._config, encoder, self._folder, progress=self._progress))
 
     def read_queries(self) -> Intake:
         """Write the curated queries to disk; raises ContractError where that step has not finished."""
-        return spool_queries(self._config, self._run_date, self._folder, progress=self._progress)
-
-    def deal_rows(self, plan: CollectionPlan) -> None:
-        """Write one file of rows per shard."""
-        assert isinstance(plan.intake, Spool)
-        self._files[plan.intake.collection] = split_spool(plan.intake, plan.shards)
+        return self._keep(spool_queries(self._config, self._run_date, self._folder, progress=self._progress))
 
     def sample_texts(self, collection: str, count: int) -> list[str]:
         """Return at most `count` display texts of a collection, by their hashes."""
-        return sample_texts(self._files[collection], count)
+        return sample_texts([self._spools[collection].path], count)
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
-        """Yield the base shards of a collection; the files of their rows go one by one."""
-        files, live = self._files[bases.collection], bases.live
+        """Write one file of rows per base shard and yield the shards; the files go one by one."""
+        files, live = split_spool(self._spools[bases.collection], bases.shards), bases.live
         old_files = live.split_rows(self._folder, len(files)) if live else [None] * len(files)
         pairs = tqdm(
             list(zip(files, old_files, strict=True)),
@@ -95,6 +89,10 @@ class LocalSite:
         )
         for number, (file, old_file) in enumerate(pairs):
             yield bases.finish(number, _drain_rows(file), _drain_old_rows(old_file) if old_file else ())
+
+    def _keep(self, spool: Spool) -> Spool:
+        self._spools[spool.collection] = spool
+        return spool
 
 
 def _drain_rows(file: Path) -> Iterator[Row]:
