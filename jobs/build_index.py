@@ -12,8 +12,8 @@ from typing import Any
 import click
 from pyspark.sql import SparkSession
 
+from indexer.build.night import collect_story, find_encoder
 from indexer.build.release import build_release
-from indexer.build.story import collect_story, find_encoder
 from indexer.build.summary import ReleaseSummary
 from indexer.config import REUSE, Config
 from indexer.config_file import load_config

@@ -41,8 +41,8 @@ def build(
       indexer build --config shop.toml --run-date 2026-11-20 --reuse vectors
       indexer build --config shop.toml --run-date 2026-11-20 --encoder models/student
     """
+    from indexer.build.night import collect_story, find_encoder
     from indexer.build.release import build_release
-    from indexer.build.story import collect_story, find_encoder
 
     loaded = open_config(config_path, settings)
     if encoder and not Path(encoder).is_dir():

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from indexer.build.story import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
+from indexer.build.night import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
 from indexer.config import SCORES, Config
 from indexer.contracts.files import local_files
 from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from indexer.build.story import find_training
+from indexer.build.night import find_training
 from indexer.cli.group import indexer
 from indexer.config_file import load_config
 from indexer.reader import open_index

@@ -1,4 +1,4 @@
-"""What the steps before the build leave for it: the encoder that serves the date, and what its report tells of them."""
+"""What the earlier steps of the night leave for the build: the encoder that serves the date, and what they did."""
 
 from datetime import date, timedelta
 from pathlib import Path
