@@ -203,10 +203,9 @@ def make_labels(
     for product in products:
         by_leaf.setdefault(product.kind.leaf, []).append(product)
     labels: list[tuple[str, str, str]] = []
-    labelled = kinds
+    labelled = set(kinds)
     if config.labelled_kinds < 1:
-        chosen_kinds = generator.permutation(len(kinds))[: round(config.labelled_kinds * len(kinds))]
-        labelled = [kinds[at] for at in chosen_kinds]
+        labelled = {kinds[at] for at in generator.permutation(len(kinds))[: round(config.labelled_kinds * len(kinds))]}
     for query in (query for query in queries if query.kind in labelled):
         same = generator.permutation(len(by_leaf[query.kind.leaf]))[: config.labels_per_query // 2]
         other_kinds = [kind for kind in kinds if kind != query.kind]
