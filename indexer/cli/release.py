@@ -31,7 +31,12 @@ def release() -> None:
 @url_argument
 @json_option
 def list_releases(url: str, as_json: bool) -> None:
-    """List the published runs, newest first."""
+    """List the published runs, newest first.
+
+    \b
+    Example:
+      indexer release list release
+    """
     from indexer.releases.describe import describe_history
     from indexer.releases.history import read_history
     from indexer.store import open_store
@@ -50,7 +55,12 @@ def list_releases(url: str, as_json: bool) -> None:
 @click.argument("run_id", metavar="RUN", required=False)
 @json_option
 def show(url: str, run_id: str | None, as_json: bool) -> None:
-    """Show one release, by default the live one."""
+    """Show one release, by default the live one.
+
+    \b
+    Example:
+      indexer release show release 2026-11-19-4f0c1d2e3a5b
+    """
     from indexer.log import read_manifest
     from indexer.releases.describe import describe_release
     from indexer.releases.history import read_history
@@ -69,7 +79,12 @@ def show(url: str, run_id: str | None, as_json: bool) -> None:
 @click.argument("after", metavar="[AFTER]", required=False)
 @json_option
 def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
-    """Show what differs between two releases; AFTER is the live one by default."""
+    """Show what differs between two releases; AFTER is the live one by default.
+
+    \b
+    Example:
+      indexer release diff release 2026-11-19-4f0c1d2e3a5b
+    """
     from indexer.log import read_manifest
     from indexer.releases.describe import compare_releases
     from indexer.releases.history import read_history
@@ -87,7 +102,12 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
 @click.argument("run_id", metavar="[RUN]", required=False)
 @json_option
 def rollback(url: str, run_id: str | None, as_json: bool) -> None:
-    """Make an earlier release live again, by default the one that was live before."""
+    """Make an earlier release live again, by default the one that was live before.
+
+    \b
+    Example:
+      indexer release rollback s3://bucket/search
+    """
     from indexer.releases.changes import roll_back
     from indexer.store import open_store
 
@@ -101,7 +121,12 @@ def rollback(url: str, run_id: str | None, as_json: bool) -> None:
 @run_argument
 @json_option
 def pin(url: str, run_id: str, as_json: bool) -> None:
-    """Keep a release until it is unpinned."""
+    """Keep a release until it is unpinned.
+
+    \b
+    Example:
+      indexer release pin release 2026-11-19-4f0c1d2e3a5b
+    """
     from indexer.releases import changes
     from indexer.store import open_store
 
@@ -115,7 +140,12 @@ def pin(url: str, run_id: str, as_json: bool) -> None:
 @run_argument
 @json_option
 def unpin(url: str, run_id: str, as_json: bool) -> None:
-    """Keep a release no longer than others."""
+    """Keep a release no longer than others.
+
+    \b
+    Example:
+      indexer release unpin release 2026-11-19-4f0c1d2e3a5b
+    """
     from indexer.releases import changes
     from indexer.store import open_store
 
@@ -135,6 +165,10 @@ def gc(url: str, keep: int, grace_days: float, yes: bool, as_json: bool) -> None
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
     one of these names. A retired run can never go live again.
+
+    \b
+    Example:
+      indexer release gc release --keep 7 --grace-days 3 --yes
     """
     from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
     from indexer.store import open_store
@@ -162,7 +196,12 @@ def gc(url: str, keep: int, grace_days: float, yes: bool, as_json: bool) -> None
 @click.option("--sizes-only", is_flag=True, help="Ask for sizes and read no bytes.")
 @json_option
 def verify(url: str, run_id: str | None, sizes_only: bool, as_json: bool) -> None:
-    """Read every object of a release, by default the live one, and compare it with its hash."""
+    """Read every object of a release, by default the live one, and compare it with its hash.
+
+    \b
+    Example:
+      indexer release verify release
+    """
     from tqdm import tqdm
 
     from indexer.cli.options import show_progress
