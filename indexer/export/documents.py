@@ -44,14 +44,14 @@ def write_vespa(shard: ShardRows, folder: Path, namespace: str) -> None:
 
 def write_opensearch(shard: ShardRows, folder: Path) -> None:
     """Write files of action and source lines for _bulk, each of at most BULK_BYTES unless one row is larger."""
-    part, size = 0, 0
+    part, waiting = 0, bytearray()
     for fields in _read_fields(shard):
         lines = _as_line({"index": {"_id": fields["id"]}}) + _as_line(fields)
-        if size and size + len(lines) > BULK_BYTES:
-            part, size = part + 1, 0
-        with (folder / f"bulk-{shard.number:05d}-{part:05d}.jsonl").open("ab") as file:
-            file.write(lines)
-        size += len(lines)
+        if waiting and len(waiting) + len(lines) > BULK_BYTES:
+            (folder / f"bulk-{shard.number:05d}-{part:05d}.jsonl").write_bytes(waiting)
+            part, waiting = part + 1, bytearray()
+        waiting += lines
+    (folder / f"bulk-{shard.number:05d}-{part:05d}.jsonl").write_bytes(waiting)
 
 
 def _read_fields(shard: ShardRows) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -113,29 +112,23 @@ def export_release(
     Raises ConfigError for a folder with content or an unknown collection, StoreError where nothing is published or
     storage fails, IntegrityError where bytes are not as promised.
     """
-    _check_target(target)
-    store = open_store(url)
-    entry = live_entry(store)
-    if entry is None:
-        raise StoreError(f"{store.url}: no release is published here (no {log_key(1)}); build one first")
-    manifest = read_manifest(store, entry)
-    collections = _choose_collections(manifest, options)
-    objects = ObjectCache(store, cache or default_cache())
     draft = target.absolute().parent / f".{target.absolute().name}.new-{uuid.uuid4().hex}"
     try:
-        draft.mkdir(parents=True)
-        for collection in collections:
-            _write_collection(collection, draft / collection.name, options, objects, progress=progress)
-        if options.encoder:
-            _copy_encoder(manifest, draft / "encoder", objects)
-        summary = _summarise(manifest, entry.sequence, collections, options, draft)
+        _check_target(target)
+        store = open_store(url)
+        entry = live_entry(store)
+        if entry is None:
+            raise StoreError(f"{store.url}: no release is published here (no {log_key(1)}); build one first")
+        manifest = read_manifest(store, entry)
+        objects = ObjectCache(store, cache or default_cache())
+        summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)
         _finish(draft, target, summary)
+        objects.prune()
+        return summary
     except OSError as error:
         raise StoreError(f"{target}: {error.strerror or error}; check the folder, its rights and the disk") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    objects.prune()
-    return summary
 
 
 def _check_target(target: Path) -> None:
@@ -149,6 +142,26 @@ def _choose_collections(manifest: Manifest, options: ExportOptions) -> list[Coll
         if name not in known:
             raise ConfigError(f"collection {name!r}: expected one of {', '.join(known)}")
     return [collection for name, collection in known.items() if name in (options.collections or known)]
+
+
+def _write_release(
+    manifest: Manifest, sequence: int, folder: Path, options: ExportOptions, cache: ObjectCache, *, progress: bool
+) -> ExportSummary:
+    collections = _choose_collections(manifest, options)
+    folder.mkdir(parents=True)
+    for collection in collections:
+        _write_collection(collection, folder / collection.name, options, cache, progress=progress)
+    if options.encoder:
+        _copy_encoder(manifest, folder / "encoder", cache)
+    return ExportSummary(
+        run_id=manifest.run_id,
+        run_date=manifest.run_date,
+        sequence=sequence,
+        encoder=manifest.encoder.fingerprint,
+        kind=options.format,
+        collections=tuple(_describe_collection(entry) for entry in collections),
+        files=tuple(_describe_files(folder)),
+    )
 
 
 def _write_collection(
@@ -168,31 +181,17 @@ def _copy_encoder(manifest: Manifest, folder: Path, cache: ObjectCache) -> None:
         shutil.copyfile(cache.fetch(item), folder / name)
 
 
-def _summarise(
-    manifest: Manifest, sequence: int, collections: list[CollectionEntry], options: ExportOptions, draft: Path
-) -> ExportSummary:
-    exported = tuple(
-        ExportedCollection(
-            name=entry.name,
-            rows=entry.rows,
-            shards=len(entry.shards),
-            dimension=entry.dimension,
-            metric=entry.metric,
-            storage=entry.storage,
-            vectors="as embedded" if entry.storage == "flat" else "reconstructed",
-            m=entry.m,
-            ef_search=entry.ef_search,
-        )
-        for entry in collections
-    )
-    return ExportSummary(
-        run_id=manifest.run_id,
-        run_date=manifest.run_date,
-        sequence=sequence,
-        encoder=manifest.encoder.fingerprint,
-        kind=options.format,
-        collections=exported,
-        files=tuple(_describe_files(draft)),
+def _describe_collection(entry: CollectionEntry) -> ExportedCollection:
+    return ExportedCollection(
+        name=entry.name,
+        rows=entry.rows,
+        shards=len(entry.shards),
+        dimension=entry.dimension,
+        metric=entry.metric,
+        storage=entry.storage,
+        vectors="as embedded" if entry.storage == "flat" else "reconstructed",
+        m=entry.m,
+        ef_search=entry.ef_search,
     )
 
 
@@ -204,8 +203,7 @@ def _describe_files(folder: Path) -> Iterator[ExportedFile]:
 
 def _finish(draft: Path, target: Path, summary: ExportSummary) -> None:
     """Write export.json, wait until all is on the disk, and give the folder its name."""
-    document: dict[str, Any] = asdict(summary)
-    (draft / SUMMARY).write_bytes(write_document(document))
+    (draft / SUMMARY).write_bytes(write_document(asdict(summary)))
     _sync_file(draft / SUMMARY)
     for folder in (*(path for path in draft.iterdir() if path.is_dir()), draft):
         sync_folder(folder)

@@ -5,12 +5,10 @@ import json
 import os
 import re
 import shutil
-import struct
 import weakref
 from pathlib import Path
 
 import duckdb
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -24,13 +22,9 @@ from indexer.encoder import open_encoder
 from indexer.errors import ConfigError, ContractError, IntegrityError, StoreError
 from indexer.export import documents, graph, release, rows
 from indexer.export.documents import write_vespa
-from indexer.export.graph import write_hnswlib
 from indexer.export.release import FORMATS, ExportOptions, export_release
-from indexer.export.rows import ShardRows, load_rows
+from indexer.export.rows import load_rows
 from indexer.hnsw import build_index
-from indexer.manifest import CollectionEntry
-from indexer.reader import open_index
-from indexer.shard_file import Lines, LoadedShard, search_shard, select_rows
 from indexer.store import hash_file, open_store
 
 RUN_DATE = "2026-11-20"
@@ -166,22 +160,6 @@ def second_night():
         found[f"P{number:03d}"] = (title, colour)
     del found["P007"], found["P008"]
     return found | {"P900": ("kids water bottle", "green"), "P901": ("garden cup", "white")}
-
-
-def search_files(folder, dimension, queries, k, ef):
-    """Search all files of hnswlib as docs/exports.md does; return labels and scores, (queries, k)."""
-    hnswlib = pytest.importorskip("hnswlib", reason=NO_HNSWLIB)
-    labels, scores = [], []
-    for path in sorted(folder.glob("*.hnsw")):
-        index = hnswlib.Index(space="ip", dim=dimension)
-        index.load_index(str(path))
-        index.set_ef(ef)
-        found = index.knn_query(queries, k=k, num_threads=1)
-        labels.append(found[0])
-        scores.append(1 - found[1])
-    labels, scores = np.hstack(labels).astype(np.int64), np.hstack(scores)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(labels, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def test_every_format_has_a_reader_here():
@@ -391,6 +369,11 @@ class TestParquet:
 
 
 class TestDocuments:
+    @pytest.fixture
+    def one_row(self, make_shard_rows):
+        index = build_index(np.eye(1, 32, dtype=np.float32), IndexConfig(m=4, ef_construction=10, threads=1))
+        return lambda name, text: make_shard_rows(index, [name], texts=[text])
+
     def test_numbers_come_back_the_same(self, golden, tmp_path):
         export(golden / "release_v2", tmp_path / "npy", "npy")
         export(golden / "release_v2", tmp_path / "vespa", "vespa")
@@ -413,147 +396,19 @@ class TestDocuments:
         assert max(sizes) <= 5_000
 
     @pytest.mark.parametrize("character", ["\ufdd0", "\ufddf", "\U0001fffe", "\U0010ffff", "\x01", "\x0b"])
-    def test_vespa_gets_no_character_that_it_refuses(self, tmp_path, character):
+    def test_vespa_gets_no_character_that_it_refuses(self, one_row, tmp_path, character):
         write_vespa(one_row("a", f"b{character}c"), tmp_path, "shop")
-        assert read_lines_of_one(tmp_path)["fields"]["text"] == "b c"
+        (document,) = read_lines(tmp_path, VESPA)
+        assert document["fields"]["text"] == "b c"
         with pytest.raises(ContractError, match=r"products: id .* has a character that Vespa takes in no id"):
             write_vespa(one_row(f"a{character}", "b"), tmp_path, "shop")
 
     @pytest.mark.parametrize("character", ["\t", "\x7f", "\x80", "\ufdcf", "\ufde0", "\ufffd", "\uffff", "\U0001fffd"])
-    def test_vespa_gets_every_other_character(self, tmp_path, character):
+    def test_vespa_gets_every_other_character(self, one_row, tmp_path, character):
         write_vespa(one_row(f"a{character}", f"b{character}"), tmp_path, "shop")
-        document = read_lines_of_one(tmp_path)
+        (document,) = read_lines(tmp_path, VESPA)
         assert document["put"] == f"id:shop:products::a{character}"
         assert document["fields"]["text"] == f"b{character}"
-
-
-class TestHnswlib:
-    def test_the_file_is_laid_out_as_hnswlib_says(self, tmp_path):
-        """Three rows in two dimensions with m = 2, worked by hand from saveIndex in hnswalg.h."""
-        index = faiss.IndexHNSWFlat(2, 2, faiss.METRIC_INNER_PRODUCT)
-        vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
-        index.add(vectors)
-        levels = faiss.vector_to_array(index.hnsw.levels) - 1
-        write_hnswlib(shard_rows(index, ["a", "b", "c"], dead=[1]), tmp_path)
-        data = (tmp_path / "index-00000.hnsw").read_bytes()
-        # Per row: count and mark (4), 2 m links (16), 2 numbers (8), label (8).
-        head = struct.unpack_from("<6Q", data)
-        assert head == (0, 3, 3, 36, 28, 20)
-        assert struct.unpack_from("<iI", data, 48) == (levels.max(), index.hnsw.entry_point)
-        assert struct.unpack_from("<3QdQ", data, 56) == (2, 4, 2, pytest.approx(1 / np.log(2)), 40)
-        rows = [struct.unpack_from("<HBB4I2fQ", data, 96 + 36 * row) for row in range(3)]
-        # Dead rows are marked; labels are lines of ids.txt, and past its two lines for the dead.
-        assert [(row[1], row[2], row[-1]) for row in rows] == [(0, 0, 0), (1, 0, 2), (0, 0, 1)]
-        assert (tmp_path / "ids.txt").read_text() == "a\nc\n"
-        np.testing.assert_array_equal(np.array([row[7:9] for row in rows], dtype=np.float32), vectors)
-        # With three rows and four places, each is linked to both others.
-        assert [sorted(row[3 : 3 + row[0]]) for row in rows] == [[1, 2], [0, 2], [0, 1]]
-        place = 96 + 3 * 36
-        for level in levels:
-            # A list of a higher level is a count and m links, 12 bytes.
-            assert struct.unpack_from("<I", data, place) == (12 * level,)
-            place += 4 + 12 * level
-        assert place == len(data)
-
-    @pytest.mark.parametrize("dead", [0, 300])
-    @pytest.mark.parametrize("storage", ["flat", "sqfp16", "sq8"])
-    def test_it_finds_what_exact_search_and_faiss_find(self, tmp_path, storage, dead):
-        draw = np.random.default_rng(7)
-        centres = draw.normal(size=(40, 24))
-        vectors = centres[draw.integers(40, size=3_000)] + 0.4 * draw.normal(size=(3_000, 24))
-        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-        options = IndexConfig(m=16, ef_construction=100, ef_search=100, storage=storage, threads=1)
-        index = build_index(vectors, options)
-        gone = np.sort(draw.choice(3_000, dead, replace=False))
-        alive = np.setdiff1d(np.arange(3_000), gone)
-        write_hnswlib(shard_rows(index, [f"P{row}" for row in range(3_000)], dead=gone, storage=storage), tmp_path)
-        queries = vectors[draw.choice(3_000, 100, replace=False)] + 0.1 * draw.normal(size=(100, 24))
-        queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
-        labels, scores = search_files(tmp_path, 24, queries, k=10, ef=100)
-        ids = np.array(read_ids(tmp_path))
-        assert ids.tolist() == [f"P{row}" for row in alive]
-        stored = index.reconstruct_n(0, 3_000)[alive]
-        exact = np.argsort(-(queries @ stored.T), axis=1, kind="stable")[:, :10]
-        recall = np.mean([len(set(found) & set(best)) / 10 for found, best in zip(labels, exact, strict=True)])
-        assert recall >= 0.99
-        np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, stored[labels]), atol=1e-5)
-        selector = select_rows(gone.astype(np.uint32), 3_000) if dead else None
-        _, theirs = search_shard(index, queries, 10, 100, selector)
-        same = np.mean([set(alive[found]) == set(best) for found, best in zip(labels, theirs, strict=True)])
-        assert same >= 0.9
-
-    def test_all_shards_together_answer_like_the_reader(self, golden, encoder_directory, tmp_path):
-        export(golden / "release_v2", tmp_path / "out", "hnswlib")
-        queries = ["red baby bottle", "steel cup", "green hose", "kids water bottle"]
-        vectors = open_encoder(encoder_directory, threads=1).encode_queries(queries)
-        # No shard is asked for more than the delta has.
-        labels, scores = search_files(tmp_path / "out" / "products", 32, vectors, k=5, ef=200)
-        ids = read_ids(tmp_path / "out" / "products")
-        index = open_index(str(golden / "release_v2"))
-        for line, query in enumerate(queries):
-            hits = index.search(query, k=5)
-            assert scores[line] == pytest.approx([hit.score for hit in hits], abs=1e-5)
-            best = {hit.id for hit in hits if hit.score > hits[-1].score + 1e-5}
-            assert best <= {ids[label] for label in labels[line]}
-
-    def test_it_takes_more_rows_later(self, golden, tmp_path):
-        hnswlib = pytest.importorskip("hnswlib", reason=NO_HNSWLIB)
-        export(golden / "release_v1", tmp_path / "out", "hnswlib")
-        index = hnswlib.Index(space="ip", dim=32)
-        index.load_index(str(tmp_path / "out" / "products" / "index-00000.hnsw"), max_elements=1_000)
-        assert (index.M, index.ef_construction) == (8, 40)
-        vectors = np.random.default_rng(1).normal(size=(500, 32)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        index.add_items(vectors, np.arange(5_000, 5_500), num_threads=1)
-        index.set_ef(200)
-        labels, _ = index.knn_query(vectors, k=1, num_threads=1)
-        assert np.mean(labels[:, 0] == np.arange(5_000, 5_500)) >= 0.99
-
-    def test_links_out_of_the_shard_are_refused(self, tmp_path):
-        index = build_index(np.eye(8, dtype=np.float32), IndexConfig(m=4, ef_construction=10, threads=1))
-        faiss.rev_swig_ptr(index.hnsw.neighbors.data(), 1)[0] = 8
-        with pytest.raises(IntegrityError, match="has links to rows that it lacks"):
-            write_hnswlib(shard_rows(index, list("abcdefgh")), tmp_path)
-
-
-def shard_rows(index, ids, *, texts=None, dead=(), storage="flat"):
-    """A shard that stands alone in its collection."""
-    live = np.ones(len(ids), dtype=np.bool_)
-    live[list(dead)] = False
-    entry = CollectionEntry(
-        name="products",
-        rows=int(live.sum()),
-        rows_in=int(live.sum()),
-        duplicates=0,
-        rejected={},
-        dimension=index.d,
-        metric="inner_product",
-        storage=storage,
-        m=index.hnsw.nb_neighbors(1),
-        ef_construction=index.hnsw.efConstruction,
-        ef_search=16,
-        shards=(),
-    )
-    lines = [Lines("".join(f"{line}\n" for line in column).encode(), "test") for column in (ids, texts or ids)]
-    return ShardRows(
-        collection=entry,
-        number=0,
-        loaded=LoadedShard(index=index, ids=lines[0], texts=lines[1]),
-        live=live,
-        first=0,
-        first_dead=0,
-        advance=lambda _: None,
-    )
-
-
-def one_row(name, text):
-    index = build_index(np.eye(1, 32, dtype=np.float32), IndexConfig(m=4, ef_construction=10, threads=1))
-    return shard_rows(index, [name], texts=[text])
-
-
-def read_lines_of_one(folder):
-    (document,) = read_lines(folder, VESPA)
-    return document
 
 
 class TestCommand:
