@@ -180,7 +180,6 @@ def make_shard_rows() -> Callable[..., Any]:
             loaded=LoadedShard(index=index, ids=lines[0], texts=lines[1]),
             live=live,
             first=0,
-            first_dead=0,
             advance=lambda _: None,
         )
 

@@ -96,7 +96,7 @@ def _pack_rows(shard: ShardRows, graph: Graph, rows: npt.NDArray[np.int64]) -> n
     packed["vector"] = shard.loaded.index.reconstruct_batch(rows)
     passed = int(shard.live[: rows[0]].sum())
     packed["label"][live] = shard.first + passed + np.arange(live.sum())
-    packed["label"][~live] = shard.collection.rows + shard.first_dead + rows[0] - passed + np.arange((~live).sum())
+    packed["label"][~live] = shard.collection.rows + rows[0] - passed + np.arange((~live).sum())
     return packed
 
 

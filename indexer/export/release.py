@@ -110,7 +110,7 @@ def export_release(
     Rows that are dead, or that deltas replaced, are left out. Each object is verified by size and SHA-256 before it is
     parsed; memory holds one shard. The target must be a new or empty folder, and gets its name when all is written.
     Raises ConfigError for a folder with content or an unknown collection, StoreError where nothing is published or
-    storage fails, IntegrityError where bytes are not as promised.
+    storage fails, IntegrityError where bytes are not as promised, ContractError for an id that the format cannot hold.
     """
     draft = target.absolute().parent / f".{target.absolute().name}.new-{uuid.uuid4().hex}"
     try:

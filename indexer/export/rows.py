@@ -40,8 +40,6 @@ class ShardRows:
     """Which rows are found; the others are dead."""
     first: int
     """Found rows of the shards before."""
-    first_dead: int
-    """Dead rows of the shards before."""
     advance: Callable[[int], object]
     """Told of rows when they are done."""
 
@@ -67,13 +65,11 @@ def load_rows(
     live = np.ones(entry.rows, dtype=np.bool_)
     if entry.dead:
         live[read_dead(files[entry.dead.rows.key], entry.rows)] = False
-    before = collection.shards[: entry.number]
     return ShardRows(
         collection=collection,
         number=entry.number,
         loaded=open_shard(collection, entry, files),
         live=live,
-        first=sum(shard.live_rows for shard in before),
-        first_dead=sum(shard.rows - shard.live_rows for shard in before),
+        first=sum(before.live_rows for before in collection.shards[: entry.number]),
         advance=advance,
     )

@@ -69,12 +69,11 @@ def test_the_file_is_laid_out_as_hnswlib_says(make_shard_rows, tmp_path):
     np.testing.assert_array_equal(np.array([row[7:9] for row in rows], dtype=np.float32), vectors)
     # With three rows and four places, each is linked to both others.
     assert [sorted(row[3 : 3 + row[0]]) for row in rows] == [[1, 2], [0, 2], [0, 1]]
-    place = 96 + 3 * 36
-    for level in levels:
-        # A list of a higher level is a count and m links, 12 bytes.
-        assert struct.unpack_from("<I", data, place) == (12 * level,)
-        place += 4 + 12 * level
-    assert place == len(data)
+    # On the three levels above, where only the first two rows are, a list is a count and m links: each has the other.
+    assert levels.tolist() == [3, 3, 0]
+    above = [struct.unpack_from("<10I", data, 204 + 40 * row) for row in (0, 1)]
+    assert above == [(36, *[1, 1, 0] * 3), (36, *[1, 0, 0] * 3)]
+    assert data[284:] == bytes(4)
 
 
 @pytest.mark.parametrize("dead", [0, 300])
