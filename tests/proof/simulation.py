@@ -529,7 +529,7 @@ BROKEN: dict[str, tuple[Patch, ...]] = {
     "keys": (),
     "hashes": ((ObjectCache, "fetch", _fetch_unverified),),
 }
-"""Rule of the protocol -> what is replaced to break it; the last two write objects of every attempt under the same keys."""
+"""Rule of the protocol -> what is replaced to break it; the last two give all attempts the same keys."""
 
 
 @contextmanager
