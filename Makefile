@@ -8,7 +8,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 PIP := $(BIN)/python $(INSTALL)
 SPARK35 := .venv35
 # What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
-JOB_NEEDS := numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe tqdm
+JOB_NEEDS := numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe threadpoolctl tqdm
 # The comparisons of docs/distillation.md: where they read and write, and what they give to `indexer compare`.
 TABLE := docs/examples/esci_run/comparison
 TABLE_CONFIG := docs/examples/esci.toml
@@ -95,6 +95,7 @@ $(VENV)/demo: $(BIN)/python setup.cfg constraints.txt
 
 $(VENV)/test: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) --editable '.[test]'
+	@$(PIP) hnswlib || echo "hnswlib was not compiled (no C++ compiler?): tests that open its files are skipped"
 	@touch $@ $(VENV)/demo
 
 # The constraints name Spark 4 and the py4j that belongs to it.

@@ -9,10 +9,12 @@ from indexer.cli.config import config
 from indexer.cli.demo import demo
 from indexer.cli.distill import distill
 from indexer.cli.evaluate import evaluate
+from indexer.cli.export import export
 from indexer.cli.label import label
 from indexer.cli.nightly import nightly
 from indexer.cli.options import ErrorGroup
 from indexer.cli.query import query
+from indexer.cli.release import release
 
 
 @click.group(cls=ErrorGroup, context_settings={"show_default": True})
@@ -28,5 +30,5 @@ def indexer(debug: bool) -> None:
     """
 
 
-for command in (demo, nightly, distill, build, query, evaluate, compare, label, config):
+for command in (demo, nightly, distill, build, query, release, export, evaluate, compare, label, config):
     indexer.add_command(command)
