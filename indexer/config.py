@@ -453,6 +453,9 @@ class IndexConfig:
 
     m: int = 64
     ef_construction: int = 256
+    graph_dimensions: int = 192
+    """Numbers of one byte that stand for a vector while the graph of a shard of 10,000 rows or more is made; a shard
+    that does not reach its gates so is made again on the vectors, and 0 makes all on them."""
     ef_search: int = 128
     storage: str = "flat"
     """Vectors in the index: flat (float32), sqfp16 or sq8."""
@@ -479,6 +482,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
+        require_ranges(self, graph_dimensions=(0, 4_096))
         require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
         require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")

@@ -7,8 +7,9 @@ so a rollback is an entry as well; the number decides every race.
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from indexer.errors import (
     IntegrityError,
@@ -21,13 +22,13 @@ from indexer.errors import (
 )
 from indexer.manifest import RUN_ID, Manifest, ObjectEntry, parse_manifest, read_object
 from indexer.store import Store
-from indexer.strict_json import check_format, parse_record, write_document
+from indexer.strict_json import Record, check_format, parse_record, write_document
 
 FORMAT = 1
 RELEASE_KINDS = ("publish", "rollback")
 """Entries that make a release live."""
 KEEPING_KINDS = ("pin", "unpin", "retire")
-"""Entries about which releases are kept; they change nothing for a consumer."""
+"""Entries about which runs are kept; they change nothing for a consumer. A retired run stays retired."""
 MAX_ENTRY_BYTES = 1 << 20
 COMMIT_ATTEMPTS = 5
 
@@ -44,6 +45,22 @@ class LogEntry:
     """Head the publisher had read."""
     created_at: str
     format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingEntry:
+    """One entry that says which runs are kept, or no more."""
+
+    sequence: int
+    kind: str
+    runs: tuple[str, ...]
+    parent: int
+    created_at: str
+    format: int = FORMAT
+
+
+Entry = LogEntry | KeepingEntry
+EntryKind = TypeVar("EntryKind", LogEntry, KeepingEntry)
 
 
 def log_key(sequence: int) -> str:
@@ -67,6 +84,12 @@ def read_head(store: Store) -> int:
 
 def read_entry(store: Store, sequence: int) -> LogEntry | None:
     """Return an entry that makes a release live, None for one that only says what is kept."""
+    entry = read_any_entry(store, sequence)
+    return entry if isinstance(entry, LogEntry) else None
+
+
+def read_any_entry(store: Store, sequence: int) -> Entry:
+    """Return an entry of any kind; raises ManifestError where it breaks the format."""
     key = log_key(sequence)
     record = parse_record(store.get(key), f"{store.url}/{key}", ManifestError)
     check_format(record, FORMAT)
@@ -74,18 +97,9 @@ def read_entry(store: Store, sequence: int) -> LogEntry | None:
     number = record.integer("sequence", minimum=1)
     if number != sequence:
         record.refuse(str(sequence), number, "sequence")
-    if kind in KEEPING_KINDS:
-        return None
-    if kind not in RELEASE_KINDS:
+    if kind not in RELEASE_KINDS + KEEPING_KINDS:
         record.refuse(f"one of {', '.join(RELEASE_KINDS + KEEPING_KINDS)}, or a newer program", kind, "kind")
-    entry = LogEntry(
-        sequence=number,
-        kind=kind,
-        run_id=record.text("run_id", pattern=RUN_ID),
-        manifest=read_object(record.record("manifest")),
-        parent=record.integer("parent"),
-        created_at=record.text("created_at"),
-    )
+    entry = _read_keeping(record, number, kind) if kind in KEEPING_KINDS else _read_release(record, number, kind)
     record.finish()
     if entry.parent != sequence - 1:
         record.refuse(str(sequence - 1), entry.parent, "parent")
@@ -134,9 +148,23 @@ def check_bytes(data: bytes, size: int, entry: ObjectEntry, place: str) -> None:
         raise IntegrityError(f"{place}: expected SHA-256 {entry.sha256}, found {found}; the object was changed")
 
 
+def find_damage(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
+    """Return one sentence per object that is not there or has another size."""
+    damage = []
+    for entry in objects:
+        try:
+            size = store.size(entry.key)
+        except ObjectMissingError:
+            damage.append(f"{store.url}/{entry.key}: no such object")
+            continue
+        if size != entry.bytes:
+            damage.append(f"{store.url}/{entry.key}: expected {entry.bytes} bytes, found {size}")
+    return damage
+
+
 def commit_entry(
-    store: Store, expected_head: int, entry: LogEntry, *, sleep: Callable[[float], None] = time.sleep
-) -> LogEntry:
+    store: Store, expected_head: int, entry: EntryKind, *, sleep: Callable[[float], None] = time.sleep
+) -> EntryKind:
     """Create the entry after the expected head and return the one that stands in the log for this run.
 
     A lost answer is settled by reading back; the same key may be tried again because it can be created only once.
@@ -165,13 +193,36 @@ def commit_entry(
     )
 
 
-def _read_back(store: Store, entry: LogEntry) -> LogEntry | None:
-    """Return our run's entry, None where none can be read, or raise for another's."""
+def _read_release(record: Record, sequence: int, kind: str) -> LogEntry:
+    return LogEntry(
+        sequence=sequence,
+        kind=kind,
+        run_id=record.text("run_id", pattern=RUN_ID),
+        manifest=read_object(record.record("manifest")),
+        parent=record.integer("parent"),
+        created_at=record.time("created_at"),
+    )
+
+
+def _read_keeping(record: Record, sequence: int, kind: str) -> KeepingEntry:
+    return KeepingEntry(
+        sequence=sequence,
+        kind=kind,
+        runs=record.texts("runs", pattern=RUN_ID),
+        parent=record.integer("parent"),
+        created_at=record.time("created_at"),
+    )
+
+
+def _read_back(store: Store, entry: EntryKind) -> EntryKind | None:
+    """Return our entry as it stands, None where none can be read, or raise for another's."""
     try:
-        found = read_entry(store, entry.sequence)
+        found = read_any_entry(store, entry.sequence)
     except StoreError:
         return None
-    if found is None:
+    if isinstance(entry, KeepingEntry) or isinstance(found, KeepingEntry):
+        if found == entry:
+            return entry
         raise PublishConflictError(f"{store.url}: log entry {entry.sequence} was taken meanwhile; run again")
     if (found.kind, found.run_id) == (entry.kind, entry.run_id):
         return found

@@ -6,7 +6,6 @@ It comes from storage that others can write, so parsing trusts nothing; writing 
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 from indexer.errors import ManifestError
@@ -173,7 +172,7 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     manifest = Manifest(
         run_id=record.text("run_id", pattern=RUN_ID),
         run_date=record.text("run_date", pattern=r"\d{4}-\d{2}-\d{2}"),
-        created_at=_read_time(record),
+        created_at=record.time("created_at"),
         parent=record.integer("parent"),
         encoder=_read_encoder(record.record("encoder")),
         collections=tuple(_read_collection(item, known) for item in record.records("collections")),
@@ -291,16 +290,6 @@ def _read_gate(record: Record) -> GateResult:
     )
     record.finish()
     return gate
-
-
-def _read_time(record: Record) -> str:
-    text = record.text("created_at")
-    try:
-        if datetime.fromisoformat(text).tzinfo is not None:
-            return text
-    except ValueError:
-        pass
-    return str(record.refuse("an ISO 8601 time with its zone", text, "created_at"))
 
 
 def _choice(record: Record, name: str, known: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -26,6 +27,8 @@ class StoredObject(NamedTuple):
 
     key: str
     bytes: int
+    modified: datetime = datetime.max.replace(tzinfo=UTC)
+    """When it was written; where nobody knows, it counts as new."""
 
 
 class Store(Protocol):
@@ -127,10 +130,12 @@ class LocalStore:
         start = self.root / prefix.rpartition("/")[0]
         try:
             files = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith(".new-"))
-            sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
+            found = {path.relative_to(self.root).as_posix(): path.stat() for path in files}
         except OSError as error:
             raise _local_error(error, self.url, prefix) from error
-        yield from (StoredObject(key, sizes[key]) for key in sorted(sizes) if key.startswith(prefix))
+        for key in sorted(found):
+            if key.startswith(prefix):
+                yield StoredObject(key, found[key].st_size, datetime.fromtimestamp(found[key].st_mtime, UTC))
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -213,7 +218,7 @@ class S3Store:
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for item in page.get("Contents", ()):
-                    yield StoredObject(item["Key"].removeprefix(self.prefix), item["Size"])
+                    yield StoredObject(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""

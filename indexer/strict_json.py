@@ -6,6 +6,7 @@ Python's own parser accepts NaN, infinite numbers and duplicate keys; this one r
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from indexer.errors import IndexerError
@@ -55,6 +56,16 @@ class Record:
             self.refuse("a number", value, name)
         return float(value)
 
+    def time(self, name: str) -> str:
+        """Take an ISO 8601 time with its zone."""
+        text = self.text(name)
+        try:
+            if datetime.fromisoformat(text).tzinfo is not None:
+                return text
+        except ValueError:
+            pass
+        return str(self.refuse("an ISO 8601 time with its zone", text, name))
+
     def flag(self, name: str) -> bool:
         """Take true or false."""
         value = self._take(name)
@@ -80,6 +91,14 @@ class Record:
         """Take a list of objects."""
         for position, value in enumerate(self.values(name)):
             yield Record(value, f"{self.place}.{name}[{position}]", self.error)
+
+    def texts(self, name: str, *, pattern: str) -> tuple[str, ...]:
+        """Take a list of different strings that match the whole pattern, at least one."""
+        values = self.values(name)
+        fits = [isinstance(value, str) and re.fullmatch(pattern, value) is not None for value in values]
+        if not values or not all(fits) or len(set(values)) != len(values):
+            self.refuse(f"different texts of the form {pattern}", values, name)
+        return tuple(values)
 
     def values(self, name: str) -> list[Any]:
         """Take a list as it is."""

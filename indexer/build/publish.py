@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError
-from indexer.log import LogEntry, commit_entry
+from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError, PublishConflictError
+from indexer.log import COMMIT_ATTEMPTS, LogEntry, commit_entry, find_damage
 from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
 from indexer.object_cache import ObjectCache
+from indexer.releases.history import read_history
 from indexer.runs import now_text
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
@@ -185,37 +186,37 @@ def encoder_entry(sealed: SealedEncoder) -> EncoderEntry:
     return EncoderEntry(fingerprint=sealed.fingerprint, objects=sealed.objects)
 
 
-def find_damage(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
-    """Return one sentence per object that is not there or has another size."""
-    damage = []
-    for entry in objects:
-        try:
-            size = store.size(entry.key)
-        except ObjectMissingError:
-            damage.append(f"{store.url}/{entry.key}: no such object")
-            continue
-        if size != entry.bytes:
-            damage.append(f"{store.url}/{entry.key}: expected {entry.bytes} bytes, found {size}")
-    return damage
-
-
 def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
-    """Store the manifest and commit it after the head it names as its parent.
+    """Store the manifest and commit it, where no release went live since the head it names as its parent.
 
-    Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
+    Entries about what is kept may have come between: then its objects are looked for again, and the run must not be
+    retired. Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
     """
-    if damage := find_damage(run.store, manifest.objects):
-        raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
-    stored = run.put_manifest(manifest)
-    entry = LogEntry(
-        sequence=manifest.parent + 1,
-        kind="publish",
-        run_id=manifest.run_id,
-        manifest=stored,
-        parent=manifest.parent,
-        created_at=now_text(),
-    )
-    return commit_entry(run.store, manifest.parent, entry)
+    stored, head = None, manifest.parent
+    for _ in range(COMMIT_ATTEMPTS):
+        if damage := find_damage(run.store, manifest.objects):
+            raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
+        stored = stored or run.put_manifest(manifest)
+        entry = LogEntry(
+            sequence=head + 1,
+            kind="publish",
+            run_id=manifest.run_id,
+            manifest=stored,
+            parent=head,
+            created_at=now_text(),
+        )
+        try:
+            return commit_entry(run.store, head, entry)
+        except PublishConflictError:
+            history = read_history(run.store)
+            if manifest.run_id in history.retired:
+                raise PublishConflictError(
+                    f"{run.store.url}: run {manifest.run_id} was retired while it was built; run again"
+                ) from None
+            if any(isinstance(later, LogEntry) for later in history.entries[manifest.parent :]):
+                raise
+            head = history.head
+    raise PublishConflictError(f"{run.store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
 
 
 def _read_sealed_shard(record: Record) -> SealedShard:

@@ -1,9 +1,8 @@
 """What a new build finds in the log: itself, a run that replaced it, or a newer night that it must not replace."""
 
-from indexer.build.publish import find_damage
 from indexer.build.summary import ReleaseSummary, summarise_published
 from indexer.errors import IntegrityError, PublishConflictError
-from indexer.log import LogEntry, commit_entry, find_publication, live_entry, read_entry, read_manifest
+from indexer.log import LogEntry, commit_entry, find_damage, find_publication, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
 from indexer.runs import now_text
 from indexer.store import Store

@@ -32,9 +32,9 @@ from indexer.build.versions import read_versions
 from indexer.config import REUSE, Config, as_document
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError
-from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
+from indexer.releases.history import read_history
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
 
@@ -90,10 +90,11 @@ def build_release(
     if reuse not in REUSE:
         raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
     store = open_store(config.shop.release)
-    head = read_head(store)
+    history = read_history(store)
+    head = history.head
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
-    run_id = name_run(config, run_date, encoder.fingerprint)
+    run_id = history.name_unretired(name_run(config, run_date, encoder.fingerprint))
     if reuse != "all":
         refuse_older(store, run_date, head)
     elif published := find_published(store, run_id, run_date, head):

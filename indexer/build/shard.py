@@ -7,7 +7,7 @@ with the catalogue.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from indexer.build.digests import write_digests
 from indexer.build.duplicates import UniqueRows
 from indexer.build.embed import EmbeddedRows, Mask, Vectors, embed_rows
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
-from indexer.build.recall import Probe, Scores, probe_shard
-from indexer.build.verify import check_shard_files, check_vectors
+from indexer.build.recall import Probe, Scores, measure_recall, probe_shard
+from indexer.build.verify import check_shard_files, check_vectors, judge_recall
 from indexer.config import Config, IndexConfig, as_document
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, IntegrityError
-from indexer.hnsw import build_index, write_index
+from indexer.hnsw import build_index, is_coded, write_index
 from indexer.manifest import ObjectEntry, ShardEntry
 from indexer.runs import fingerprint
 from indexer.shard_file import write_lines
@@ -88,8 +88,10 @@ class ShardBuilder:
             embedded.vectors, ids, max_norm_error=self.config.gates.max_norm_error, place=f"shard {name}"
         )
         files = self._write_files(collection, name, embedded)
-        index = check_shard_files(files, ids, embedded.vectors, self.config.index)
-        probe = probe_shard(index, embedded.vectors, self.probes[collection], self.config.index.ef_search)
+        probe = self._probe(collection, files, ids, embedded.vectors)
+        if is_coded(embedded.vectors, self.config.index) and not self._suffices(probe):
+            write_index(build_index(embedded.vectors, replace(self.config.index, graph_dimensions=0)), files["index"])
+            probe = self._probe(collection, files, ids, embedded.vectors)
         sealed = SealedShard(
             shard=self._upload(collection, number, name, files, len(ids), identity, delta),
             probe=self._upload_probe(name, probe),
@@ -103,6 +105,14 @@ class ShardBuilder:
         for file in files.values():
             file.unlink()
         return self.run.seal(shard_seal(collection, number, identity), sealed)
+
+    def _probe(self, collection: str, files: dict[str, Path], ids: list[str], vectors: Vectors) -> Probe:
+        index = check_shard_files(files, ids, vectors, self.config.index)
+        return probe_shard(index, vectors, self.probes[collection], self.config.index.ef_search)
+
+    def _suffices(self, probe: Probe) -> bool:
+        recall = measure_recall(probe)
+        return all(gate.passed for gate in judge_recall("", [recall], recall, self.config.gates))
 
     def _write_files(self, collection: str, name: str, embedded: EmbeddedRows) -> dict[str, Path]:
         files = {kind: self.folder / f"{name}.{ending}" for kind, ending in (("index", "faiss"), ("ids", "ids"))}

@@ -13,6 +13,7 @@ from indexer.cli.label import label
 from indexer.cli.nightly import nightly
 from indexer.cli.options import ErrorGroup
 from indexer.cli.query import query
+from indexer.cli.release import release
 
 
 @click.group(cls=ErrorGroup, context_settings={"show_default": True})
@@ -28,5 +29,5 @@ def indexer(debug: bool) -> None:
     """
 
 
-for command in (demo, nightly, distill, build, query, evaluate, compare, label, config):
+for command in (demo, nightly, distill, build, query, release, evaluate, compare, label, config):
     indexer.add_command(command)

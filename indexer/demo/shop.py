@@ -59,6 +59,8 @@ class DemoConfig:
     days: int = 7
     zipf_exponent: float = 0.7
     noise_share: float = 0.03
+    labelled_kinds: float = 1.0
+    """Part of the kinds whose queries are labelled; purchases and taxonomy know all."""
     labels_per_query: int = 6
     label_noise: float = 0.0
     """Part of the labels that say a grade drawn by chance, as people do who label in a hurry."""
@@ -75,7 +77,8 @@ SHOPS: Mapping[str, DemoConfig] = MappingProxyType(
             products_per_kind=30,
             colors_per_kind=6,
             purchases=1_500_000,
-            labels_per_query=8,
+            labelled_kinds=0.25,
+            labels_per_query=32,
             label_noise=0.1,
             distill=MEDIUM_DISTILL,
         ),
@@ -200,7 +203,10 @@ def make_labels(
     for product in products:
         by_leaf.setdefault(product.kind.leaf, []).append(product)
     labels: list[tuple[str, str, str]] = []
-    for query in queries:
+    labelled = set(kinds)
+    if config.labelled_kinds < 1:
+        labelled = {kinds[at] for at in generator.permutation(len(kinds))[: round(config.labelled_kinds * len(kinds))]}
+    for query in (query for query in queries if query.kind in labelled):
         same = generator.permutation(len(by_leaf[query.kind.leaf]))[: config.labels_per_query // 2]
         other_kinds = [kind for kind in kinds if kind != query.kind]
         near = [kind for kind in other_kinds if words[kind.leaf] & words[query.kind.leaf]]

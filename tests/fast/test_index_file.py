@@ -139,6 +139,8 @@ def test_memory_of_a_build_follows_the_formula():
     options = IndexConfig(m=64, ef_construction=256)
     assert estimate_bytes(1, 384, options) == 4 * 384 + 4 * 384 + 8 * 64 + 300
     assert estimate_bytes(10, 384, IndexConfig(storage="sq8")) == 10 * (4 * 384 + 384 + 512 + 300)
+    coded = 10_000 * (4 * 384 + 5 * 192 + 512 + 300)
+    assert estimate_bytes(10_000, 384, IndexConfig(storage="sq8", graph_dimensions=192)) == coded
 
 
 def test_lines_come_back_by_number(tmp_path: Path):

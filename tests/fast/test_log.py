@@ -90,7 +90,12 @@ def fail(error: Exception) -> Callable[[], None]:
 
 def entry(sequence: int, run_id: str, kind: str = "publish") -> LogEntry:
     return LogEntry(
-        sequence=sequence, kind=kind, run_id=run_id, manifest=OBJECT, parent=sequence - 1, created_at="2026-11-20"
+        sequence=sequence,
+        kind=kind,
+        run_id=run_id,
+        manifest=OBJECT,
+        parent=sequence - 1,
+        created_at="2026-11-20T04:00:00+00:00",
     )
 
 
@@ -196,9 +201,14 @@ def test_a_refusal_is_certain_only_before_anything_was_lost(store: MemoryStore):
         commit(store, 0, "a")
 
 
+KEEPING = (
+    b'{"format": 1, "sequence": 2, "kind": "%s", "runs": ["x"], "parent": 1, "created_at": "2026-11-20T00:00:00+00:00"}'
+)
+
+
 def test_entries_about_keeping_change_nothing_for_a_consumer(store: MemoryStore):
     commit(store, 0, "a")
-    store.objects[log_key(2)] = b'{"format": 1, "sequence": 2, "kind": "retire", "runs": ["x"]}'
+    store.objects[log_key(2)] = KEEPING % b"retire"
     assert read_head(store) == 2
     live = live_entry(store)
     assert live is not None

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -60,7 +61,9 @@ class TestEveryStore:
     def test_a_listing_is_in_key_order_with_sizes_and_only_the_prefix(self, store: Store):
         for key in ("log/3", "log/1", "log/2", "logs/1", "v/x/log/1", "v/x-1"):
             store.put_new(key, key.encode())
-        assert [tuple(item) for item in store.list("log/")] == [("log/1", 5), ("log/2", 5), ("log/3", 5)]
+        listed = list(store.list("log/"))
+        assert [(item.key, item.bytes) for item in listed] == [("log/1", 5), ("log/2", 5), ("log/3", 5)]
+        assert all(abs((datetime.now(UTC) - item.modified).total_seconds()) < 3_600 for item in listed)
         assert [item.key for item in store.list("v/x")] == ["v/x-1", "v/x/log/1"]
         assert [item.key for item in store.list("")] == ["log/1", "log/2", "log/3", "logs/1", "v/x-1", "v/x/log/1"]
         assert list(store.list("nothing/")) == []

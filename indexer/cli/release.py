@@ -1,0 +1,239 @@
+"""`indexer release`: what is published, what is live, what is kept, and what can go."""
+
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from indexer.cli.options import json_option, print_json
+from indexer.errors import IntegrityError
+from indexer.text import escape
+
+url_argument = click.argument("url")
+run_argument = click.argument("run_id", metavar="RUN")
+
+
+@click.group()
+def release() -> None:
+    """Look at the releases of a store, roll back, keep, delete.
+
+    URL is a folder or s3://bucket/prefix, RUN a run of `indexer release list`.
+
+    \b
+    Examples:
+      indexer release list release
+      indexer release rollback release
+      indexer release gc s3://bucket/search --yes
+    """
+
+
+@release.command("list")
+@url_argument
+@json_option
+def list_releases(url: str, as_json: bool) -> None:
+    """List the published runs, newest first.
+
+    \b
+    Example:
+      indexer release list release
+    """
+    from indexer.releases.describe import describe_history
+    from indexer.releases.history import read_history
+    from indexer.store import open_store
+
+    lines = describe_history(read_history(open_store(url)))
+    if as_json:
+        print_json(lines)
+        return
+    for line in lines:
+        state = ", ".join(line["state"]) or "-"
+        click.echo(f"{line['sequence']:6}  {escape(line['run_id'])}  published {line['published_at']}  {state}")
+
+
+@release.command()
+@url_argument
+@click.argument("run_id", metavar="RUN", required=False)
+@json_option
+def show(url: str, run_id: str | None, as_json: bool) -> None:
+    """Show one release, by default the live one.
+
+    \b
+    Example:
+      indexer release show release 2026-11-19-4f0c1d2e3a5b
+    """
+    from indexer.log import read_manifest
+    from indexer.releases.describe import describe_release
+    from indexer.releases.history import read_history
+    from indexer.store import open_store
+
+    store = open_store(url)
+    history = read_history(store)
+    entry = history.find_release(run_id) if run_id else history.require_live()
+    document = describe_release(history, entry, read_manifest(store, entry))
+    print_json(document) if as_json else _print_lines(document)
+
+
+@release.command()
+@url_argument
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="[AFTER]", required=False)
+@json_option
+def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
+    """Show what differs between two releases; AFTER is the live one by default.
+
+    \b
+    Example:
+      indexer release diff release 2026-11-19-4f0c1d2e3a5b
+    """
+    from indexer.log import read_manifest
+    from indexer.releases.describe import compare_releases
+    from indexer.releases.history import read_history
+    from indexer.store import open_store
+
+    store = open_store(url)
+    history = read_history(store)
+    entries = [history.find_release(before), history.find_release(after) if after else history.require_live()]
+    document = compare_releases(*(read_manifest(store, entry) for entry in entries))
+    print_json(document) if as_json else _print_lines(document)
+
+
+@release.command()
+@url_argument
+@click.argument("run_id", metavar="[RUN]", required=False)
+@json_option
+def rollback(url: str, run_id: str | None, as_json: bool) -> None:
+    """Make an earlier release live again, by default the one that was live before.
+
+    \b
+    Example:
+      indexer release rollback s3://bucket/search
+    """
+    from indexer.releases.changes import roll_back
+    from indexer.store import open_store
+
+    entry = roll_back(open_store(url), run_id)
+    document = {"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}
+    print_json(document) if as_json else _print_lines(document)
+
+
+@release.command()
+@url_argument
+@run_argument
+@json_option
+def pin(url: str, run_id: str, as_json: bool) -> None:
+    """Keep a release until it is unpinned.
+
+    \b
+    Example:
+      indexer release pin release 2026-11-19-4f0c1d2e3a5b
+    """
+    from indexer.releases import changes
+    from indexer.store import open_store
+
+    entry = changes.pin(open_store(url), run_id)
+    document = {"status": "pinned", "run_id": run_id, "sequence": entry.sequence}
+    print_json(document) if as_json else _print_lines(document)
+
+
+@release.command()
+@url_argument
+@run_argument
+@json_option
+def unpin(url: str, run_id: str, as_json: bool) -> None:
+    """Keep a release no longer than others.
+
+    \b
+    Example:
+      indexer release unpin release 2026-11-19-4f0c1d2e3a5b
+    """
+    from indexer.releases import changes
+    from indexer.store import open_store
+
+    entry = changes.unpin(open_store(url), run_id)
+    document = {"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}
+    print_json(document) if as_json else _print_lines(document)
+
+
+@release.command()
+@url_argument
+@click.option("--keep", default=7, type=click.IntRange(1), help="Newest releases that are kept.")
+@click.option("--grace-days", default=3.0, type=click.FloatRange(0), help="Days for which what was live is kept.")
+@click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
+@json_option
+def gc(url: str, keep: int, grace_days: float, yes: bool, as_json: bool) -> None:
+    """Retire releases that nobody needs and delete what only they had.
+
+    Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
+    one of these names. A retired run can never go live again.
+
+    \b
+    Example:
+      indexer release gc release --keep 7 --grace-days 3 --yes
+    """
+    from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
+    from indexer.store import open_store
+
+    store = open_store(url)
+    plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)))
+    if yes:
+        collect_garbage(store, plan)
+    document = {
+        "status": "deleted" if yes else "planned",
+        "kept": list(plan.kept),
+        "retire": list(plan.retire),
+        "objects": len(plan.delete),
+        "bytes": plan.bytes,
+        "bytes_left": plan.left,
+    }
+    print_json(document) if as_json else _print_lines(document)
+    if not yes and not as_json and (plan.retire or plan.delete):
+        click.echo("nothing was changed; give --yes to do it")
+
+
+@release.command()
+@url_argument
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--sizes-only", is_flag=True, help="Ask for sizes and read no bytes.")
+@json_option
+def verify(url: str, run_id: str | None, sizes_only: bool, as_json: bool) -> None:
+    """Read every object of a release, by default the live one, and compare it with its hash.
+
+    \b
+    Example:
+      indexer release verify release
+    """
+    from tqdm import tqdm
+
+    from indexer.cli.options import show_progress
+    from indexer.releases.history import read_history
+    from indexer.releases.verify import list_objects, verify_objects
+    from indexer.store import open_store
+
+    store = open_store(url)
+    history = read_history(store)
+    entry = history.find_release(run_id) if run_id else history.require_live()
+    objects = list_objects(store, entry)
+    found = verify_objects(store, objects, sizes_only=sizes_only)
+    bar = tqdm(found, total=len(objects), desc="verify", unit=" objects", disable=not show_progress(False))
+    damage = [sentence for sentence in bar if sentence]
+    document = {"run_id": entry.run_id, "objects": len(objects), "damaged": damage}
+    print_json(document) if as_json else _print_lines(document)
+    if damage:
+        raise IntegrityError(
+            f"{len(damage)} of {len(objects)} objects are damaged; roll back, or build the night again"
+        )
+
+
+def _print_lines(document: dict[str, Any], indent: str = "") -> None:
+    """Print a document for people, one line per value."""
+    for name, value in document.items():
+        if isinstance(value, dict):
+            click.echo(f"{indent}{escape(name)}" + ("" if value else "  -"))
+            _print_lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                click.echo(f"{indent}{escape(name)}")
+                _print_lines(item, indent + "  ")
+        else:
+            text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            click.echo(f"{indent}{escape(name)}  {escape(text or '-')}")

@@ -1,0 +1,64 @@
+"""Entries that people add to the log: roll back, pin, unpin."""
+
+from indexer.errors import ConfigError, IntegrityError
+from indexer.log import KeepingEntry, LogEntry, commit_entry, find_damage, read_manifest
+from indexer.releases.history import History, read_history
+from indexer.runs import now_text
+from indexer.store import Store
+
+
+def roll_back(store: Store, run_id: str | None = None) -> LogEntry:
+    """Make an earlier release live again, by default the one that was live before; return the new entry.
+
+    Raises ConfigError for a run that was never published or is retired, IntegrityError where an object of it is lost,
+    PublishConflictError where another entry was first.
+    """
+    history = read_history(store)
+    target = history.find_release(run_id or _find_previous(history))
+    live = history.live
+    if live is not None and live.run_id == target.run_id and live.manifest == target.manifest:
+        raise ConfigError(f"{store.url}: run {target.run_id} is live already; name an earlier one")
+    if damage := find_damage(store, read_manifest(store, target).objects):
+        raise IntegrityError(f"{damage[0]}; run {target.run_id} cannot go live, choose another")
+    entry = LogEntry(
+        sequence=history.head + 1,
+        kind="rollback",
+        run_id=target.run_id,
+        manifest=target.manifest,
+        parent=history.head,
+        created_at=now_text(),
+    )
+    return commit_entry(store, history.head, entry)
+
+
+def pin(store: Store, run_id: str) -> KeepingEntry:
+    """Keep a release until it is unpinned; raises ConfigError for one that is not there, retired or pinned already."""
+    history = read_history(store)
+    history.find_release(run_id)
+    if run_id in history.pinned:
+        raise ConfigError(f"{store.url}: run {run_id} is pinned already")
+    return commit_keeping(store, history, "pin", (run_id,))
+
+
+def unpin(store: Store, run_id: str) -> KeepingEntry:
+    """Keep a release no longer than others; raises ConfigError for one that is not pinned."""
+    history = read_history(store)
+    if run_id not in history.pinned:
+        pinned = ", ".join(sorted(history.pinned)) or "none"
+        raise ConfigError(f"{store.url}: run {run_id} is not pinned; pinned are: {pinned}")
+    return commit_keeping(store, history, "unpin", (run_id,))
+
+
+def commit_keeping(store: Store, history: History, kind: str, runs: tuple[str, ...]) -> KeepingEntry:
+    """Add an entry on runs after the history's head; raises PublishConflictError where another entry was first."""
+    entry = KeepingEntry(sequence=history.head + 1, kind=kind, runs=runs, parent=history.head, created_at=now_text())
+    return commit_entry(store, history.head, entry)
+
+
+def _find_previous(history: History) -> str:
+    """Return the run that was live before the one that is."""
+    lived = [entry.run_id for entry in history.entries if isinstance(entry, LogEntry)]
+    for run_id in reversed(lived):
+        if run_id != lived[-1] and run_id not in history.retired:
+            return run_id
+    raise ConfigError(f"{history.url}: there is no earlier release to roll back to")

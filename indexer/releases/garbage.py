@@ -1,0 +1,124 @@
+"""Collect garbage: retire releases that nobody needs, then delete what only they had.
+
+A run is retired in the log before anything of it is deleted, so whoever publishes or rolls back on an older head is too
+late by its number, reads why, and gives up. Objects of a retired run that a kept release names stay: nights share them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from indexer.errors import IntegrityError
+from indexer.log import read_manifest
+from indexer.manifest import Manifest
+from indexer.releases.changes import commit_keeping
+from indexer.releases.history import History, read_history
+from indexer.store import Store, StoredObject
+
+OBJECTS = "v/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingRule:
+    """Which releases are kept beside the live one and those that are pinned."""
+
+    releases: int = 7
+    """The newest that were published."""
+    grace: timedelta = timedelta(days=3)
+    """What was live or written so short a time ago is kept, for consumers and builds that still read it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GarbagePlan:
+    """What a collection will do at a head of the log."""
+
+    history: History
+    kept: tuple[str, ...]
+    retire: tuple[str, ...]
+    """Runs to be retired now."""
+    delete: tuple[StoredObject, ...]
+    """Objects that no kept release names, of runs that are retired or will be."""
+    left: int
+    """Bytes that stay."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to be deleted."""
+        return sum(item.bytes for item in self.delete)
+
+
+def plan_garbage(store: Store, rule: KeepingRule, now: datetime | None = None) -> GarbagePlan:
+    """Work out what can go, reading the log, the manifests of kept releases and one listing; change nothing.
+
+    Raises IntegrityError where the manifest of a kept release cannot be read: what it names would be unknown.
+    """
+    history = read_history(store)
+    clock = now or datetime.now(UTC)
+    stored: dict[str, list[StoredObject]] = {}
+    for item in store.list(OBJECTS):
+        stored.setdefault(item.key.split("/")[1], []).append(item)
+    kept = _find_kept(history, rule, clock)
+    named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
+    building = _find_building(stored, history, rule, clock)
+    retire = tuple(sorted((set(stored) | set(history.releases)) - set(kept) - building - history.retired))
+    gone = history.retired | set(retire)
+    delete = [item for run_id, items in sorted(stored.items()) if run_id in gone for item in items]
+    delete = [item for item in delete if item.key not in named]
+    every = sum(item.bytes for items in stored.values() for item in items)
+    return GarbagePlan(
+        history=history,
+        kept=tuple(kept),
+        retire=retire,
+        delete=tuple(delete),
+        left=every - sum(item.bytes for item in delete),
+    )
+
+
+def collect_garbage(store: Store, plan: GarbagePlan) -> int:
+    """Retire and delete as planned; return the bytes deleted.
+
+    Raises PublishConflictError where the log has moved on since the plan was made: then nothing was deleted.
+    """
+    if plan.retire:
+        commit_keeping(store, plan.history, "retire", plan.retire)
+    for item in plan.delete:
+        store.delete(item.key)
+    return plan.bytes
+
+
+def _find_kept(history: History, rule: KeepingRule, now: datetime) -> list[str]:
+    """Return the runs that stay as releases, in the order of their publication."""
+    releases = [run_id for run_id in history.releases if run_id not in history.retired]
+    newest = set(releases[-rule.releases :] if rule.releases else ())
+    live = {history.live.run_id} if history.live else set()
+    return [
+        run_id
+        for run_id in releases
+        if run_id in newest | live | history.pinned or _is_recent(history.find_replaced(run_id), rule, now)
+    ]
+
+
+def _find_building(
+    stored: Mapping[str, Iterable[StoredObject]], history: History, rule: KeepingRule, now: datetime
+) -> set[str]:
+    """Return the runs that were never published and wrote something a short time ago."""
+    return {
+        run_id
+        for run_id, items in stored.items()
+        if run_id not in history.releases and any(now - item.modified < rule.grace for item in items)
+    }
+
+
+def _is_recent(replaced: str | None, rule: KeepingRule, now: datetime) -> bool:
+    return replaced is not None and now - datetime.fromisoformat(replaced) < rule.grace
+
+
+def _name_objects(store: Store, history: History, run_id: str) -> set[str]:
+    """Return the keys that the publications of a kept run name, their manifests among them."""
+    found: set[str] = set()
+    for entry in history.publications(run_id):
+        manifest: Manifest = read_manifest(store, entry)
+        found |= {entry.manifest.key, *(item.key for item in manifest.objects)}
+    if not found:
+        raise IntegrityError(f"{store.url}: run {run_id} is kept, but no entry of the log names its manifest")
+    return found

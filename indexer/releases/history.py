@@ -1,0 +1,100 @@
+"""What the whole log says: which runs were published, which is live, which are pinned and which are retired."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from indexer.errors import ConfigError
+from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head
+from indexer.store import Store
+
+READERS = 16
+"""Entries that are fetched at once: a store answers each in some tens of milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """The log up to a head."""
+
+    url: str
+    entries: tuple[Entry, ...]
+    """All of them, oldest first."""
+
+    @property
+    def head(self) -> int:
+        """The number of the newest entry."""
+        return len(self.entries)
+
+    @property
+    def live(self) -> LogEntry | None:
+        """The newest entry that makes a release live."""
+        return next((entry for entry in reversed(self.entries) if isinstance(entry, LogEntry)), None)
+
+    @property
+    def releases(self) -> dict[str, LogEntry]:
+        """Run -> its newest publication, in the order of these."""
+        found: dict[str, LogEntry] = {}
+        for entry in self.entries:
+            if isinstance(entry, LogEntry) and entry.kind == "publish":
+                found.pop(entry.run_id, None)
+                found[entry.run_id] = entry
+        return found
+
+    @property
+    def retired(self) -> frozenset[str]:
+        """Runs that can never go live again."""
+        return frozenset(run for entry in self._keeping("retire") for run in entry.runs)
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Runs that are kept until they are unpinned."""
+        found: set[str] = set()
+        for entry in self._keeping("pin", "unpin"):
+            found = found | set(entry.runs) if entry.kind == "pin" else found - set(entry.runs)
+        return frozenset(found)
+
+    def publications(self, run_id: str) -> list[LogEntry]:
+        """Return the entries that published a run, oldest first."""
+        lived = (entry for entry in self.entries if isinstance(entry, LogEntry) and entry.kind == "publish")
+        return [entry for entry in lived if entry.run_id == run_id]
+
+    def find_replaced(self, run_id: str) -> str | None:
+        """Return when the run was live last, as the time of the entry after it; None while it is live."""
+        lived = [entry for entry in self.entries if isinstance(entry, LogEntry)]
+        places = [place for place, entry in enumerate(lived) if entry.run_id == run_id]
+        return None if not places or places[-1] + 1 == len(lived) else lived[places[-1] + 1].created_at
+
+    def find_release(self, run_id: str) -> LogEntry:
+        """Return the newest publication of a run; raises ConfigError for one that is not there or retired."""
+        found = self.releases.get(run_id)
+        if found is None:
+            known = ", ".join(list(self.releases)[-5:]) or "none"
+            raise ConfigError(f"{self.url}: run {run_id} was never published; the newest that were: {known}")
+        if run_id in self.retired:
+            raise ConfigError(f"{self.url}: run {run_id} is retired, its objects may be deleted; choose another")
+        return found
+
+    def name_unretired(self, run_id: str) -> str:
+        """Return the run's id, or with a number after it where runs of that id are retired: they stay so."""
+        retired, name, number = self.retired, run_id, 1
+        while name in retired:
+            number += 1
+            name = f"{run_id}-{number}"
+        return name
+
+    def require_live(self) -> LogEntry:
+        """Return the live entry; raises ConfigError where nothing was published."""
+        if self.live is None:
+            raise ConfigError(f"{self.url}: nothing is published here; build a release first")
+        return self.live
+
+    def _keeping(self, *kinds: str) -> Iterable[KeepingEntry]:
+        return (entry for entry in self.entries if isinstance(entry, KeepingEntry) and entry.kind in kinds)
+
+
+def read_history(store: Store, head: int | None = None) -> History:
+    """Read the log up to a head, or all of it; raises IntegrityError where it is damaged."""
+    numbers = range(1, (read_head(store) if head is None else head) + 1)
+    with ThreadPoolExecutor(READERS) as pool:
+        entries = tuple(pool.map(lambda number: read_any_entry(store, number), numbers))
+    return History(url=store.url, entries=entries)

@@ -1,0 +1,304 @@
+"""Rollback, pins, retirement and the deletion of what nobody needs, on releases that share objects."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from indexer.build.publish import RunFolder, publish
+from indexer.cli.group import indexer
+from indexer.errors import ConfigError, IntegrityError, PublishConflictError
+from indexer.log import live_entry, read_head, read_manifest
+from indexer.manifest import CollectionEntry, EncoderEntry, Manifest, ObjectEntry, ShardEntry
+from indexer.releases import changes
+from indexer.releases.changes import pin, roll_back, unpin
+from indexer.releases.describe import compare_releases
+from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
+from indexer.releases.history import read_history
+from indexer.releases.verify import list_objects, verify_objects
+from indexer.store import LocalStore
+
+LATER = datetime.now(UTC) + timedelta(days=30)
+ONE = KeepingRule(releases=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "release")
+
+
+def put(store: LocalStore, key: str, data: bytes) -> ObjectEntry:
+    store.put_new(key, data)
+    return ObjectEntry(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def make_shard(store: LocalStore, run_id: str, number: int = 0) -> ShardEntry:
+    index, ids = (put(store, f"v/{run_id}/{number}.{kind}", f"{run_id}{number}".encode()) for kind in ("index", "ids"))
+    return ShardEntry(
+        collection="products", number=number, rows=1, fingerprint="0" * 64, index=index, ids=ids, texts=None
+    )
+
+
+def make_manifest(store: LocalStore, run_id: str, shards: tuple[ShardEntry, ...], parent: int) -> Manifest:
+    described = put(store, f"v/{run_id}/encoder.json", run_id.encode())
+    others = [put(store, f"v/{run_id}/{name}", b"x") for name in ("encoder.onnx", "tokenizer.json")]
+    collection = CollectionEntry(
+        name="products",
+        rows=len(shards),
+        rows_in=len(shards),
+        duplicates=0,
+        rejected={},
+        dimension=2,
+        metric="inner_product",
+        storage="flat",
+        m=4,
+        ef_construction=8,
+        ef_search=8,
+        shards=shards,
+    )
+    return Manifest(
+        run_id=run_id,
+        run_date="2026-11-20",
+        created_at="2026-11-20T04:00:00+00:00",
+        parent=parent,
+        encoder=EncoderEntry(fingerprint=described.sha256, objects=(described, *others)),
+        collections=(collection,),
+    )
+
+
+def publish_run(store: LocalStore, run_id: str, *kept: ShardEntry) -> ShardEntry:
+    """Publish a run with a shard of its own beside those of others; return the shard."""
+    own = make_shard(store, run_id, len(kept))
+    shards = tuple(replace(shard, number=number) for number, shard in enumerate((*kept, own)))
+    publish(RunFolder(store, run_id), make_manifest(store, run_id, shards, read_head(store)))
+    return own
+
+
+def live_run(store: LocalStore) -> str:
+    entry = live_entry(store)
+    assert entry is not None
+    return entry.run_id
+
+
+def keys(store: LocalStore, run_id: str) -> set[str]:
+    return {item.key.rpartition("/")[2] for item in store.list(f"v/{run_id}/")}
+
+
+def test_a_rollback_is_a_new_entry_and_by_default_the_release_before(store: LocalStore):
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id)
+    assert (roll_back(store).run_id, live_run(store), read_head(store)) == ("b", "b", 4)
+    assert (roll_back(store, "a").run_id, live_run(store), read_head(store)) == ("a", "a", 5)
+    assert roll_back(store).run_id == "b"
+    publish_run(store, "d")
+    assert (live_run(store), read_head(store)) == ("d", 7)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "message"),
+    [("x", "run x was never published; the newest that were: a, b"), ("b", "run b is live already")],
+)
+def test_a_rollback_that_makes_no_sense_is_refused(store: LocalStore, run_id: str, message: str):
+    publish_run(store, "a")
+    with pytest.raises(ConfigError, match="no earlier release"):
+        roll_back(store)
+    publish_run(store, "b")
+    with pytest.raises(ConfigError, match=message):
+        roll_back(store, run_id)
+    assert read_head(store) == 2
+
+
+def test_a_release_that_lost_an_object_cannot_go_live_again(store: LocalStore):
+    shard = publish_run(store, "a")
+    publish_run(store, "b")
+    store.delete(shard.ids.key)
+    with pytest.raises(IntegrityError, match=r"0\.ids: no such object; run a cannot go live"):
+        roll_back(store)
+    assert live_run(store) == "b"
+
+
+def test_pins_hold_until_they_are_taken_off(store: LocalStore):
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id)
+    pin(store, "a")
+    assert read_history(store).pinned == {"a"}
+    with pytest.raises(ConfigError, match="run a is pinned already"):
+        pin(store, "a")
+    assert plan_garbage(store, ONE, LATER).retire == ("b",)
+    unpin(store, "a")
+    with pytest.raises(ConfigError, match="run a is not pinned; pinned are: none"):
+        unpin(store, "a")
+    assert plan_garbage(store, ONE, LATER).retire == ("a", "b")
+    with pytest.raises(ConfigError, match="never published"):
+        pin(store, "x")
+    assert live_run(store) == "c"
+
+
+def test_shared_objects_outlive_the_release_that_made_them(store: LocalStore):
+    shard = publish_run(store, "a")
+    second = publish_run(store, "b", shard)
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.kept, plan.retire) == (("b",), ("a",))
+    before = sum(item.bytes for item in store.list("v/"))
+    deleted = collect_garbage(store, plan)
+    assert keys(store, "a") == {"0.index", "0.ids"}
+    assert sum(item.bytes for item in store.list("v/")) == before - deleted == plan.left
+    entry = read_history(store).live
+    assert entry is not None
+    assert not [line for line in verify_objects(store, list_objects(store, entry)) if line]
+    with pytest.raises(ConfigError, match="run a is retired"):
+        roll_back(store, "a")
+    # When the next release names the shared shard no more, it goes, too, with no new entry about run a.
+    publish_run(store, "c", second)
+    collect_garbage(store, plan_garbage(store, ONE, LATER))
+    assert keys(store, "a") == set()
+    assert keys(store, "b") == {"1.index", "1.ids"}
+    assert live_run(store) == "c"
+
+
+def test_what_was_live_or_written_a_short_time_ago_is_kept(store: LocalStore):
+    publish_run(store, "a")
+    publish_run(store, "b")
+    put(store, "v/unfinished/0.index", b"x")
+    now = datetime.now(UTC)
+    assert plan_garbage(store, ONE, now).retire == ()
+    assert plan_garbage(store, KeepingRule(releases=1, grace=timedelta(0)), now).retire == ("a", "unfinished")
+    assert plan_garbage(store, ONE, LATER).retire == ("a", "unfinished")
+    assert plan_garbage(store, KeepingRule(releases=2), LATER).retire == ("unfinished",)
+
+
+def test_a_release_that_an_operator_chose_is_kept_however_old_it_is(store: LocalStore):
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id)
+    roll_back(store, "a")
+    assert plan_garbage(store, ONE, LATER).retire == ("b",)
+
+
+def test_nothing_is_deleted_when_the_log_has_moved_on(store: LocalStore):
+    publish_run(store, "a")
+    publish_run(store, "b")
+    plan = plan_garbage(store, ONE, LATER)
+    roll_back(store, "a")
+    with pytest.raises(PublishConflictError):
+        collect_garbage(store, plan)
+    assert keys(store, "a") >= {"0.index", "0.ids", "encoder.json"}
+
+
+def test_a_kept_release_whose_manifest_is_lost_stops_the_collection(store: LocalStore):
+    publish_run(store, "a")
+    publish_run(store, "b")
+    entry = read_history(store).live
+    assert entry is not None
+    store.delete(entry.manifest.key)
+    with pytest.raises(IntegrityError, match="names this manifest, but it is not there"):
+        plan_garbage(store, ONE, LATER)
+
+
+def test_a_publisher_goes_on_after_entries_about_what_is_kept(store: LocalStore):
+    publish_run(store, "a")
+    head = read_head(store)
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), head)
+    pin(store, "a")
+    assert publish(RunFolder(store, "b"), manifest).sequence == 3
+    assert live_run(store) == "b"
+
+
+def test_a_publisher_whose_run_was_retired_gives_up(store: LocalStore):
+    publish_run(store, "a")
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
+    collect = plan_garbage(store, ONE, LATER)
+    assert collect.retire == ("b",)
+    changes.commit_keeping(store, collect.history, "retire", collect.retire)
+    with pytest.raises(PublishConflictError, match="run b was retired while it was built"):
+        publish(RunFolder(store, "b"), manifest)
+    assert live_run(store) == "a"
+
+
+def test_a_publisher_that_another_release_overtook_gives_up(store: LocalStore):
+    publish_run(store, "a")
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
+    pin(store, "a")
+    publish_run(store, "c")
+    with pytest.raises(PublishConflictError, match="log entry 2 was taken meanwhile"):
+        publish(RunFolder(store, "b"), manifest)
+    assert live_run(store) == "c"
+
+
+def test_a_run_that_was_retired_is_built_again_under_another_name(store: LocalStore):
+    publish_run(store, "a")
+    put(store, "v/b/0.index", b"x")
+    collect_garbage(store, plan_garbage(store, ONE, LATER))
+    history = read_history(store)
+    assert [history.name_unretired(run_id) for run_id in ("a", "b")] == ["a", "b-2"]
+    publish_run(store, "b-2")
+    assert read_history(store).name_unretired("b") == "b-2"
+
+
+def test_verification_names_each_damaged_object(store: LocalStore):
+    shard = publish_run(store, "a")
+    entry = read_history(store).live
+    assert entry is not None
+    objects = list_objects(store, entry)
+    path = store.local_path(shard.ids.key)
+    path.write_bytes(bytes(len(path.read_bytes())))
+    assert [line for line in verify_objects(store, objects, sizes_only=True) if line] == []
+    (line,) = (line for line in verify_objects(store, objects) if line)
+    assert "0.ids: expected SHA-256" in line
+    path.unlink()
+    assert [line for line in verify_objects(store, objects) if line] == [f"{store.url}/{shard.ids.key}: no such object"]
+
+
+def test_a_comparison_shows_what_differs_and_what_is_shared(store: LocalStore):
+    shard = publish_run(store, "a")
+    publish_run(store, "b", shard)
+    history = read_history(store)
+    before, after = (read_manifest(store, history.find_release(run_id)) for run_id in ("a", "b"))
+    found = compare_releases(before, after)
+    assert found["collections"]["products rows"] == [1, 2]
+    assert found["shared_bytes"] == shard.index.bytes + shard.ids.bytes
+    assert found["new_bytes"] == len("b1") * 2 + len("b") + 2
+    assert not found["same_encoder"]
+    assert found["config"] == found["versions"] == {}
+
+
+@pytest.fixture
+def run(store: LocalStore) -> Callable[..., object]:
+    def invoke(*arguments: str, code: int = 0) -> object:
+        result = CliRunner().invoke(indexer, ["release", arguments[0], store.url, *arguments[1:], "--json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if result.stdout else result.stderr
+
+    return invoke
+
+
+def test_the_commands_do_what_they_say(store: LocalStore, run: Callable[..., object]):
+    shard = publish_run(store, "a")
+    publish_run(store, "b")
+    listed = run("list")
+    assert isinstance(listed, list)
+    assert [(line["run_id"], line["state"]) for line in listed] == [("b", ["live"]), ("a", [])]
+    assert run("show")["run_id"] == "b"  # type: ignore[index]
+    assert run("diff", "a")["after"] == "b"  # type: ignore[index]
+    assert run("rollback") == {"status": "rolled back", "run_id": "a", "sequence": 3}
+    assert run("pin", "b") == {"status": "pinned", "run_id": "b", "sequence": 4}
+    assert run("unpin", "b") == {"status": "unpinned", "run_id": "b", "sequence": 5}
+    planned = run("gc", "--keep", "1", "--grace-days", "0")
+    assert planned["status"] == "planned"  # type: ignore[index]
+    assert read_head(store) == 5
+    assert run("gc", "--keep", "1", "--grace-days", "0", "--yes") == {**planned, "status": "deleted"}  # type: ignore[dict-item]
+    assert run("verify") == {"run_id": "a", "objects": 5, "damaged": []}
+    store.delete(shard.ids.key)
+    assert "1 of 5 objects are damaged" in CliRunner().invoke(indexer, ["release", "verify", store.url]).stderr
+    assert run("show", "x", code=2)
+
+
+def test_a_store_without_releases_is_told_in_one_sentence(tmp_path: Path):
+    result = CliRunner().invoke(indexer, ["release", "show", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "nothing is published here; build a release first" in result.stderr
