@@ -30,10 +30,14 @@ SPREAD = 0.8
 
 
 def make_vectors(rows: int, queries: int) -> tuple[Vectors, Vectors]:
-    """Return synthetic unit vectors: clusters of about 20 rows, each query near a row of its own."""
+    """Return synthetic unit vectors in clusters of about 20 rows; queries lie in the same clusters.
+
+    The variance of direction i falls as 1 / i, as vectors of texts have a few leading directions, too.
+    """
     rng = np.random.default_rng(5)
-    centres = _unit(rng.standard_normal((max(1, rows // ROWS_PER_CLUSTER), DIMENSION), dtype=np.float32))
-    noise = _unit(rng.standard_normal((rows + queries, DIMENSION), dtype=np.float32))
+    scale = np.arange(1, DIMENSION + 1, dtype=np.float32) ** -0.5
+    centres = _unit(scale * rng.standard_normal((max(1, rows // ROWS_PER_CLUSTER), DIMENSION), dtype=np.float32))
+    noise = _unit(scale * rng.standard_normal((rows + queries, DIMENSION), dtype=np.float32))
     own = rng.integers(0, len(centres), rows + queries)
     found = _unit(centres[own] + SPREAD * noise)
     return found[:rows], found[rows:]

@@ -42,7 +42,7 @@ class LoadedRelease:
     mapped: bool
     _selections: WeakKeyDictionary[IdFilter, Selections] = field(default_factory=WeakKeyDictionary, init=False)
     """By filter, as long as somebody holds it."""
-    _selecting: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _making_tables: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
     def mapped_bytes(self) -> int:
@@ -60,9 +60,12 @@ class LoadedRelease:
         """Return the rows that a filter leaves, found on its first use and kept as long as it lives."""
         found = self._selections.get(ids)
         if found is None:
-            with self._selecting:
-                found = self._selections.get(ids) or self._find_rows(ids)
-                self._selections[ids] = found
+            shards = self.shards_of(ids.collection)
+            # Tables of ids take seconds and memory; threads that come together must not make several.
+            with self._making_tables:
+                tables = [shard.id_rows for shard in shards]
+            found = tuple(shard.select(ids, table) for shard, table in zip(shards, tables, strict=True))
+            self._selections[ids] = found
         return found
 
     def take_filters(self, older: "LoadedRelease") -> None:
@@ -80,9 +83,6 @@ class LoadedRelease:
         selections = tuple(shard.live for shard in shards) if ids is None else self.select(ids)
         ef_search = next(item.ef_search for item in self.manifest.collections if item.name == collection)
         return search_shards(pool, shards, selections, vectors, k, ef_search)
-
-    def _find_rows(self, ids: IdFilter) -> Selections:
-        return tuple(shard.select(ids.among, ids.without) for shard in self.shards_of(ids.collection))
 
 
 def load_release(

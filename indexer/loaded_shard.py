@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.id_rows import HashedIds, IdRows
+from indexer.id_filter import IdFilter
+from indexer.id_rows import IdRows
 from indexer.index_file import IndexShape, read_index
 from indexer.manifest import CollectionEntry, ShardEntry
 from indexer.shard_file import Lines, read_dead, read_lines
@@ -42,12 +43,12 @@ class LoadedShard:
         """The rows by id; made when a filter first asks, and kept."""
         return IdRows(self.ids)
 
-    def select(self, among: HashedIds | None, without: HashedIds | None) -> Selection:
-        """Return the live rows whose ids are in `among`, all where that is None, and not in `without`."""
-        denied = self.dead if without is None else np.union1d(self.dead, self.id_rows.find(without))
-        if among is None:
+    def select(self, ids: IdFilter, table: IdRows) -> Selection:
+        """Return the live rows that a filter leaves; the table is that of this shard's ids."""
+        denied = self.dead if ids.without is None else np.union1d(self.dead, table.find(ids.without))
+        if ids.among is None:
             return select_rows(denied, len(self.ids))
-        rows = self.id_rows.find(among)
+        rows = table.find(ids.among)
         return select_only(rows[~_is_among(rows, denied)], len(self.ids))
 
 

@@ -13,8 +13,9 @@ import pytest
 from indexer.build.release import build_release
 from indexer.config import Config
 from indexer.errors import IndexerError, IntegrityError
-from indexer.log import log_key
+from indexer.log import KeepingEntry, commit_entry, log_key
 from indexer.reader import Index, open_index
+from indexer.store import LocalStore
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ class TestRefresh:
         assert index.release.sequence == 2
 
     def test_entries_about_keeping_change_nothing(self, index: Index, release: Path):
-        append_entry(release, 2, kind="pin")
+        created = "2026-11-21T00:00:00+00:00"
+        entry = KeepingEntry(sequence=2, kind="pin", runs=(index.release.run_id,), parent=1, created_at=created)
+        commit_entry(LocalStore(release), 1, entry)
         assert index.refresh() is False
         assert index.release.sequence == 1
 
