@@ -95,6 +95,7 @@ $(VENV)/demo: $(BIN)/python setup.cfg constraints.txt
 
 $(VENV)/test: $(BIN)/python setup.cfg constraints.txt
 	$(PIP) --editable '.[test]'
+	@$(PIP) hnswlib || echo "hnswlib was not compiled (no C++ compiler?): tests that open its files are skipped"
 	@touch $@ $(VENV)/demo
 
 # The constraints name Spark 4 and the py4j that belongs to it.

@@ -157,7 +157,7 @@ class LocalStore:
                 file.flush()
                 os.fsync(file.fileno())
             _link_new(draft, final, self.url, key)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
         except OSError as error:
             raise _local_error(error, self.url, key) from error
         finally:
@@ -282,7 +282,8 @@ def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
         raise ObjectExistsError(f"{url}: {key} exists already") from None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

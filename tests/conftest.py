@@ -146,6 +146,47 @@ def products() -> Callable[[int], list[tuple[str, str, str]]]:
 
 
 @pytest.fixture(scope="session")
+def make_shard_rows() -> Callable[..., Any]:
+    """Return a function that makes a shard alone in its collection, as exports read it."""
+    import numpy as np
+
+    from indexer.export.rows import ShardRows
+    from indexer.manifest import CollectionEntry
+    from indexer.shard_file import Lines, LoadedShard
+
+    def make(
+        index: Any, ids: Sequence[str], *, texts: Sequence[str] = (), dead: Sequence[int] = (), storage: str = "flat"
+    ) -> Any:
+        live = np.ones(len(ids), dtype=np.bool_)
+        live[list(dead)] = False
+        entry = CollectionEntry(
+            name="products",
+            rows=int(live.sum()),
+            rows_in=int(live.sum()),
+            duplicates=0,
+            rejected={},
+            dimension=index.d,
+            metric="inner_product",
+            storage=storage,
+            m=index.hnsw.nb_neighbors(1),
+            ef_construction=index.hnsw.efConstruction,
+            ef_search=16,
+            shards=(),
+        )
+        lines = [Lines("".join(f"{line}\n" for line in column).encode(), "test") for column in (ids, texts or ids)]
+        return ShardRows(
+            collection=entry,
+            number=0,
+            loaded=LoadedShard(index=index, ids=lines[0], texts=lines[1]),
+            live=live,
+            first=0,
+            advance=lambda _: None,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Start moto's S3 on loopback and return its address."""
     from moto.server import ThreadedMotoServer

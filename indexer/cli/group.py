@@ -9,6 +9,7 @@ from indexer.cli.config import config
 from indexer.cli.demo import demo
 from indexer.cli.distill import distill
 from indexer.cli.evaluate import evaluate
+from indexer.cli.export import export
 from indexer.cli.label import label
 from indexer.cli.nightly import nightly
 from indexer.cli.options import ErrorGroup
@@ -29,5 +30,5 @@ def indexer(debug: bool) -> None:
     """
 
 
-for command in (demo, nightly, distill, build, query, release, evaluate, compare, label, config):
+for command in (demo, nightly, distill, build, query, release, export, evaluate, compare, label, config):
     indexer.add_command(command)

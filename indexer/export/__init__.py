@@ -1,0 +1,1 @@
+"""Copies of a published release in the formats of other engines."""
