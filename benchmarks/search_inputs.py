@@ -88,7 +88,7 @@ def open_shards(folder: Path, vectors: Vectors, options: IndexConfig, *, mapped:
         shape = IndexShape(rows=size, dimension=vectors.shape[1], m=options.m, storage=options.storage)
         index = read_index(path, shape, mapped=mapped)
         ids = read_lines(path.with_suffix(".ids"), size, mapped=mapped)
-        found.append(LoadedShard(index=index, ids=ids, texts=None, dead=np.empty(0, dtype=np.int64), live=None))
+        found.append(LoadedShard(index=index, ids=ids, texts=None))
     return found
 
 

@@ -1,7 +1,7 @@
 """A shard that is ready to search: its index, its ids and its texts, and which of its rows may be found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ class LoadedShard:
     index: Any
     ids: Lines
     texts: Lines | None
-    dead: npt.NDArray[np.int64]
-    live: Selection | None
+    dead: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    live: Selection | None = None
     """The rows that are not dead, where any are."""
 
     def id(self, row: int) -> str:
