@@ -166,8 +166,8 @@ def main() -> None:
         return serve(way, Path(folder), int(rows), int(dimension))
     print_machine("faiss-cpu", "numpy", "onnxruntime")
     if options.release:
-        queries = read_queries(options.queries, options.number) if options.queries else make_queries(options.number)
-        return time_release(options.release, queries, options.rounds)
+        texts = read_queries(options.queries, options.number) if options.queries else make_queries(options.number)
+        return time_release(options.release, texts, options.rounds)
     if options.encoder:
         vectors, queries = embed_texts(
             Path(options.encoder), options.catalogue, options.queries, options.vectors, options.number
