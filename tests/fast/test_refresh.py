@@ -12,7 +12,7 @@ import pytest
 
 from indexer.build.release import build_release
 from indexer.config import Config
-from indexer.errors import IndexerError, IntegrityError
+from indexer.errors import ConfigError, IndexerError, IntegrityError
 from indexer.log import KeepingEntry, commit_entry, log_key
 from indexer.reader import Index, open_index
 from indexer.store import LocalStore
@@ -175,3 +175,19 @@ class TestReleasesThatFollowEachOther:
         index.refresh()
         monkeypatch.setattr("indexer.loaded_shard.LoadedShard.select", lambda *_: pytest.fail("a search had to wait"))
         assert index.search("red mug", ids=kept)[0].text.endswith("night 2")
+
+
+def test_a_filter_of_a_collection_that_is_gone_stops_no_refresh(
+    make_shop: Callable[..., Config], encoder_directory: Path, products: Callable[[int], Sequence[Any]]
+):
+    for day, queries in ((20, ["red mug", "school bag"]), (21, [])):
+        config = make_shop(products(60 + day), queries=queries)
+        build_release(config, f"2026-11-{day}", encoder_directory=encoder_directory, story={}, progress=False)
+        if day == 20:
+            index = open_index(config.shop.release)
+            denied = index.prepare_filter(without=[], collection="queries")
+            assert len(index.search("red mug", "queries", ids=denied)) == 2
+    assert index.refresh() is True
+    assert index.release.collections == ("products",)
+    with pytest.raises(ConfigError, match="collection 'queries': expected one of products"):
+        index.search("red mug", "queries", ids=denied)
