@@ -92,14 +92,18 @@ def check_index_file(path: Path, shape: IndexShape) -> None:
         file.expect(file.left, 0, "bytes after the index")
 
 
-def read_index(path: Path, shape: IndexShape) -> Any:
-    """Open a checked index file; raises IntegrityError where FAISS refuses it or it is not of this shape."""
+def read_index(path: Path, shape: IndexShape, *, mapped: bool = False) -> Any:
+    """Open an index file that was checked; raises IntegrityError where FAISS refuses it or it is not of this shape.
+
+    Mapped are vectors and links, all but 12 bytes a row (levels and offsets), by IO_FLAG_MMAP_IFC: IO_FLAG_MMAP maps
+    inverted lists only and loads an HNSW index as a whole.
+    """
     check_index_file(path, shape)
     with _limits:
         before = faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 1 << 20))
         try:
-            index: Any = faiss.read_index(str(path))
+            index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         except RuntimeError as error:
             raise IntegrityError(f"{path}: FAISS refused the file: {str(error)[:200]}") from None
         finally:

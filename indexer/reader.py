@@ -5,25 +5,26 @@ whatever goes wrong on the way leaves the one that is being served.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from indexer.encoder import Encoder, Vectors, load_encoder
+from indexer.encoder import Vectors
 from indexer.errors import ConfigError, IntegrityError, StoreError
+from indexer.id_filter import IdFilter, make_filter
+from indexer.loaded_release import LoadedRelease, Place, load_release
 from indexer.log import live_entry, log_key, read_head, read_manifest
-from indexer.manifest import Manifest
 from indexer.object_cache import ObjectCache, default_cache
-from indexer.shard_file import LoadedShard, open_shard, search_shard
+from indexer.search_pool import SearchPool
 from indexer.store import Store, open_store
 from indexer.text import normalise_query
 
 MAX_HITS = 10_000
+MAX_REFORMULATIONS = 100
 ALL_CORES = faiss.omp_get_max_threads()
 """What FAISS takes of itself; asked before anything sets another number."""
 
@@ -37,9 +38,16 @@ class Hit:
     score: float
 
 
+@dataclass(frozen=True)
+class SourcedHit(Hit):
+    """A product and the query that it was found through: the one that was asked, or a curated one."""
+
+    through: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReleaseInfo:
-    """Which release is being served."""
+    """Which release is being served, and what it holds."""
 
     run_id: str
     run_date: str
@@ -48,75 +56,136 @@ class ReleaseInfo:
     age_seconds: float
     """Since the release was built; a number that grows without end says that nothing new arrives."""
     collections: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Release:
-    """A release that is loaded completely; never changed."""
-
-    sequence: int
-    manifest: Manifest
-    encoder: Encoder
-    shards: dict[str, list[LoadedShard]]
+    rows: Mapping[str, int]
+    """Collection -> rows that can be found."""
+    shards: Mapping[str, int]
+    """Collection -> shards, deltas among them."""
+    loaded_bytes: int
+    """Size of the files that were read into this process's own memory."""
+    mapped_bytes: int
+    """Size of the files that are mapped; processes of one machine share their pages."""
 
 
 class Index:
     """The live release of a store; safe to share between threads."""
 
-    def __init__(self, store: Store, cache: ObjectCache, threads: int) -> None:
+    def __init__(self, store: Store, cache: ObjectCache, threads: int, mapped: bool) -> None:
         self._store = store
         self._cache = cache
         self._threads = threads
+        self._mapped = mapped
+        self._pool = SearchPool(threads or ALL_CORES)
         self._refreshing = threading.Lock()
         self._release = self._load(read_head(store))
 
     @property
     def release(self) -> ReleaseInfo:
-        """The release that is being served, and its age."""
+        """The release that is being served, its age and its size."""
         served = self._release
-        created = datetime.fromisoformat(served.manifest.created_at)
+        manifest = served.manifest
+        created = datetime.fromisoformat(manifest.created_at)
+        total = sum(item.bytes for item in manifest.downloads)
         return ReleaseInfo(
-            run_id=served.manifest.run_id,
-            run_date=served.manifest.run_date,
+            run_id=manifest.run_id,
+            run_date=manifest.run_date,
             sequence=served.sequence,
-            created_at=served.manifest.created_at,
+            created_at=manifest.created_at,
             age_seconds=max(0.0, (datetime.now(UTC) - created).total_seconds()),
             collections=tuple(served.shards),
+            rows={item.name: item.rows for item in manifest.collections},
+            shards={item.name: len(item.shards) for item in manifest.collections},
+            loaded_bytes=total - served.mapped_bytes,
+            mapped_bytes=served.mapped_bytes,
         )
 
-    def search(self, query: str, collection: str = "products", k: int = 10) -> list[Hit]:
-        """Return at most k hits, best first; a query without a known word has none."""
-        return self.search_batch([query], collection=collection, k=k)[0]
+    def search(
+        self,
+        query: str,
+        collection: str = "products",
+        k: int = 10,
+        *,
+        among: Iterable[str] | None = None,
+        without: Iterable[str] | None = None,
+        ids: IdFilter | None = None,
+    ) -> list[Hit]:
+        """Return at most k hits, best first; a query without a known word has none.
 
-    def reformulate(self, query: str, k: int = 10) -> list[str]:
-        """Return at most k other curated queries that mean the same, best first (KD-Boost section 5.2)."""
-        same = normalise_query(query)
-        found = [hit.text or "" for hit in self.search(query, collection="queries", k=min(k + 1, MAX_HITS))]
-        return [text for text in found if text != same][:k]
-
-    def search_batch(self, queries: Sequence[str], collection: str = "products", k: int = 10) -> list[list[Hit]]:
-        """Search many queries in one release; raises ConfigError for an unknown collection or a wrong k.
-
-        Sets FAISS's number of threads for the calling thread, because OpenMP keeps one number per thread.
+        Only ids of `among` are found, none of `without`; `ids` is both of them, prepared by `prepare_filter`.
         """
+        return self.search_batch([query], collection, k, among=among, without=without, ids=ids)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str],
+        collection: str = "products",
+        k: int = 10,
+        *,
+        among: Iterable[str] | None = None,
+        without: Iterable[str] | None = None,
+        ids: IdFilter | None = None,
+    ) -> list[list[Hit]]:
+        """Search many queries in one release; raises ConfigError for an unknown collection, a wrong k or filter."""
         served = self._release
-        if collection not in served.shards:
-            raise ConfigError(f"collection {collection!r}: expected one of {', '.join(served.shards)}")
-        if not 1 <= k <= MAX_HITS:
-            raise ConfigError(f"k: expected 1 to {MAX_HITS}, found {k}")
+        wanted = _check(served, collection, k, among, without, ids)
         if not queries:
             return []
         vectors, _, empty = served.encoder.encode([normalise_query(query) for query in queries], kind="query")
-        faiss.omp_set_num_threads(self._threads or ALL_CORES)
-        shards = served.shards[collection]
-        entry = next(item for item in served.manifest.collections if item.name == collection)
-        parts = [search_shard(shard.index, vectors, k, entry.ef_search, shard.selector) for shard in shards]
-        scores = np.concatenate([part[0] for part in parts], axis=1)
-        rows = np.concatenate([part[1] for part in parts], axis=1)
-        owners = np.concatenate([np.full(part[1].shape[1], number) for number, part in enumerate(parts)])
+        found = served.search(self._pool, vectors, collection, k, wanted)
         return [
-            [] if empty[line] else _merge(shards, scores[line], rows[line], owners, k) for line in range(len(queries))
+            [] if nothing else [Hit(shard.id(row), shard.text(row), score) for score, shard, row in places]
+            for places, nothing in zip(found, empty, strict=True)
         ]
+
+    def reformulate(self, query: str, k: int = 10) -> list[str]:
+        """Return at most k other curated queries that mean the same, best first (KD-Boost section 5.2)."""
+        served = self._release
+        _check(served, "queries", k, None, None, None)
+        asked = normalise_query(query)
+        own, _, empty = served.encoder.encode([asked], kind="query")
+        return [] if empty[0] else [_name(place) for place in self._find_others(served, own, asked, k)]
+
+    def source(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        reformulations: int = 5,
+        among: Iterable[str] | None = None,
+        without: Iterable[str] | None = None,
+        ids: IdFilter | None = None,
+    ) -> list[SourcedHit]:
+        """Return at most k products found through the query or one of so many curated queries that mean the same.
+
+        A product that is found through a reformulation r scores cos(query, r) * cos(r, product), through the query
+        itself cos(query, product), and counts once, by its best score; negative cosines with r or its products do not
+        count. KD-Boost (appendix D) sends reformulations to the search index and names no rule of merging: this one
+        is a reading. Raises ConfigError as `search` does, and unless 0 <= reformulations <= 100.
+        """
+        served = self._release
+        wanted = _check(served, "products", k, among, without, ids)
+        if not 0 <= reformulations <= MAX_REFORMULATIONS:
+            raise ConfigError(f"reformulations: expected 0 to {MAX_REFORMULATIONS}, found {reformulations}")
+        asked = normalise_query(query)
+        own, _, empty = served.encoder.encode([asked], kind="query")
+        if empty[0]:
+            return []
+        others = self._find_others(served, own, asked, reformulations) if reformulations else []
+        others = [place for place in others if place.score > 0]
+        vectors = np.stack([own[0], *(_find_vector(place) for place in others)])
+        found = served.search(self._pool, vectors, "products", k, wanted)
+        through = [(asked, 1.0), *((_name(place), place.score) for place in others)]
+        return _join(found, through)[:k]
+
+    def prepare_filter(
+        self, *, among: Iterable[str] | None = None, without: Iterable[str] | None = None, collection: str = "products"
+    ) -> IdFilter:
+        """Return a filter for many searches, whose rows are found now; `refresh` finds them in what it brings.
+
+        The first filter of a release makes a table of its ids, 12 bytes a row.
+        """
+        made = make_filter(collection, among, without)
+        self._release.select(made)
+        return made
 
     def refresh(self) -> bool:
         """Swap to the newest live release and return whether there was one.
@@ -134,45 +203,88 @@ class Index:
             entry = live_entry(self._store, head)
             if entry is not None and entry.sequence == self._release.sequence:
                 return False
-            self._release = self._load(head)
+            newer = self._load(head)
+            newer.take_filters(self._release)
+            self._release = newer
             return True
 
-    def _load(self, head: int) -> _Release:
+    def _load(self, head: int) -> LoadedRelease:
         entry = live_entry(self._store, head)
         if entry is None:
             raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
         manifest = read_manifest(self._store, entry)
-        files = {item.key: self._cache.fetch(item) for item in manifest.downloads}
-        encoder = load_encoder(
-            {name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=self._threads
+        loaded = load_release(
+            entry.sequence,
+            manifest,
+            self._cache,
+            threads=self._threads,
+            mapped=self._mapped,
+            place=self._store.url,
         )
-        shards: dict[str, list[LoadedShard]] = {}
-        for collection in manifest.collections:
-            if collection.dimension != encoder.dimension:
-                raise IntegrityError(
-                    f"{self._store.url}: {collection.name} has {collection.dimension} dimensions, "
-                    f"its encoder {encoder.dimension}"
-                )
-            shards[collection.name] = [open_shard(collection, shard, files) for shard in collection.shards]
         self._cache.prune()
-        return _Release(sequence=entry.sequence, manifest=manifest, encoder=encoder, shards=shards)
+        return loaded
+
+    def _find_others(self, served: LoadedRelease, own: Vectors, asked: str, count: int) -> list[Place]:
+        """Return the nearest curated queries that are not the one asked."""
+        found = served.search(self._pool, own, "queries", min(count + 1, MAX_HITS))[0]
+        return [place for place in found if _name(place) != asked][:count]
 
 
-def open_index(url: str, *, cache: Path | None = None, threads: int = 1) -> Index:
+def open_index(url: str, *, cache: Path | None = None, threads: int = 1, mapped: bool = False) -> Index:
     """Open the live release of a folder or `s3://bucket/prefix`.
 
     Objects of a bucket are kept in `cache` under their hash (by default below the user's cache folder) and are
     downloaded once. `threads` is for encoding and searching: 1 gives the steadiest latency, 0 takes one per core.
+    With `mapped`, files of indexes, ids and texts are mapped instead of read, so that processes share their memory;
+    they must not be changed while they are served. Searching sets FAISS's number of threads to 1 in the calling thread.
     Raises StoreError where nothing is published or storage fails, IntegrityError where bytes are not as promised.
     """
     store = open_store(url)
-    return Index(store, ObjectCache(store, cache or default_cache()), threads)
+    return Index(store, ObjectCache(store, cache or default_cache()), threads, mapped)
 
 
-def _merge(
-    shards: list[LoadedShard], scores: Vectors, rows: npt.NDArray[np.int64], owners: npt.NDArray[np.int64], k: int
-) -> list[Hit]:
-    """Take the k best over all shards; equal scores are ordered by shard and row, so that answers repeat."""
-    best = np.lexsort((rows, owners, -scores))
-    kept = [(shards[owners[at]], int(rows[at]), float(scores[at])) for at in best if rows[at] >= 0][:k]
-    return [Hit(shard.id(row), shard.text(row), score) for shard, row, score in kept]
+def _check(
+    served: LoadedRelease,
+    collection: str,
+    k: int,
+    among: Iterable[str] | None,
+    without: Iterable[str] | None,
+    ids: IdFilter | None,
+) -> IdFilter | None:
+    """Return the filter that a search asks for; raises ConfigError for arguments that make no sense."""
+    served.shards_of(collection)
+    if not 1 <= k <= MAX_HITS:
+        raise ConfigError(f"k: expected 1 to {MAX_HITS}, found {k}")
+    if among is None and without is None:
+        if ids is not None and ids.collection != collection:
+            raise ConfigError(f"ids: expected a filter of {collection}, found one of {ids.collection}")
+        return ids
+    if ids is not None:
+        raise ConfigError("ids: expected a prepared filter or among and without, found both")
+    return make_filter(collection, among, without)
+
+
+def _find_vector(place: Place) -> Vectors:
+    """Return a row's vector, at unit length also where its storage rounds."""
+    vector: Vectors = place.shard.index.reconstruct(place.row)
+    return vector / np.linalg.norm(vector)
+
+
+def _name(place: Place) -> str:
+    return place.shard.text(place.row) or ""
+
+
+def _join(found: list[list[Place]], through: list[tuple[str, float]]) -> list[SourcedHit]:
+    """Return each product once, by its best score, best first; of equal scores the earlier query's."""
+    ranked = sorted(
+        (-weight * place.score, number, rank)
+        for number, (places, (_, weight)) in enumerate(zip(found, through, strict=True))
+        for rank, place in enumerate(places)
+        if number == 0 or place.score > 0
+    )
+    hits: dict[tuple[int, int], SourcedHit] = {}
+    for score, number, rank in ranked:
+        _, shard, row = found[number][rank]
+        if (id(shard), row) not in hits:
+            hits[id(shard), row] = SourcedHit(shard.id(row), shard.text(row), -score, through[number][0])
+    return list(hits.values())

@@ -1,74 +1,55 @@
-"""A shard as files: the index, its ids and its texts, one line per row, in the same order."""
+"""A shard as files: one line per row with its id or its text, and the numbers of its dead rows."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import mmap
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import IntegrityError
-from indexer.index_file import IndexShape, read_index
-from indexer.manifest import CollectionEntry, ShardEntry
 from indexer.strict_json import shorten
 
 NEWLINE = 10
-DEAD_ROOM = 2
-"""Times as many places as a search has in a shard with dead rows."""
+SCAN_BYTES = 64 << 20
+HASH_ROWS = 65_536
+"""Lines hashed at a time."""
 _BREAKS = {ord(mark): " " for mark in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 
 
 class Lines:
-    """The lines of a UTF-8 file by number; memory holds the file's bytes and 8 bytes a line."""
+    """The lines of a UTF-8 file by number; memory holds 8 bytes a line and the file's bytes, unless they are mapped."""
 
-    def __init__(self, data: bytes, place: str) -> None:
-        if data and data[-1] != NEWLINE:
+    def __init__(self, data: bytes | mmap.mmap, place: str) -> None:
+        if len(data) and data[-1] != NEWLINE:
             raise IntegrityError(f"{place}: the last line has no end; the file is cut")
         self._data = data
         self._place = place
-        self._ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == NEWLINE)
+        self._ends = _find_ends(data)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, row: int) -> str:
-        start = int(self._ends[row - 1]) + 1 if row else 0
         try:
-            return self._data[start : int(self._ends[row])].decode("utf-8")
+            return self.line(row).decode("utf-8")
         except UnicodeDecodeError as error:
             raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error}") from None
 
+    def line(self, row: int) -> bytes:
+        """Return a line's bytes without its end."""
+        start = int(self._ends[row - 1]) + 1 if row else 0
+        return self._data[start : int(self._ends[row])]
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedShard:
-    """A shard that is ready to search."""
-
-    index: Any
-    ids: Lines
-    texts: Lines | None
-    selector: Any = None
-    """FAISS's selector of the rows that are not dead, where any are."""
-
-    def id(self, row: int) -> str:
-        """Return the id of a row."""
-        return self.ids[row]
-
-    def text(self, row: int) -> str | None:
-        """Return the text of a row, None where the release carries none."""
-        return self.texts[row] if self.texts is not None else None
-
-
-def open_shard(collection: CollectionEntry, shard: ShardEntry, files: Mapping[str, Path]) -> LoadedShard:
-    """Load a shard from verified files; raises IntegrityError where it is not as the manifest says."""
-    shape = IndexShape(rows=shard.rows, dimension=collection.dimension, m=collection.m, storage=collection.storage)
-    return LoadedShard(
-        index=read_index(files[shard.index.key], shape),
-        ids=read_lines(files[shard.ids.key], shard.rows),
-        texts=read_lines(files[shard.texts.key], shard.rows) if shard.texts else None,
-        selector=select_rows(read_dead(files[shard.dead.rows.key], shard.rows), shard.rows) if shard.dead else None,
-    )
+    def hash_all(self) -> npt.NDArray[np.int64]:
+        """Return Python's hash of every line's bytes, which is the same as long as the process lives."""
+        hashes = np.empty(len(self), dtype=np.int64)
+        for start in range(0, len(self), HASH_ROWS):
+            end = min(start + HASH_ROWS, len(self))
+            first = int(self._ends[start - 1]) + 1 if start else 0
+            lines = self._data[first : int(self._ends[end - 1])].split(b"\n")
+            hashes[start:end] = np.fromiter(map(hash, lines), dtype=np.int64, count=end - start)
+        return hashes
 
 
 def read_dead(path: Path, rows: int) -> npt.NDArray[np.uint32]:
@@ -79,32 +60,9 @@ def read_dead(path: Path, rows: int) -> npt.NDArray[np.uint32]:
     return found
 
 
-def select_rows(dead: npt.NDArray[np.uint32], rows: int) -> Any:
-    """Return FAISS's selector of the rows that are not dead."""
-    alive = np.ones(rows, dtype=np.bool_)
-    alive[dead] = False
-    bits: Any = np.packbits(alive, bitorder="little")
-    select: Any = faiss.IDSelectorBitmap
-    return select(bits)
-
-
-def search_shard(
-    index: Any, vectors: npt.NDArray[np.float32], k: int, ef_search: int, selector: Any = None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return scores and rows (q, k) of each query's best that are selected; row -1 means that there was no more."""
-    if selector is None:
-        parameters = faiss.SearchParametersHNSW(efSearch=max(ef_search, k))  # type: ignore[attr-defined]
-    else:
-        # Dead rows take places of the search; where a whole kind of product died they would take nearly all.
-        wider = DEAD_ROOM * max(ef_search, k)
-        parameters = faiss.SearchParametersHNSW(efSearch=wider, sel=selector)  # type: ignore[attr-defined]
-    scores, rows = index.search(vectors, k, params=parameters)
-    return scores, rows
-
-
-def read_lines(path: Path, rows: int) -> Lines:
-    """Read a file of one line per row; raises IntegrityError for another number of lines."""
-    lines = Lines(path.read_bytes(), str(path))
+def read_lines(path: Path, rows: int, *, mapped: bool = False) -> Lines:
+    """Read or map a file of one line per row; raises IntegrityError for another number of lines."""
+    lines = Lines(_map_file(path) if mapped else path.read_bytes(), str(path))
     if len(lines) != rows:
         raise IntegrityError(f"{path}: expected {rows} lines, found {len(lines)}")
     return lines
@@ -122,3 +80,17 @@ def write_lines(path: Path, values: Iterable[str]) -> None:
 def as_one_line(text: str) -> str:
     """Return the text with every line break turned into a space."""
     return text.translate(_BREAKS)
+
+
+def _map_file(path: Path) -> bytes | mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _find_ends(data: bytes | mmap.mmap) -> npt.NDArray[np.int64]:
+    everything = np.frombuffer(data, dtype=np.uint8)
+    parts = [
+        np.flatnonzero(everything[start : start + SCAN_BYTES] == NEWLINE) + start
+        for start in range(0, len(everything), SCAN_BYTES)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

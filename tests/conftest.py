@@ -151,8 +151,9 @@ def make_shard_rows() -> Callable[..., Any]:
     import numpy as np
 
     from indexer.export.rows import ShardRows
+    from indexer.loaded_shard import LoadedShard
     from indexer.manifest import CollectionEntry
-    from indexer.shard_file import Lines, LoadedShard
+    from indexer.shard_file import Lines
 
     def make(
         index: Any, ids: Sequence[str], *, texts: Sequence[str] = (), dead: Sequence[int] = (), storage: str = "flat"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from indexer.shard_file import search_shard, select_rows
+from indexer.shard_search import search_shard, select_rows
 
 DEPTH = 100
 TIE = 1e-6

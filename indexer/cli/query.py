@@ -1,10 +1,12 @@
 """`indexer query`: search a release from the command line."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
 from indexer.cli.options import json_option, print_json
+from indexer.errors import ConfigError
 from indexer.text import escape
 
 
@@ -13,20 +15,32 @@ from indexer.text import escape
 @click.argument("text")
 @click.option("--collection", default="products", help="Collection to search: products or queries.")
 @click.option("-k", default=10, help="Number of hits.")
+@click.option(
+    "--reformulations", default=0, metavar="N", help="Search through the N nearest curated queries, too, and say which."
+)
 @json_option
-def query(url: str, text: str, collection: str, k: int, as_json: bool) -> None:
+def query(url: str, text: str, collection: str, k: int, reformulations: int, as_json: bool) -> None:
     """Search the live release at URL (a folder or s3://bucket/prefix) for TEXT.
 
     \b
     Examples:
       indexer query release "baby sipper"
       indexer query release "couch" --collection queries -k 5
+      indexer query release "hedphones" --reformulations 5
     """
-    from indexer.reader import open_index
+    from indexer.reader import Hit, SourcedHit, open_index
 
-    hits = open_index(url).search(text, collection=collection, k=k)
+    if reformulations and collection != "products":
+        raise ConfigError(f"--reformulations: expected the collection products, found {collection}")
+    index = open_index(url)
+    hits: Sequence[Hit]
+    if reformulations:
+        hits = index.source(text, k, reformulations=reformulations)
+    else:
+        hits = index.search(text, collection=collection, k=k)
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
     for hit in hits:
-        click.echo(f"{hit.score:.4f}  {escape(hit.id)}  {escape(hit.text or '')}".rstrip())
+        through = f"  ({escape(hit.through)})" if isinstance(hit, SourcedHit) else ""
+        click.echo(f"{hit.score:.4f}  {escape(hit.id)}  {escape(hit.text or '')}".rstrip() + through)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from indexer.config import IndexConfig
 from indexer.distill.judgements import LabelledPairs
 from indexer.hnsw import build_index
-from indexer.shard_file import search_shard
+from indexer.shard_search import search_shard
 
 DEPTHS = (10, 100)
 RELEVANT = {"e": 3, "es": 2}

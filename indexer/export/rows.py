@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from indexer.loaded_shard import LoadedShard, open_shard
 from indexer.manifest import CollectionEntry, ShardEntry
 from indexer.object_cache import ObjectCache
-from indexer.shard_file import LoadedShard, open_shard, read_dead
+from indexer.shard_file import read_dead
 
 BATCH_ROWS = 10_000
 """Rows whose ids, texts and vectors are in memory at a time; the row groups of Parquet."""

@@ -44,6 +44,17 @@ def test_query_prints_ids_titles_and_scores(release):
     assert [(hit["id"], hit["text"]) for hit in document] == [(hit.id, hit.text) for hit in hits]
 
 
+def test_query_shows_through_which_query_a_product_was_found(release):
+    hits = open_index(str(release)).source("pot mug", 10, reformulations=3)
+    shown = run("query", release, "pot mug", "--reformulations", 3).stdout.splitlines()
+    assert shown == [f"{hit.score:.4f}  {hit.id}  {hit.text}  ({hit.through})" for hit in hits]
+    document = json.loads(run("query", release, "pot mug", "--reformulations", 3, "--json").stdout)
+    assert {hit["through"] for hit in document} > {"pot mug"}
+    refused = run("query", release, "pot mug", "--reformulations", 3, "--collection", "queries")
+    assert refused.exit_code == 2
+    assert "--reformulations: expected the collection products, found queries" in refused.stderr
+
+
 def test_text_of_the_catalogue_cannot_steer_the_terminal():
     from indexer.text import escape
 

@@ -5,20 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
-from indexer.build.release import build_release
 from indexer.encoder import open_encoder
-from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
+from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.log import log_key
-from indexer.reader import Index, open_index
+from indexer.reader import open_index
 from indexer.shard_file import read_dead
 from indexer.store import open_store
 
@@ -129,22 +125,6 @@ class TestGoldenRelease:
                 index.search("a", k=k)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_searching_thread_takes_the_number_of_threads_asked_for(golden: Path, threads: int):
-    index = open_index(str(golden / "release_v1"), threads=threads)
-    found: list[int] = []
-
-    def search() -> None:
-        faiss.omp_set_num_threads(3)
-        index.search("red mug")
-        found.append(faiss.omp_get_max_threads())
-
-    searcher = threading.Thread(target=search)
-    searcher.start()
-    searcher.join()
-    assert found == [threads]
-
-
 def test_nothing_published_is_said(tmp_path: Path):
     with pytest.raises(StoreError, match="no release is published here"):
         open_index(str(tmp_path))
@@ -179,7 +159,9 @@ def test_every_damaged_object_is_refused_before_it_is_parsed(
 ):
     release = Path(shutil.copytree(golden / name, tmp_path / "release"))
     for parser in ("load_encoder", "open_shard"):
-        monkeypatch.setattr(f"indexer.reader.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified"))
+        monkeypatch.setattr(
+            f"indexer.loaded_release.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified")
+        )
     keys = objects_of(release)
     assert len(keys) == objects
     for key in keys:
@@ -213,87 +195,6 @@ def test_swapped_shards_and_missing_objects_are_refused(release: Path):
     second.unlink()
     with pytest.raises(IntegrityError, match="names this object, but it is not there"):
         open_index(str(release))
-
-
-def append_entry(release: Path, sequence: int, **changes: Any) -> None:
-    entry = json.loads((release / log_key(1)).read_bytes())
-    entry |= {"sequence": sequence, "parent": sequence - 1} | changes
-    (release / log_key(sequence)).write_text(json.dumps(entry))
-
-
-class TestRefresh:
-    @pytest.fixture
-    def index(self, release: Path) -> Index:
-        return open_index(str(release))
-
-    def test_nothing_new_is_false(self, index: Index):
-        assert index.refresh() is False
-
-    def test_a_rollback_entry_is_followed(self, index: Index, release: Path):
-        append_entry(release, 2, kind="rollback")
-        assert index.refresh() is True
-        assert index.release.sequence == 2
-
-    def test_entries_about_keeping_change_nothing(self, index: Index, release: Path):
-        append_entry(release, 2, kind="pin")
-        assert index.refresh() is False
-        assert index.release.sequence == 1
-
-    def test_a_log_that_lost_entries_is_refused(self, index: Index, release: Path):
-        append_entry(release, 2)
-        index.refresh()
-        (release / log_key(2)).unlink()
-        with pytest.raises(IntegrityError, match="log ends at 1, but 2 was served already"):
-            index.refresh()
-        assert index.release.sequence == 2
-        assert index.search("red mug", k=1)
-
-    @pytest.mark.parametrize(
-        "changes", [{"kind": "unheard-of"}, {"format": 9}, {"manifest": {"key": "v/x", "bytes": 1, "sha256": "0" * 64}}]
-    )
-    def test_any_error_keeps_the_old_release(self, index: Index, release: Path, changes: dict[str, Any]):
-        before = index.search("red mug", k=3)
-        append_entry(release, 2, **changes)
-        with pytest.raises(IndexerError):
-            index.refresh()
-        assert index.release.sequence == 1
-        assert index.search("red mug", k=3) == before
-
-    def test_searches_go_on_while_releases_are_swapped(self, index: Index, release: Path):
-        expected = index.search("red mug", k=5)
-        stop = threading.Event()
-        wrong: list[object] = []
-
-        def search() -> None:
-            while not stop.is_set():
-                try:
-                    if index.search("red mug", k=5) != expected:
-                        wrong.append("another answer")
-                except Exception as error:
-                    wrong.append(error)
-
-        threads = [threading.Thread(target=search) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for sequence in range(2, 6):
-            append_entry(release, sequence)
-            assert index.refresh() is True
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
-
-
-def test_a_newer_release_is_seen_and_its_encoder_used(make_shop: Any, encoder_directory: Path, products: Any):
-    first = make_shop(products(100))
-    build_release(first, "2026-11-20", encoder_directory=encoder_directory, story={}, progress=False)
-    index = open_index(first.shop.release)
-    assert index.search("brand new lamp 777", k=1)[0].id != "NEW"
-    second = make_shop([*products(100), ("NEW", "brand new lamp 777", "zeta")])
-    build_release(second, "2026-11-21", encoder_directory=encoder_directory, story={}, progress=False)
-    assert index.refresh() is True
-    assert index.search("brand new lamp 777 zeta", k=1)[0].id == "NEW"
-    assert index.release.sequence == 2
 
 
 def test_downloads_are_kept_by_hash_and_verified_each_time(bucket: str, release: Path, tmp_path: Path):
