@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import Changes, compare_rows, find_old_texts
+from indexer.build.changes import Changes, compare_rows, find_old_texts, is_stale
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import KINDS, Mask, Vectors
 from indexer.build.live import LiveCollection, OldRow
@@ -93,7 +93,8 @@ class BaseBuilder:
             return self._build(number, unique, places)
         changes = compare_rows(unique.rows, old, base=self.shards)
         self._leave_out_empty(changes, unique)
-        if self._is_stale(number, changes, unique):
+        shard, options = live.entry.shards[number], self.builder.config.index
+        if is_stale(options, shard, changes, number=number, rows=len(unique.rows)):
             buried = _find_buried(old.values(), number)
             places = find_old_texts(unique.rows, old)
             del old, changes
@@ -155,16 +156,6 @@ class BaseBuilder:
         unique.reject("text_empty", rejected)
         names = {row.id for row in rejected}
         unique.rows = [row for row in unique.rows if row.id not in names]
-
-    def _is_stale(self, number: int, changes: Changes, unique: UniqueRows) -> bool:
-        """Whether a base shard is to be built anew."""
-        assert self.live
-        options, shard = self.builder.config.index, self.live.entry.shards[number]
-        if (changes.fresh or changes.gone) and not options.max_deltas:
-            return True
-        died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
-        stale = died + len(changes.fresh) + len(changes.held)
-        return stale > options.max_stale_share * len(unique.rows)
 
     def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> tuple[Probe, float]:
         """Read a kept shard as a consumer does, and return its probe and the largest norm error of its vectors."""

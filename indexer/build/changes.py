@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from indexer.build.catalogue import Row
 from indexer.build.digests import digest
 from indexer.build.live import OldRow
+from indexer.config import IndexConfig
+from indexer.manifest import ShardEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,14 @@ def compare_rows(rows: Sequence[Row], live: Mapping[str, OldRow], *, base: int) 
         changes.gone.extend([old] if old else [])
     changes.gone.extend(left.values())
     return changes
+
+
+def is_stale(options: IndexConfig, shard: ShardEntry, changes: Changes, *, number: int, rows: int) -> bool:
+    """Whether a live base shard, for whose ids there are so many rows tonight, is to be built anew."""
+    if (changes.fresh or changes.gone) and not options.max_deltas:
+        return True
+    died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
+    return died + len(changes.fresh) + len(changes.held) > options.max_stale_share * rows
 
 
 def find_old_texts(rows: Sequence[Row], live: Mapping[str, OldRow]) -> list[OldRow | None]:

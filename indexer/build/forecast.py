@@ -1,0 +1,180 @@
+"""What a build will do, counted before it does it: what changed, texts to embed, shards to build, bytes, time."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from indexer.build.catalogue import Row
+from indexer.build.changes import compare_rows, find_old_texts, is_stale
+from indexer.build.digests import ROW_BYTES
+from indexer.build.duplicates import resolve_duplicates
+from indexer.build.live import LiveCollection, OldRow
+from indexer.config import IndexConfig
+from indexer.errors import ConfigError
+from indexer.hnsw import BYTES_PER_NUMBER
+
+GRAPH_RATE = 4_000
+"""Rows a second that a graph takes in on two cores: 3,400 on vectors and 8,900 on codes were measured."""
+READ_RATE = 30_000
+"""Rows a second that are read, compared and hashed."""
+LINK_BYTES = 20
+"""Of a row in an index file beside its vector and its 2 M links: level, offset, links of higher levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseForecast:
+    """What is ahead for the ids of one base shard."""
+
+    rows: int
+    """Rows with distinct ids."""
+    changed: int
+    """Those that are new, or not what is live."""
+    gone: int
+    """Live rows that are to be found no more."""
+    texts: int
+    """Different texts to embed; those without a known word are among them."""
+    built: bool
+    """Whether the shard is built, and not kept with its changes in a delta."""
+    name_bytes: int
+    """Bytes of the ids and texts of what is written: all rows, or the changed ones."""
+
+    @property
+    def written(self) -> int:
+        """Rows that go into an index."""
+        return self.rows if self.built else self.changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionForecast:
+    """What is ahead for a collection."""
+
+    name: str
+    rows: int
+    rejected: int
+    """Rows rejected by the input's contract; repeated ids and texts without a known word come on top."""
+    changed: int
+    gone: int
+    texts: int
+    shards: int
+    built: int
+    """Base shards to build; the others are kept."""
+    upload_bytes: int
+    seconds: float
+    """Expected time of reading, embedding and building."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildForecast:
+    """What is ahead for a build."""
+
+    run_id: str
+    url: str
+    collections: tuple[CollectionForecast, ...]
+    peak_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the forecast for machines."""
+        return asdict(self)
+
+
+def forecast_base(
+    number: int,
+    rows: Iterable[Row],
+    strays: Iterable[tuple[str, OldRow]],
+    *,
+    live: LiveCollection | None,
+    shards: int,
+    keeps: bool,
+    options: IndexConfig,
+) -> BaseForecast:
+    """Count what is ahead for a base shard, by the rules that decide it; the arguments are those of a BaseBuilder."""
+    unique = resolve_duplicates(rows).rows
+    if live is None:
+        return _count(unique, unique, [None] * len(unique), gone=0, built=True)
+    own = live.read_rows(number) if live.is_aligned(shards) else ()
+    old = dict([*own, *strays])
+    changes = compare_rows(unique, old, base=shards)
+    gone = len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh)
+    if keeps and not is_stale(options, live.entry.shards[number], changes, number=number, rows=len(unique)):
+        return _count(unique, changes.fresh, _find_given(changes.found, live, number), gone=gone, built=False)
+    places = _find_given(find_old_texts(unique, old), live, number)
+    counted = _count(unique, unique, places, gone=gone, built=True)
+    return BaseForecast(**{**asdict(counted), "changed": len(changes.fresh)})
+
+
+def sum_forecasts(
+    name: str,
+    bases: Iterable[BaseForecast],
+    *,
+    rejected: int,
+    dimension: int,
+    options: IndexConfig,
+    texts_per_second: float,
+) -> CollectionForecast:
+    """Return the forecast of a collection, given that of each base shard."""
+    found = list(bases)
+    rows, texts, written = (sum(getattr(base, what) for base in found) for what in ("rows", "texts", "written"))
+    row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
+    return CollectionForecast(
+        name=name,
+        rows=rows,
+        rejected=rejected,
+        changed=sum(base.changed for base in found),
+        gone=sum(base.gone for base in found),
+        texts=texts,
+        shards=len(found),
+        built=sum(base.built for base in found),
+        upload_bytes=written * row_bytes + sum(base.name_bytes for base in found),
+        seconds=round(rows / READ_RATE + texts / texts_per_second + written / GRAPH_RATE, 1),
+    )
+
+
+def require_memory(peaks: dict[int, int], shards: int, limit: int) -> None:
+    """Raise ConfigError where a build of so many shards needs more memory than the limit, naming how many would fit.
+
+    `peaks` has the expected peak, in bytes, for numbers of shards.
+    """
+    if peaks[shards] <= limit:
+        return
+    fitting = [number for number, peak in sorted(peaks.items()) if number > shards and peak <= limit]
+    advice = f"index.shards = {fitting[0]} would fit" if fitting else "no number of shards would fit"
+    raise ConfigError(
+        f"memory: {shards} shards need about {peaks[shards] / 2**20:,.0f} MiB, more than the limit of "
+        f"{limit / 2**20:,.0f} MiB; {advice}"
+    )
+
+
+def describe_forecast(forecast: BuildForecast) -> str:
+    """Return the forecast for people."""
+    lines = []
+    for item in forecast.collections:
+        lines.append(
+            f"  {item.name}: {item.rows:,} rows, {item.changed:,} new or changed, {item.gone:,} gone, "
+            f"{item.rejected:,} rejected"
+        )
+        lines.append(
+            f"    {item.texts:,} texts to embed, {item.built} of {item.shards} shards to build, about "
+            f"{item.upload_bytes / 2**20:,.0f} MiB to upload, {item.seconds:,.0f} s"
+        )
+    return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
+
+
+def _find_given(places: Iterable[OldRow | None], live: LiveCollection, number: int) -> list[OldRow | None]:
+    """Leave out those rows whose vectors the live release does not give."""
+    return [
+        old if old and (old.vector is not None or (old.shard == number and live.gives_vectors)) else None
+        for old in places
+    ]
+
+
+def _count(
+    unique: list[Row], written: list[Row], places: list[OldRow | None], *, gone: int, built: bool
+) -> BaseForecast:
+    return BaseForecast(
+        rows=len(unique),
+        changed=len(written),
+        gone=gone,
+        texts=len({row.text for row, old in zip(written, places, strict=True) if old is None}),
+        built=built,
+        name_bytes=sum(len(row.id.encode()) + len(row.display.encode()) + 2 for row in written),
+    )
