@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyspark
 import pytest
+from click.testing import CliRunner
 
 from indexer.build.base_shard import FinishedBase
 from indexer.build.catalogue import Row, as_batch
 from indexer.build.live import OldRow
+from indexer.build.publish import RunFolder
 from indexer.build.release import build_release
 from indexer.build.summary import Tally
 from indexer.config import GatesConfig
@@ -184,6 +186,9 @@ def test_the_release_is_that_of_one_machine(session, make_shop, rows, encoder_di
     assert_same(live(config), build_here(config, tmp_path / "here", encoder_directory))
     found = {hit.id for hit in open_index(config.shop.release).search("mug", k=1_000)}
     assert found == {f"P{number:05d}" for number in range(400)} | {"N"}
+    text = build_index.format_summary(summary.as_dict())
+    assert "published, log entry 1" in text
+    assert "name products, rows in 412, rows 401, duplicates 3, rejected 8" in text
     # Nothing was left of the rows, and the same run is not built again.
     assert not list(Path(config.shop.work).glob("*/run_date=*/scratch-*"))
     again = build_index.run(session, config, DATE, encoder_directory=encoder_directory)
@@ -205,6 +210,7 @@ def test_nights_of_changes_are_those_of_one_machine(session, make_shop, products
         yield make_shop(rows, **options), "2026-11-22", "all"
         # With two base shards every row has another place.
         yield make_shop(rows[:-3], shards=2), "2026-11-23", "vectors"
+        yield make_shop(rows[:-4], shards=2), "2026-11-24", "none"
 
     releases = []
     for config, date, reuse in nights():
@@ -215,10 +221,12 @@ def test_nights_of_changes_are_those_of_one_machine(session, make_shop, products
             build_index.run(session, config, date, encoder_directory=encoder_directory, reuse=reuse)
         releases.append(live(config))
         assert_same(releases[-1], expected)
-    assert [len(release.collections[0].deltas) for release in releases] == [0, 1, 1, 0]
-    assert [release.collections[0].rows for release in releases] == [300, 302, 301, 298]
-    # Texts that are new, alike but for the brand or not, are embedded, and none twice.
-    assert [release.counts["collections"][0]["embedded"] for release in releases] == [300, 6, 1, 0]
+    assert [len(release.collections[0].deltas) for release in releases] == [0, 1, 1, 0, 0]
+    assert [release.collections[0].rows for release in releases] == [300, 302, 301, 298, 297]
+    # Texts that are new are embedded, equal ones of a shard once; five products are a red mug of one brand.
+    embedded = [release.counts["collections"][0]["embedded"] for release in releases]
+    assert embedded[:4] == [300, 6, 1, 0]
+    assert 297 - 4 <= embedded[4] <= 297 - 3
 
 
 @pytest.fixture
@@ -260,6 +268,36 @@ def test_an_error_of_a_task_is_that_of_the_job(
     with pytest.raises(error, match=message):
         build_index.run(session, config, DATE, encoder_directory=encoder_directory)
     assert read_head(open_store(config.shop.release)) == 0
+
+
+def test_a_late_copy_of_a_task_agrees_with_the_first(session, make_shop, products, encoder_directory, monkeypatch):
+    tasks, make_task = [], index_site.make_task
+    monkeypatch.setattr(index_site, "make_task", lambda *given: tasks.append(make_task(*given)) or tasks[-1])
+    config, rows = make_shop(products(40)), products(40)[::-1]
+    build_index.run(session, config, DATE, encoder_directory=encoder_directory)
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(("product_id", "title", "brand"))}
+    batch = pa.RecordBatch.from_pydict({**columns, "updated_at": pa.nulls(40, pa.string())})
+    composed = index_tasks.compose_products(("title", "product_type", "brand"), " | ")([batch])
+    # As a copy that started before the first one had sealed the shard.
+    monkeypatch.setattr(RunFolder, "find_sealed", lambda *_: None)
+    done = index_tasks.finish_base(tasks[0])(index_tasks.deal_rows(1)(composed))
+    found = index_tasks.unpack(data for each in done for data in each.column("data").to_pylist())
+    (shard,) = live(config).collections[0].shards
+    assert found.shard == shard
+    assert count_names(config, ".faiss") == {"products-00000": 2}
+    assert count_names(config, "products-00000.json") == {"products-00000": 1}
+
+
+def test_a_wrong_option_starts_no_spark(tmp_path):
+    (tmp_path / "shop.toml").write_text(SETTINGS)
+    arguments = ["--config", str(tmp_path / "shop.toml"), "--run-date", DATE]
+    for more, code, message in [
+        (["--encoder", "absent"], 2, "build_index: --encoder absent: no such folder"),
+        ([], 3, "build_index: no encoder for 2026-11-20"),
+        (["--reuse", "some"], 2, "'some' is not one of"),
+    ]:
+        answer = CliRunner().invoke(build_index.command, [*arguments, *more])
+        assert (answer.exit_code, message in answer.output) == (code, True), answer.output
 
 
 def environment(**more):
