@@ -20,7 +20,7 @@ def build_index(vectors: npt.NDArray[np.float32], options: IndexConfig) -> Any:
     """
     index: Any = _empty_index(vectors.shape[1], options)
     index.hnsw.efConstruction = options.ef_construction
-    index.hnsw.efSearch = options.ef_search
+    index.hnsw.efSearch = options.stated_ef_search
     index.train(vectors)
     index.add(vectors)
     return index

@@ -174,16 +174,27 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield Row(*values)
 
 
-def sample_texts(paths: Sequence[Path], count: int) -> list[str]:
-    """Return at most `count` display texts, those with the smallest hashes: the same whatever the order of rows."""
-    keyed = ((hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.display) for row in _all_rows(paths))
-    return list(dict.fromkeys(text for _, text in heapq.nsmallest(count, keyed)))
+def sample_rows(paths: Sequence[Path], count: int) -> list[Row]:
+    """Return at most `count` rows of different display texts, those of the smallest hashes, in any order of rows."""
+    chosen = heapq.nsmallest(count, (row for row in _all_rows(paths) if row.display), key=_place_in_sample)
+    return list({row.display: row for row in reversed(chosen)}.values())[::-1]
+
+
+def read_ids(paths: Iterable[Path]) -> Iterator[list[str]]:
+    """Yield the ids of spool or shard files, a batch at a time."""
+    for path in paths:
+        for batch in _read_batches(path):
+            yield batch.column("id").to_pylist()
 
 
 def _product_row(product: dict[str, Any], encoder: EncoderDescription) -> Row:
     text = product_text(product, fields=encoder.text_fields, separator=encoder.text_separator)
     title = as_one_line(clean_text(product["title"]))
     return Row(product["product_id"], text, title, product["updated_at"])
+
+
+def _place_in_sample(row: Row) -> tuple[bytes, str]:
+    return hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.id
 
 
 def _all_rows(paths: Iterable[Path]) -> Iterator[Row]:

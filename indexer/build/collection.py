@@ -5,7 +5,7 @@ were is dead. A base shard with too many of either is built anew and takes its r
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -18,17 +18,21 @@ from tqdm import tqdm
 
 from indexer.build.catalogue import SCHEMA, Row, read_rows, shard_of
 from indexer.build.changes import Changes, compare_rows, find_old_texts
+from indexer.build.digests import digest
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import KINDS, Mask, Vectors
+from indexer.build.finished import FinishedCollection, Tally
 from indexer.build.live import LiveCollection, OldRow, read_old_rows
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard, shard_name
-from indexer.build.recall import Probe, measure_recall, merge_probes, probe_shard
-from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, read_probe
-from indexer.build.summary import FinishedCollection, Tally
+from indexer.build.recall import Probe, Recall, choose_ef_search, measure_recall, merge_probes, name_row, probe_shard
+from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.verify import check_vectors
 from indexer.manifest import DeadRows, ShardEntry
 from indexer.shard_file import read_lines
+
+EMBEDDED_AGAIN = 16
+"""Rows of a kept shard whose texts are embedded once more, to compare with what it holds."""
 
 
 def finish_collection(
@@ -66,8 +70,10 @@ class CollectionBuilder:
     shift: int
     """Which kept base shards are measured first; another number each night."""
     tally: Tally = field(default_factory=Tally)
-    probes: dict[str, Probe] = field(default_factory=dict)
-    """Key of a shard's index -> its probe."""
+    curves: dict[str, dict[int, Recall]] = field(default_factory=dict)
+    """Key of a measured shard's index -> its recall at each efSearch."""
+    merged: Probe | None = None
+    """What the probe queries found in all shards that were measured so far."""
     dead: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Number of a live delta -> its rows that died tonight."""
 
@@ -87,15 +93,40 @@ class CollectionBuilder:
         held.close()
         if self.keeps:
             shards += self._finish_deltas(fresh, held)
-        found = {number: self.probes.get(shard.index.key) for number, shard in enumerate(shards)}
-        measured = {number: probe for number, probe in found.items() if probe}
+        assert self.merged
+        curve = {rung: measure_recall(self.merged, rung) for rung in self.merged.rungs}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],
             tally=self.tally,
-            shard_recall={number: measure_recall(probe) for number, probe in measured.items()},
-            recall=measure_recall(merge_probes(list(measured.values()))),
+            queries=self.builder.queries[name],
+            probe=self.merged,
+            curve=curve,
+            shard_curves={
+                number: self.curves[shard.index.key]
+                for number, shard in enumerate(shards)
+                if shard.index.key in self.curves
+            },
+            ef_search=self._choose_ef_search(curve, len(shards)),
         )
+
+    def _choose_ef_search(self, curve: dict[int, Recall], shards: int) -> int:
+        """Return the set efSearch, or the smallest that reaches the targets.
+
+        Where a shard was not measured tonight it is no smaller than what was live: an earlier night saw that shard.
+        """
+        options, gates = self.builder.config.index, self.builder.config.gates
+        if options.ef_search:
+            return options.ef_search
+        targets = Recall(
+            max(options.target_recall_10, gates.min_recall_10), max(options.target_recall_100, gates.min_recall_100)
+        )
+        chosen = choose_ef_search([curve, *self.curves.values()], targets)
+        return max(chosen, self.live.entry.ef_search) if self.live and len(self.curves) < shards else chosen
+
+    def _measure(self, key: str, probe: Probe) -> None:
+        self.curves[key] = {rung: measure_recall(probe, rung) for rung in probe.rungs}
+        self.merged = merge_probes([self.merged, probe] if self.merged else [probe])
 
     def _finish_base(
         self, number: int, file: Path, old_file: Path | None, fresh: "DeltaSpool", held: "DeltaSpool"
@@ -125,7 +156,9 @@ class CollectionBuilder:
             places = [place for _, place in changes.held]
             held.add([row for row, _ in changes.held], *live.find_vectors(places, number))
         self._bury(row for row in changes.gone if row.shard != number)
-        return self._keep(number, [row.row for row in changes.gone if row.shard == number])
+        return self._keep(
+            number, [row.row for row in changes.gone if row.shard == number], _take_same(number, unique, old)
+        )
 
     def _leave_out_empty(self, changes: Changes, unique: UniqueRows) -> None:
         """Reject fresh rows without a known word: they were no part of the live release, and will be none."""
@@ -160,16 +193,20 @@ class CollectionBuilder:
 
     def _take(self, sealed: SealedShard, built: bool) -> ShardEntry:
         self.tally.take(sealed, built=built)
-        self.probes[sealed.shard.index.key] = read_probe(self.builder.run.store, sealed, self.builder.folder)
+        self._measure(sealed.shard.index.key, fetch_probe(self.builder.run.store, sealed, self.builder.folder))
         return sealed.shard
 
-    def _keep(self, number: int, died: Sequence[int]) -> ShardEntry:
-        """Return a live shard's entry with more dead rows, and measure it if it is its turn."""
+    def _keep(self, number: int, died: Sequence[int], same: Sequence[tuple[Row, OldRow]] = ()) -> ShardEntry:
+        """Return a live shard's entry with more dead rows, and measure it if it is its turn.
+
+        `same` are some rows whose text is what it was. Golden queries are asked of every shard.
+        """
         assert self.live
         shard, before = self.live.entry.shards[number], self.live.read_dead(number)
         dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
-        if shard.delta or (number - self.shift) % len(self.files) < self.builder.config.index.kept_probes:
-            self._probe(number, dead)
+        queries, turn = self.builder.queries[shard.collection], (number - self.shift) % len(self.files)
+        if shard.delta or queries.golden or turn < self.builder.config.index.kept_probes:
+            self._probe(number, dead, same)
         if not died:
             return shard
         path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
@@ -178,20 +215,29 @@ class CollectionBuilder:
         path.unlink()
         return replace(shard, dead=DeadRows(count=len(dead), rows=stored))
 
-    def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> None:
+    def _probe(self, number: int, dead: npt.NDArray[np.uint32], same: Sequence[tuple[Row, OldRow]]) -> None:
         """Read a kept shard as a consumer does, and measure it."""
         assert self.live
-        config, shard = self.builder.config, self.live.entry.shards[number]
-        if shard.texts:
-            self.live.cache.fetch(shard.texts)
+        config, shard, cache = self.builder.config, self.live.entry.shards[number], self.live.cache
+        ids = read_lines(cache.fetch(shard.ids), shard.rows)
+        texts = read_lines(cache.fetch(shard.texts), shard.rows) if shard.texts else None
         index = self.live.open_index(number)
         vectors = index.reconstruct_n(0, index.ntotal)
         if self.live.gives_vectors:
-            ids, place = read_lines(self.live.cache.fetch(shard.ids), shard.rows), f"shard {shard.index.key}"
+            place = f"shard {shard.index.key}"
             error = check_vectors(vectors, ids, max_norm_error=config.gates.max_norm_error, place=place)
             self.tally.norm_error = max(self.tally.norm_error, error)
-        queries = self.builder.probes[self.plan.spool.collection]
-        self.probes[shard.index.key] = probe_shard(index, vectors, queries, config.index.ef_search, dead)
+        if same:
+            again = self.builder.encoder.encode([row.text for row, _ in same], kind=KINDS[shard.collection]).vectors
+            stored = vectors[[old.row for _, old in same]]
+            stored = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+            self.tally.kept_cosines.extend(np.einsum("nd,nd->n", again, stored).tolist())
+
+        queries = self.builder.queries[shard.collection]
+        self._measure(
+            shard.index.key,
+            probe_shard(index, vectors, queries, config.index.ef_search, dead, name=partial(name_row, ids, texts)),
+        )
 
     def _finish_deltas(self, fresh: "DeltaSpool", held: "DeltaSpool") -> list[ShardEntry]:
         """Return the live deltas that still have a row, and tonight's; where there would be too many, it takes all."""
@@ -215,6 +261,13 @@ class CollectionBuilder:
             )
             shards.append(self._take(*finished))
         return shards
+
+
+def _take_same(number: int, unique: UniqueRows, old: Mapping[str, OldRow]) -> list[tuple[Row, OldRow]]:
+    """Return some rows, spread over the shard of the number, that lie in it with the same text."""
+    places = np.unique(np.linspace(0, len(unique.rows) - 1, EMBEDDED_AGAIN).astype(int)).tolist() if unique.rows else []
+    pairs = [(row, old[row.id]) for row in map(unique.rows.__getitem__, places) if row.id in old]
+    return [(row, found) for row, found in pairs if found.shard == number and found.text == digest(row.text)]
 
 
 class DeltaSpool:

@@ -17,29 +17,43 @@ from typing import Any
 import faiss
 from tqdm import tqdm
 
-from indexer.build.catalogue import sample_texts, split_spool, spool_products, spool_queries
+from indexer.build.catalogue import split_spool, spool_products, spool_queries
 from indexer.build.collection import finish_collection
+from indexer.build.drift import Baseline, Drift, IdSample, measure_drift, survey_ids
+from indexer.build.finished import FinishedCollection
+from indexer.build.gates import (
+    judge_drift,
+    judge_encoder,
+    judge_golden,
+    judge_hubs,
+    judge_kept_vectors,
+    judge_own_titles,
+    judge_recall,
+    judge_rows,
+    judge_size,
+    judge_vectors,
+    require_gates,
+)
+from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
-from indexer.build.published import count_earlier_rows, find_published, refuse_older
-from indexer.build.recall import Scores
+from indexer.build.published import find_baseline, find_published, refuse_older
+from indexer.build.queries import embed_queries
+from indexer.build.recall import ProbeQueries
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder
-from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
-from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_size, judge_vectors, require_gates
+from indexer.build.story import gather_remarks, tell_build
+from indexer.build.summary import ReleaseSummary, release_bytes
 from indexer.build.versions import read_versions
 from indexer.config import REUSE, Config, as_document
 from indexer.encoder import Encoder, open_encoder
-from indexer.errors import ConfigError, ContractError, GateError
+from indexer.errors import ConfigError, ContractError, GateError, IntegrityError
 from indexer.log import read_head
 from indexer.manifest import ENCODER_FILES, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
-
-PROBE_WORDS = 4
-"""Words of a title that stand for a query where a collection has no other texts to be probed with."""
 
 
 @dataclass
@@ -125,17 +139,24 @@ def build_release(
 
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("read"):
+        golden = read_golden(run.config.gates.golden)
         plans = _plan(run)
         files = {plan.spool.collection: split_spool(plan.spool, plan.shards) for plan in plans}
+        wanted = {item.product_id for item in golden}
+        ids = {name: survey_ids(paths, wanted if name == "products" else ()) for name, paths in files.items()}
     with run.stage("embed and index"):
-        probes = _embed_probes(run, files)
-        finished = [_finish_collection(run, plan, files[plan.spool.collection], probes) for plan in plans]
+        queries = embed_queries(run.config, run.encoder, files, [item.query for item in golden])
+        finished = [_finish_collection(run, plan, files[plan.spool.collection], queries) for plan in plans]
     with run.stage("upload encoder"):
         sealed = _seal_encoder(run)
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
-    live = count_earlier_rows(run.folder.store, run.run_date, run.head)
-    for collection in finished:
-        gates += _judge(run, collection, live)
+    with run.stage("compare with live"):
+        baseline = find_baseline(run.folder.store, run.run_date, run.head)
+        for collection in finished:
+            sample, known = ids[collection.name]
+            _ask_golden(collection, golden, known)
+            collection.drift = _measure_drift(run, collection, baseline, sample)
+            gates += _judge(run, collection, baseline)
     refusal = _find_refusal(run, finished, gates)
     report = _write_report(run, {**story, "refused": str(refusal or "")}, finished, gates)
     if refusal:
@@ -154,7 +175,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         bytes=release_bytes(manifest),
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
-        remarks=_gather_remarks(finished),
+        remarks=gather_remarks(finished),
         seconds=run.seconds,
     )
 
@@ -173,29 +194,14 @@ def _plan(run: _Run) -> list[CollectionPlan]:
     return plans
 
 
-def _embed_probes(run: _Run, files: Mapping[str, Sequence[Path]]) -> dict[str, Scores]:
-    """Embed texts to measure recall with: curated queries for products, words of titles for the queries."""
-    count = run.config.index.recall_queries
-    titles = [" ".join(text.split()[:PROBE_WORDS]) for text in sample_texts(files["products"], count)]
-    texts = {"products": sample_texts(files.get("queries", ()), count) or titles, "queries": titles}
-    return {name: _known(run.encoder, texts[name]) for name in files}
-
-
-def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
-    """Embed queries, without those that mean nothing to the encoder unless there are no others."""
-    encoded = encoder.encode(texts, kind="query")
-    known: Scores = encoded.vectors[~encoded.empty]
-    return known if len(known) else encoded.vectors
-
-
 def _finish_collection(
-    run: _Run, plan: CollectionPlan, files: Sequence[Path], probes: dict[str, Scores]
+    run: _Run, plan: CollectionPlan, files: Sequence[Path], queries: Mapping[str, ProbeQueries]
 ) -> FinishedCollection:
     builder = ShardBuilder(
         config=run.config,
         encoder=run.encoder,
         run=run.folder,
-        probes=probes,
+        queries=queries,
         folder=run.scratch,
         progress=run.progress,
     )
@@ -218,14 +224,48 @@ def _seal_encoder(run: _Run) -> SealedEncoder:
     return run.folder.seal(seal, SealedEncoder(fingerprint=run.encoder.fingerprint, objects=objects))
 
 
-def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -> list[GateResult]:
-    gates = run.config.gates
+def _ask_golden(collection: FinishedCollection, golden: Sequence[GoldenQuery], known: set[str]) -> None:
+    if golden and collection.name == "products":
+        collection.golden = find_golden(
+            golden, collection.probe, collection.queries.golden, ef_search=collection.ef_search, known=known
+        )
+
+
+def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest | None, ids: IdSample) -> Drift | None:
+    """Compare with the release of an earlier night; one that lost objects or has changed ones is no measure."""
+    live = next((item for item in baseline.collections if item.name == collection.name), None) if baseline else None
+    if baseline is None or live is None:
+        return None
+    asked = min(run.config.gates.canaries, collection.queries.sampled)
+    try:
+        return measure_drift(
+            Baseline(manifest=baseline, collection=live, cache=run.cache),
+            new_ids=ids,
+            encoder=run.encoder,
+            canaries=collection.queries.texts[:asked],
+            vectors=collection.queries.vectors[:asked],
+            answers=(collection.probe, collection.ef_search),
+            same=collection.unmeasured,
+        )
+    except IntegrityError as error:
+        collection.remarks["not_compared"] = str(error)
+        return None
+
+
+def _judge(run: _Run, collection: FinishedCollection, baseline: Manifest | None) -> list[GateResult]:
+    gates, name, rows = run.config.gates, collection.name, collection.rows
     rejected = sum(collection.rejected.values())
+    live_rows = {item.name: item.rows for item in baseline.collections}.get(name, 0) if baseline else 0
     collection.gates = [
-        judge_rows(collection.name, collection.plan.spool.rows_in, collection.rows, collection.duplicates, rejected),
-        *judge_size(collection.name, collection.rows, live, gates),
-        judge_vectors(collection.name, collection.tally.norm_error, gates),
-        *judge_recall(collection.name, list(collection.shard_recall.values()), collection.recall, gates),
+        judge_rows(name, collection.plan.spool.rows_in, rows, collection.duplicates, rejected),
+        *(judge_size(name, rows, live_rows, gates) if live_rows else ()),
+        judge_vectors(name, collection.tally.norm_error, gates),
+        *judge_kept_vectors(name, collection.tally.kept_cosines, gates),
+        *judge_recall(name, list(collection.shard_recall.values()), collection.recall, gates),
+        *judge_hubs(name, collection.hub, rows, gates),
+        *judge_own_titles(name, collection.own_titles, gates),
+        *(judge_drift(name, collection.drift, rows, gates) if collection.drift else ()),
+        *([judge_golden(collection.golden, gates)] if collection.golden else ()),
     ]
     return collection.gates
 
@@ -255,24 +295,10 @@ def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:
         )
 
 
-def _gather_remarks(finished: Sequence[FinishedCollection]) -> dict[str, dict[str, Any]]:
-    return {table: remarks for item in finished for table, remarks in item.plan.spool.remarks.items()}
-
-
 def _write_report(
     run: _Run, story: Mapping[str, Any], finished: Sequence[FinishedCollection], gates: Sequence[GateResult]
 ) -> Path:
     """Write the report beside the run's work, also for a release that a gate refuses."""
-    build = {
-        "step": "build",
-        "seconds": round(sum(run.seconds.values()), 1),
-        "counts": {
-            "inputs": _gather_remarks(finished),
-            "stages": dict(run.seconds),
-            **{item.name: item.as_figures() for item in finished},
-        },
-        "rejects": [row for item in finished for row in item.rejects],
-    }
     page = render_report(
         {
             **story,
@@ -280,13 +306,8 @@ def _write_report(
             "run_date": run.run_date,
             "created_at": now_text(),
             "url": run.folder.store.url,
-            "steps": [*story.get("steps", ()), build],
+            **tell_build(finished, run.seconds, story.get("steps", ()), run_folder=f"v/{run.folder.run_id}/"),
             "gates": [gate.__dict__ for gate in gates],
-            "collections": [item.as_figures() for item in finished],
-            "shard_recall": {
-                item.name: [{"shard": number, **recall._asdict()} for number, recall in item.shard_recall.items()]
-                for item in finished
-            },
             "encoder": {"name": run.encoder.description.name, "parity": dict(run.encoder.description.parity)},
             "versions": read_versions(),
             "config": as_document(run.config),
@@ -306,7 +327,7 @@ def _describe(
 ) -> Manifest:
     options = run.config.index
     config = {name: as_document(getattr(run.config, name)) for name in ("catalogue", "index", "gates", "curated")}
-    del config["catalogue"]["path"]
+    del config["catalogue"]["path"], config["gates"]["golden"]
     return Manifest(
         run_id=run.folder.run_id,
         run_date=run.run_date,
