@@ -517,9 +517,9 @@ class GatesConfig:
     rows on."""
     max_exchange: float = 0.3
     """Share of the live ids that may be gone while new ones take their place; judged from 100 rows on."""
-    max_hub_share: float = 0.2
-    """Share of the sampled queries that may have one and the same product among their first 10; judged where products
-    and queries are enough for a share to mean something (20 times what falls to a product on average)."""
+    max_hub_share: float = 0.1
+    """Share of the sampled queries that may have one and the same row among their first 10; judged where it is at least
+    20 times what falls to a row on average (from 2,000 rows on) and at least 20 of the queries (of 200)."""
     min_own_title: float = 0.5
     """Share of 200 rows that a search for their own title finds among the first 10; judged from 50 rows on."""
     min_kept_cosine: float = 0.98

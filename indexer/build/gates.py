@@ -85,8 +85,8 @@ def judge_own_titles(collection: str, own: OwnTitles, gates: GatesConfig) -> lis
 def judge_hubs(collection: str, hub: Hub | None, rows: int, gates: GatesConfig) -> list[GateResult]:
     """Return the gate on the row that the most queries have among their first 10.
 
-    At random a row is in 10 / rows of the lists. Text embeddings make some rows frequent, by up to 20 times that in
-    clean catalogues; so the limit means something where it is at least that, and where 20 lists would reach it.
+    On average a row is in 10 / rows of the lists, and some are in more: up to 9 times that in clean catalogues of real
+    titles. So the limit means something where it is 20 times that at least, and where 20 lists would reach it.
     """
     limit = gates.max_hub_share
     if hub is None or rows * limit < HUB_FACTOR * NARROW or hub.queries * limit < HUB_FACTOR:

@@ -10,6 +10,7 @@ from indexer.build.recall import ProbeQueries
 from indexer.build.verify import check_vectors
 from indexer.config import Config
 from indexer.encoder import Encoder
+from indexer.errors import GateError
 from indexer.text import normalise_query
 
 PROBE_WORDS = 4
@@ -24,12 +25,14 @@ def embed_queries(
     """Embed the queries of each collection, whose rows lie in the files.
 
     Products are sampled by curated queries, or by the first words of titles where a shop has none; curated queries by
-    words of titles. `golden` queries are asked of the products. Raises GateError for vectors that are not of unit
-    length.
+    words of titles. `golden` queries are asked of the products. Raises GateError where no row has a text, and
+    for vectors that are not of unit length.
     """
     count = config.index.recall_queries
     rows = {name: sample_rows(paths, max(count, OWN_TITLES)) for name, paths in files.items()}
     titles = [" ".join(row.display.split()[:PROBE_WORDS]) for row in rows["products"][:count]]
+    if not titles:
+        raise GateError("gate titles: no product has a title; nothing was published, check the catalogue's columns")
     curated = [row.display for row in rows.get("queries", ())[:count]]
     sampled = {"products": curated or titles, "queries": titles}
     return {

@@ -90,14 +90,14 @@ class ShardBuilder:
             embedded.vectors, ids, max_norm_error=self.config.gates.max_norm_error, place=f"shard {name}"
         )
         files = self._write_files(collection, name, embedded)
-        index = check_shard_files(files, ids, embedded.vectors, self.config.index)
-        texts = [row.display for row in embedded.rows] if "texts" in files else None
+        texts = [row.display for row in embedded.rows]
+        index = check_shard_files(files, ids, texts, embedded.vectors, self.config.index)
         probe = probe_shard(
             index,
             embedded.vectors,
             self.queries[collection],
             self.config.index.ef_search,
-            name=partial(name_row, ids, texts),
+            name=partial(name_row, ids, texts if "texts" in files else None),
         )
         sealed = SealedShard(
             shard=self._upload(collection, number, name, files, len(ids), identity, delta),

@@ -37,20 +37,25 @@ def check_vectors(
 
 
 def check_shard_files(
-    files: Mapping[str, Path], ids: Sequence[str], vectors: npt.NDArray[np.float32], options: IndexConfig
+    files: Mapping[str, Path],
+    ids: Sequence[str],
+    texts: Sequence[str],
+    vectors: npt.NDArray[np.float32],
+    options: IndexConfig,
 ) -> Any:
     """Read a shard's files back as a consumer would and return the index; raises IntegrityError for any difference.
 
     `files` are index, ids and, where there are any, texts.
     """
     rows, dimension = vectors.shape
-    written = read_lines(files["ids"], rows)
-    if [written[row] for row in range(rows)] != list(ids):
-        raise IntegrityError(f"{files['ids']}: the ids read back are not those written")
+    for kind, values in (("ids", ids), ("texts", texts)):
+        if kind not in files:
+            continue
+        written = read_lines(files[kind], rows)
+        if any(written[row] != value for row, value in enumerate(values)):
+            raise IntegrityError(f"{files[kind]}: the {kind} read back are not those written")
     if len(set(ids)) != rows:
         raise IntegrityError(f"{files['ids']}: {rows - len(set(ids))} ids stand twice")
-    if "texts" in files:
-        read_lines(files["texts"], rows)
     shape = IndexShape(rows=rows, dimension=dimension, m=options.m, storage=options.storage)
     index = read_index(files["index"], shape)
     for row in np.unique(np.linspace(0, rows - 1, SPOT_ROWS).astype(int)):

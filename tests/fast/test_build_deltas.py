@@ -319,7 +319,7 @@ def test_kept_shards_pass_the_gate_on_lengths(build: Any, products: Any, monkeyp
     rows = products(200)
     config, _ = build(rows, 1)
     spoil_kept(monkeypatch, lambda vectors: vectors * 1.01)
-    with pytest.raises(GateError, match="gate max_norm_error, shard v/.* found length 1.01"):
+    with pytest.raises(GateError, match=r"gate max_norm_error, shard v/.* found length 1\.01"):
         build(rows[::-1], 2)
     assert live(config)[0].run_date == night(1)
 
@@ -328,7 +328,7 @@ def test_kept_vectors_must_be_those_of_their_texts(build: Any, products: Any, mo
     rows = products(200)
     config, _ = build(rows, 1)
     spoil_kept(monkeypatch, lambda vectors: vectors[::-1].copy())
-    with pytest.raises(GateError, match="products cosine of kept vectors: expected at least 0.98"):
+    with pytest.raises(GateError, match=r"products cosine of kept vectors: expected at least 0\.98"):
         build(rows[::-1], 2)
     assert live(config)[0].run_date == night(1)
 

@@ -120,7 +120,7 @@ def shard(tmp_path: Path) -> dict[str, Any]:
     write_index(build_index(vectors, OPTIONS), files["index"])
     write_lines(files["ids"], ids)
     write_lines(files["texts"], ids)
-    return {"files": files, "ids": ids, "vectors": vectors, "options": OPTIONS}
+    return {"files": files, "ids": ids, "texts": ids, "vectors": vectors, "options": OPTIONS}
 
 
 def test_a_good_shard_is_read_back(shard: dict[str, Any]):
@@ -134,9 +134,15 @@ def test_shuffled_ids_are_found(shard: dict[str, Any]):
 
 
 def test_repeated_ids_are_found(shard: dict[str, Any]):
-    shard["ids"][5] = shard["ids"][4]
+    shard["ids"] = [*shard["ids"][:5], shard["ids"][4], *shard["ids"][6:]]
     write_lines(shard["files"]["ids"], shard["ids"])
     with pytest.raises(IntegrityError, match="1 ids stand twice"):
+        check_shard_files(**shard)
+
+
+def test_texts_that_are_not_those_written_are_found(shard: dict[str, Any]):
+    write_lines(shard["files"]["texts"], [""] * 120)
+    with pytest.raises(IntegrityError, match="the texts read back are not those written"):
         check_shard_files(**shard)
 
 
