@@ -280,8 +280,8 @@ def isolate_entry(index: Any) -> None:
 
 
 def lengthen_a_vector(index: Any) -> None:
-    vectors = faiss.rev_swig_ptr(index.storage.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
-    vectors[7] *= np.float32(4)
+    stored = faiss.downcast_index(index.storage).get_xb()
+    faiss.rev_swig_ptr(stored, index.ntotal * index.d).reshape(index.ntotal, index.d)[7] *= np.float32(4)
 
 
 @pytest.mark.parametrize("spoil", [cut_links, isolate_entry])
@@ -412,7 +412,7 @@ def test_wrong_pooling_that_was_exported_so(shop: Shop, tonight: Any, encoder_di
 
 
 def spoil_encoder(
-    monkeypatch: pytest.MonkeyPatch, kind: str, spoil: Callable[[Encoder, Sequence[str]], Encoded]
+    monkeypatch: pytest.MonkeyPatch, side: str, spoil: Callable[[Encoder, Sequence[str]], Encoded]
 ) -> None:
     """Let the encoder be good while it is tested, and then another for one side."""
     opened, encode = release.open_encoder, Encoder.encode
@@ -426,38 +426,40 @@ def spoil_encoder(
         encoder.encode = answer  # type: ignore[method-assign]
         return encoder
 
-    side = kind
     monkeypatch.setattr(release, "open_encoder", open_spoiled)
 
 
 def test_queries_without_unit_length(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
     encode = Encoder.encode
-    spoil_encoder(
-        monkeypatch,
-        "query",
-        lambda self, texts: (e := encode(self, texts, kind="query"))._replace(vectors=e.vectors * 2),
-    )
+
+    def stretch(self: Encoder, texts: Sequence[str]) -> Encoded:
+        encoded = encode(self, texts, kind="query")
+        return encoded._replace(vectors=encoded.vectors * 2)
+
+    spoil_encoder(monkeypatch, "query", stretch)
     expect_refusal(shop, tonight, "gate max_norm_error, queries")
 
 
 def test_queries_with_a_prefix_that_products_know_nothing_of(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
     encode = Encoder.encode
-    prefix = "represent this sentence"
-    spoil_encoder(
-        monkeypatch, "query", lambda self, texts: encode(self, [f"{prefix} {text}" for text in texts], kind="query")
-    )
-    expect_refusal(shop, tonight, "products found by their own text: expected at least 0.5")
+
+    def prefix(self: Encoder, texts: Sequence[str]) -> Encoded:
+        return encode(self, [f"represent this sentence {text}" for text in texts], kind="query")
+
+    spoil_encoder(monkeypatch, "query", prefix)
+    expect_refusal(shop, tonight, r"products found by their own text: expected at least 0\.5")
 
 
 def test_products_embedded_by_other_weights_than_the_live_ones(
     shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch
 ):
     encode = Encoder.encode
-    spoil_encoder(
-        monkeypatch,
-        "product",
-        lambda self, texts: (e := encode(self, texts, kind="product"))._replace(vectors=e.vectors[:, ::-1].copy()),
-    )
+
+    def turn(self: Encoder, texts: Sequence[str]) -> Encoded:
+        encoded = encode(self, texts, kind="product")
+        return encoded._replace(vectors=encoded.vectors[:, ::-1].copy())
+
+    spoil_encoder(monkeypatch, "product", turn)
     expect_refusal(shop, tonight, r"products cosine of kept vectors: expected at least 0\.98")
 
 
