@@ -103,7 +103,9 @@ def judge_golden(findings: GoldenFindings, gates: GatesConfig) -> GateResult:
     parts = []
     if findings.missed:
         first = findings.missed[0]
-        parts.append(f"{len(findings.missed)} not within rank, such as {first.product_id} for {shorten(first.query)}")
+        parts.append(
+            f"{len(findings.missed)} not within rank, such as {shorten(first.product_id)} for {shorten(first.query)}"
+        )
     if findings.absent:
         parts.append(f"{len(findings.absent)} not in the catalogue, such as {shorten(findings.absent[0].product_id)}")
     return replace(gate, expected=f"{gate.expected} ({'; '.join(parts)})")

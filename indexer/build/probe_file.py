@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def read_probe(path: Path) -> Probe:
                 seconds=dict(zip(narrow, arrays["seconds"], strict=True)),
                 names=_read_names(arrays["ids"], arrays["texts"]),
             )
-    except (KeyError, ValueError, OSError, TypeError) as error:
+    except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:
         raise IntegrityError(f"{path}: no probe of this program: {error}; start a new run") from None
 
 

@@ -246,7 +246,7 @@ def test_a_few_swapped_titles_are_seen_by_golden_queries(shop: Shop, tonight: An
     golden.write_text("query\tproduct_id\twithin\n" + "".join(rows))
     shop.gates = replace(GATES, golden=str(golden))
     swapped = [(name, tonight[(at % 9) + 1 if at < 9 else at][1]) for at, (name, _) in enumerate(tonight)]
-    expect_refusal(shop, swapped, r"golden queries: expected at least 1\.0 \(8 not within rank, such as P00001 for")
+    expect_refusal(shop, swapped, r"golden queries: expected at least 1\.0 \(8 not within rank, such as 'P00001' for")
 
 
 def test_titles_without_a_letter(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
