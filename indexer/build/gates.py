@@ -10,6 +10,7 @@ from statistics import fmean
 
 from indexer.build.answers import Hub, OwnTitles
 from indexer.build.drift import Drift
+from indexer.build.finished import FinishedCollection
 from indexer.build.golden import GoldenFindings
 from indexer.build.recall import NARROW, Recall
 from indexer.config import GatesConfig
@@ -25,6 +26,23 @@ DRIFT_ROWS = 100
 DRIFT_CANARIES = 20
 OWN_ROWS = 50
 HUB_FACTOR = 20
+
+
+def judge_collection(item: FinishedCollection, live_rows: int, gates: GatesConfig) -> list[GateResult]:
+    """Return all gates of a collection; `live_rows` are those of the live release, 0 without one."""
+    name, rows = item.name, item.rows
+    rejected = sum(item.rejected.values())
+    return [
+        judge_rows(name, item.plan.spool.rows_in, rows, item.duplicates, rejected),
+        *(judge_size(name, rows, live_rows, gates) if live_rows else ()),
+        judge_vectors(name, item.tally.norm_error, gates),
+        *judge_kept_vectors(name, item.tally.kept_cosines, gates),
+        *judge_recall(name, list(item.shard_recall.values()), item.recall, gates),
+        *judge_hubs(name, item.hub, rows, gates),
+        *judge_own_titles(name, item.own_titles, gates),
+        *(judge_drift(name, item.drift, rows, gates) if item.drift else ()),
+        *([judge_golden(item.golden, gates)] if item.golden else ()),
+    ]
 
 
 def judge_recall(collection: str, shards: Sequence[Recall], merged: Recall, gates: GatesConfig) -> list[GateResult]:

@@ -21,19 +21,7 @@ from indexer.build.catalogue import split_spool, spool_products, spool_queries
 from indexer.build.collection import finish_collection
 from indexer.build.drift import Baseline, Drift, IdSample, measure_drift, survey_ids
 from indexer.build.finished import FinishedCollection
-from indexer.build.gates import (
-    judge_drift,
-    judge_encoder,
-    judge_golden,
-    judge_hubs,
-    judge_kept_vectors,
-    judge_own_titles,
-    judge_recall,
-    judge_rows,
-    judge_size,
-    judge_vectors,
-    require_gates,
-)
+from indexer.build.gates import judge_collection, judge_encoder, require_gates
 from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
@@ -156,7 +144,8 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
             sample, known = ids[collection.name]
             _ask_golden(collection, golden, known)
             collection.drift = _measure_drift(run, collection, baseline, sample)
-            gates += _judge(run, collection, baseline)
+            collection.gates = judge_collection(collection, _count_live(baseline, collection.name), run.config.gates)
+            gates += collection.gates
     refusal = _find_refusal(run, finished, gates)
     report = _write_report(run, {**story, "refused": str(refusal or "")}, finished, gates)
     if refusal:
@@ -252,22 +241,8 @@ def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest
         return None
 
 
-def _judge(run: _Run, collection: FinishedCollection, baseline: Manifest | None) -> list[GateResult]:
-    gates, name, rows = run.config.gates, collection.name, collection.rows
-    rejected = sum(collection.rejected.values())
-    live_rows = {item.name: item.rows for item in baseline.collections}.get(name, 0) if baseline else 0
-    collection.gates = [
-        judge_rows(name, collection.plan.spool.rows_in, rows, collection.duplicates, rejected),
-        *(judge_size(name, rows, live_rows, gates) if live_rows else ()),
-        judge_vectors(name, collection.tally.norm_error, gates),
-        *judge_kept_vectors(name, collection.tally.kept_cosines, gates),
-        *judge_recall(name, list(collection.shard_recall.values()), collection.recall, gates),
-        *judge_hubs(name, collection.hub, rows, gates),
-        *judge_own_titles(name, collection.own_titles, gates),
-        *(judge_drift(name, collection.drift, rows, gates) if collection.drift else ()),
-        *([judge_golden(collection.golden, gates)] if collection.golden else ()),
-    ]
-    return collection.gates
+def _count_live(baseline: Manifest | None, name: str) -> int:
+    return sum(item.rows for item in baseline.collections if item.name == name) if baseline else 0
 
 
 def _find_refusal(
