@@ -20,6 +20,7 @@ def write_probe(path: Path, probe: Probe) -> None:
     arrays: dict[str, Any] = {
         "sampled": np.array(probe.sampled),
         "exact": probe.exact,
+        "rungs": np.array(probe.rungs, dtype=np.int64),
         "seconds": np.stack([probe.seconds[rung] for rung in probe.rungs]),
         "ids": _write_texts([name for name, _ in names]),
         "texts": _write_texts([text for _, text in names]),
@@ -36,13 +37,12 @@ def read_probe(path: Path) -> Probe:
     """Read a probe; raises IntegrityError where the file is not one."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            narrow, wide = _read_hits(arrays, "narrow"), _read_hits(arrays, "wide")
             return Probe(
                 sampled=int(arrays["sampled"]),
                 exact=arrays["exact"],
-                narrow=narrow,
-                wide=wide,
-                seconds=dict(zip(narrow, arrays["seconds"], strict=True)),
+                narrow=_read_hits(arrays, "narrow"),
+                wide=_read_hits(arrays, "wide"),
+                seconds=dict(zip(arrays["rungs"].tolist(), arrays["seconds"], strict=True)),
                 names=_read_names(arrays["ids"], arrays["texts"]),
             )
     except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:

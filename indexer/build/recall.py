@@ -16,9 +16,11 @@ import numpy.typing as npt
 from indexer.shard_file import Lines, search_shard, select_rows
 
 LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Values of efSearch that are measured."""
+"""Values of efSearch that are measured: the time at each, the hits up to the first that finds nearly all."""
 NARROW, DEPTH = 10, 100
 """Hits of the two searches: one of 100 hits looks at 100 candidates at least, which would flatter the 10."""
+ENOUGH = 0.999
+"""Recall from which a wider search is not measured any more: the last one stands for it."""
 TIE = 1e-6
 """Scores closer than this count as equal: a row that ties with the last exact hit is as good as it."""
 BLOCK_BYTES = 64 << 20
@@ -79,13 +81,13 @@ class Probe:
     wide: Mapping[int, Hits]
     """efSearch, 100 or more -> the 100 hits of each query; names are kept of the golden queries alone."""
     seconds: Mapping[int, Scores]
-    """efSearch -> time of each of the first queries, in seconds, one thread."""
+    """efSearch, every rung of the ladder -> time of each of the first queries, in seconds, one thread."""
     names: tuple[Name, ...]
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Values of efSearch that were measured, in rising order."""
-        return tuple(sorted(self.narrow))
+        """The ladder in rising order."""
+        return tuple(sorted(self.seconds))
 
     def hits(self, ef_search: int, *, wide: bool = False) -> Hits:
         """Return the hits at the largest measured efSearch up to this one, or at the smallest there is."""
@@ -135,18 +137,20 @@ def probe_shard(
     rungs = list_rungs(ef_search, len(vectors))
     wide = tuple(sorted({max(rung, DEPTH) for rung in rungs}))
     depth = min(DEPTH, len(vectors) - len(gone))
-    keys = [(NARROW, rung) for rung in rungs] + [(DEPTH, rung) for rung in wide]
-    found = {
-        (k, rung): _order_ties(*search_shard(index, queries.vectors, min(k, depth), rung, selector)) for k, rung in keys
-    }
-    exact, true = _score_exactly(vectors, queries.vectors, gone, depth, {key: rows for key, (_, rows) in found.items()})
-    places, names = _name_rows(found, queries, name)
-    hits = {key: Hits(found[key][0], true[key], places[key]) for key in keys}
+    exact = _score_exactly(vectors, queries.vectors, gone, depth)
+    found: dict[tuple[int, int], Hits] = {}
+    for k, ladder in ((NARROW, rungs), (DEPTH, wide)):
+        for rung in ladder:
+            reported, rows = search_shard(index, queries.vectors, min(k, depth), rung, selector)
+            found[k, rung] = _order_ties(vectors, queries.vectors, reported, rows)
+            if _is_enough(exact, found[k, rung].true, queries):
+                break
+    hits, names = _name_rows(found, queries, name)
     return Probe(
         sampled=queries.sampled,
         exact=exact,
-        narrow={rung: hits[NARROW, rung] for rung in rungs},
-        wide={rung: hits[DEPTH, rung] for rung in wide},
+        narrow={rung: hits[NARROW, rung] for k, rung in hits if k == NARROW},
+        wide={rung: hits[DEPTH, rung] for k, rung in hits if k == DEPTH},
         seconds={rung: _time_searches(index, queries, min(NARROW, depth), rung, selector) for rung in rungs},
         names=names,
     )
@@ -168,7 +172,7 @@ def merge_probes(probes: Sequence[Probe]) -> Probe:
         wide=_renumber(wide, used),
         seconds={
             rung: np.sum([probe.seconds[find_rung(probe.seconds, rung)] for probe in probes], axis=0, dtype=np.float32)
-            for rung in narrow
+            for rung in sorted({rung for probe in probes for rung in probe.rungs})
         },
         names=tuple(every[place] for place in used.tolist()),
     )
@@ -217,41 +221,50 @@ def _recall_at(probe: Probe, hits: Hits, k: int) -> float:
     return float(np.mean(hits.true[: probe.sampled, :depth] >= last - TIE))
 
 
-def _order_ties(reported: Scores, rows: Places) -> tuple[Scores, Places]:
-    """Put rows of equal scores in their order, as a consumer does."""
+def _order_ties(vectors: Scores, queries: Scores, reported: Scores, rows: Places) -> Hits:
+    """Put rows of equal scores in their order, as a consumer does, and score them exactly."""
     order = np.lexsort((rows, -reported), axis=1)
-    return np.take_along_axis(reported, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    reported, rows = np.take_along_axis(reported, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    true = np.empty(rows.shape, dtype=np.float32)
+    block = max(1, BLOCK_BYTES // (4 * vectors.shape[1] * rows.shape[1]))
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        true[part] = np.einsum("qd,qkd->qk", queries[part], vectors[np.maximum(rows[part], 0)])
+    return Hits(np.where(rows >= 0, reported, -np.inf), np.where(rows >= 0, true, -np.inf), rows)
 
 
-def _score_exactly(
-    vectors: Scores, queries: Scores, gone: npt.NDArray[np.uint32], depth: int, rows: Mapping[Any, Places]
-) -> tuple[Scores, dict[Any, Scores]]:
-    """Return the best exact scores (queries, depth), and those of the rows that each search found."""
+def _score_exactly(vectors: Scores, queries: Scores, gone: npt.NDArray[np.uint32], depth: int) -> Scores:
+    """Return the best exact scores, (queries, depth)."""
     exact = np.empty((len(queries), depth), dtype=np.float32)
-    true = {key: np.empty(found.shape, dtype=np.float32) for key, found in rows.items()}
     block = max(1, BLOCK_BYTES // (4 * len(vectors)))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
         scores = queries[part] @ vectors.T
         scores[:, gone] = -np.inf
         exact[part] = -np.sort(-np.partition(scores, -depth, axis=1)[:, -depth:], axis=1)
-        for key, found in rows.items():
-            values = np.take_along_axis(scores, np.maximum(found[part], 0), axis=1)
-            true[key][part] = np.where(found[part] >= 0, values, -np.inf)
-    return exact, true
+    return exact
+
+
+def _is_enough(exact: Scores, true: Scores, queries: ProbeQueries) -> bool:
+    """Whether a wider search has next to nothing to add, and to the golden queries nothing."""
+    found = true >= exact[:, true.shape[1] - 1 : true.shape[1]] - TIE
+    return bool(found[: queries.sampled].mean() >= ENOUGH and found[queries.golden_start :].all())
 
 
 def _name_rows(
-    found: Mapping[tuple[int, int], tuple[Scores, Places]], queries: ProbeQueries, name: Callable[[int], Name]
-) -> tuple[dict[tuple[int, int], Places], tuple[Name, ...]]:
-    """Return the places of all narrow hits and of the golden queries' wide ones, and the names there."""
-    rows = {key: found[key][1].copy() for key in found}
-    for key, kept in rows.items():
-        kept[: queries.golden_start if key[0] == DEPTH else 0] = -1
+    found: Mapping[tuple[int, int], Hits], queries: ProbeQueries, name: Callable[[int], Name]
+) -> tuple[dict[tuple[int, int], Hits], tuple[Name, ...]]:
+    """Turn the rows of all narrow hits and of the golden queries' wide ones into places, and return the names there."""
+    rows = {key: hits.places.copy() for key, hits in found.items()}
+    for (k, _), kept in rows.items():
+        kept[: queries.golden_start if k == DEPTH else 0] = -1
     used = np.unique(np.concatenate([kept.ravel() for kept in rows.values()]))
     used = used[used >= 0]
-    places = {key: np.where(kept >= 0, np.searchsorted(used, kept), -1) for key, kept in rows.items()}
-    return places, tuple(name(row) for row in used.tolist())
+    named = {
+        key: hits._replace(places=np.where(rows[key] >= 0, np.searchsorted(used, rows[key]), -1))
+        for key, hits in found.items()
+    }
+    return named, tuple(name(row) for row in used.tolist())
 
 
 def _merge_hits(probes: Sequence[Probe], starts: Sequence[int], kind: str) -> dict[int, Hits]:
