@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from indexer.build import release
+from indexer.build.catalogue import shard_of
 from indexer.build.drift import Drift
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
@@ -19,7 +20,7 @@ from indexer.log import commit_entry, find_publication, live_entry, read_manifes
 from indexer.manifest import CollectionEntry
 from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
-from indexer.store import LocalStore
+from indexer.store import LocalStore, S3Store
 
 Product = tuple[str, str, str]
 
@@ -238,3 +239,26 @@ def test_text_of_the_catalogue_is_no_markup_in_the_report(build: Any, products: 
     page = Path(summary.report).read_text()
     assert "<script" not in page
     assert "<b>" not in page
+
+
+def test_a_night_on_a_bucket_downloads_no_object_twice(
+    build: Any, products: Any, bucket: str, monkeypatch: pytest.MonkeyPatch, drifts: list[Drift | None], tmp_path: Path
+):
+    rows = products(300)
+    # A share of changes that builds two of four shards anew and keeps the others.
+    tonight = [
+        (name, f"red mug {at}" if shard_of(name, 4) < 2 and at % 5 else title, brand)
+        for at, (name, title, brand) in enumerate(rows)
+    ]
+    options = {"release": f"{bucket}/shop", "gates": write_golden(tmp_path, [("red mug", rows[0][0], 100)])}
+    options["gates"] = replace(options["gates"], min_golden=0, min_overlap=0)
+    build(rows, 1, **options)
+    fetched: list[str] = []
+    get_file = S3Store.get_file
+    monkeypatch.setattr(S3Store, "get_file", lambda self, key, path: fetched.append(key) or get_file(self, key, path))
+    _, summary = build(tonight, 2, **options)
+    assert (summary.collections[0]["built"], summary.collections[0]["reused"]) == (2, 2)
+    assert drifts[-1]
+    assert len(drifts[-1].canaries) == 20
+    assert sum(key.endswith(".faiss") for key in fetched) == 4
+    assert len(fetched) == len(set(fetched))

@@ -290,6 +290,11 @@ def test_graphs_that_find_too_little(shop: Shop, tonight: Any, monkeypatch: pyte
     expect_refusal(shop, tonight, r"products recall@10: expected at least 0\.95", reuse="none")
 
 
+def test_a_search_that_looks_at_too_few(shop: Shop, tonight: Any):
+    shop.index = {"ef_search": 1, "m": 2, "ef_construction": 4}
+    expect_refusal(shop, tonight, r"products recall@10: expected at least 0\.95")
+
+
 def test_a_vector_near_everything(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
     spoil_graph(monkeypatch, lengthen_a_vector)
     expect_refusal(
