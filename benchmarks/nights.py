@@ -77,7 +77,8 @@ def write_shop(folder: Path, products: Products, shards: int) -> None:
             file.write(json.dumps({"product_id": name, "title": title}) + "\n")
     (folder / "shop.toml").write_text(
         f'[shop]\nwork = "work"\nrelease = "release"\n[catalogue]\npath = "catalogue.jsonl"\n'
-        f'text_fields = ["title"]\n[index]\nshards = {shards}\n'
+        # One efSearch for all nights, so that their recalls compare.
+        f'text_fields = ["title"]\n[index]\nshards = {shards}\nef_search = 128\n'
     )
 
 

@@ -18,7 +18,7 @@ from indexer.methods import METHODS
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
-PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student", "prompt")
+PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student", "prompt", "golden")
 
 
 class Setting(NamedTuple):

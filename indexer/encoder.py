@@ -78,6 +78,7 @@ class Encoder:
         self.dimension = description.dimension
         self._budget = budget
         self._session = _open_session(files["encoder.onnx"], threads)
+        _check_width(self._session, description.dimension)
         limits = {"query": description.query_tokens, "product": description.product_tokens}
         self._tokenizers = {kind: _open_tokenizer(files["tokenizer.json"], limit) for kind, limit in limits.items()}
         self._meaningless = _meaningless_tokens(self._tokenizers["query"])
@@ -207,6 +208,16 @@ def _read_self_test(record: Record, dimension: int) -> SelfTest:
     test = SelfTest(kind=kind, text=record.text("text"), vector=tuple(float(number) for number in vector))
     record.finish()
     return test
+
+
+def _check_width(session: onnxruntime.InferenceSession, dimension: int) -> None:
+    found = next(item.shape[-1] for item in session.get_outputs() if item.name == "embedding")
+    # A model may leave its width open; such a number is text.
+    if isinstance(found, int) and found != dimension:
+        raise EncoderError(
+            f"encoder.onnx: expected vectors of dimension {dimension}, as encoder.json says, found {found}; export the "
+            "encoder again"
+        )
 
 
 def _read_file(path: Path) -> bytes:

@@ -42,7 +42,7 @@ def build_index(vectors: Vectors, options: IndexConfig) -> Any:
     else:
         index.hnsw.efConstruction = options.ef_construction
         index.add(vectors)
-    index.hnsw.efSearch = options.ef_search
+    index.hnsw.efSearch = options.stated_ef_search
     return index
 
 

@@ -49,7 +49,7 @@ class ShardEntry:
     number: int
     rows: int
     fingerprint: str
-    """SHA-256 over the rows, the encoder and the index options."""
+    """SHA-256 over the rows, the encoder, the index options and the queries it was measured by."""
     index: ObjectEntry
     ids: ObjectEntry
     texts: ObjectEntry | None

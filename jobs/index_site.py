@@ -1,5 +1,6 @@
 """The executors of a cluster as the site of a build: rows are read and dealt by Spark, one shard a task."""
 
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from pyspark.sql import functions as F
 
 from indexer import errors
 from indexer.build.base_shard import BaseBuilder, FinishedBase
-from indexer.build.catalogue import Intake, check_text_rule, smallest_texts
+from indexer.build.catalogue import Intake, Row, check_text_rule, sample_rows
+from indexer.build.drift import IdSample
 from indexer.build.versions import read_versions
 from indexer.config import Config
 from indexer.contracts.schemas import CATALOGUE, CURATED_QUERIES
@@ -95,12 +97,22 @@ class ClusterSite:
         routed.rows_in = routed.rows = _count_texts(routed.kept)["rows"]
         return routed
 
-    def sample_texts(self, collection: str, count: int) -> list[str]:
-        """Return at most `count` display texts of a collection, by their hashes."""
+    def sample_rows(self, collection: str, count: int) -> list[Row]:
+        """Return at most `count` rows of different display texts of a collection, by their hashes."""
         with _failures():
-            picked = self._intakes[collection].frame.mapInArrow(index_tasks.pick_texts(count), "display string")
-            texts = [row["display"] for row in picked.collect()]
-        return list(dict.fromkeys(smallest_texts(texts, count)))
+            picked = self._intakes[collection].frame.mapInArrow(index_tasks.pick_rows(count), index_tasks.ROWS)
+            return sample_rows([Row(*row) for row in picked.collect()], count)
+
+    def survey_ids(self, collection: str, wanted: frozenset[str]) -> tuple[IdSample, set[str]]:
+        """Return a sample of a collection's ids, and which of the wanted ones are among them."""
+        sample, known = IdSample(), set[str]()
+        with _failures():
+            found = self._intakes[collection].frame.mapInArrow(index_tasks.survey(wanted), index_tasks.DONE)
+            for row in found.collect():
+                part, seen = pickle.loads(row["data"])
+                sample.merge(part)
+                known |= seen
+        return sample, known
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Deal the rows and yield the base shards of a collection; all are finished before the first is given."""
@@ -158,7 +170,7 @@ def make_task(bases: BaseBuilder, encoder: EncoderEntry) -> index_tasks.BaseTask
         distrusts=builder.run.cache is not None,
         encoder=encoder,
         collection=bases.collection,
-        probes=builder.probes[bases.collection],
+        queries=builder.queries[bases.collection],
         shards=bases.shards,
         live=bases.live.entry if bases.live else None,
         keeps=bases.keeps,

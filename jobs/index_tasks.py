@@ -18,10 +18,11 @@ from pyspark import SparkFiles, TaskContext
 
 from indexer.build import live
 from indexer.build.base_shard import BaseBuilder, FinishedBase
-from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shard_of, smallest_texts
+from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shard_of, smallest_rows
+from indexer.build.drift import survey_ids
 from indexer.build.live import LiveCollection, OldRow, find_strays
 from indexer.build.publish import RunFolder
-from indexer.build.recall import Scores
+from indexer.build.recall import ProbeQueries
 from indexer.build.shard import ShardBuilder
 from indexer.build.versions import read_versions
 from indexer.config import Config
@@ -81,7 +82,7 @@ class BaseTask:
     """Whether sealed objects are hashed before they are used again."""
     encoder: EncoderEntry
     collection: str
-    probes: Scores
+    queries: ProbeQueries
     shards: int
     live: CollectionEntry | None
     keeps: bool
@@ -105,7 +106,7 @@ class BaseTask:
             config=replace(self.config, index=replace(options, threads=threads)),
             encoder=fetch_encoder(self.url, self.encoder, threads, options.batch_tokens),
             run=RunFolder(store, self.run_id, ObjectCache(store, folder / "sealed") if self.distrusts else None),
-            probes={self.collection: self.probes},
+            queries={self.collection: self.queries},
             folder=folder,
             progress=False,
         )
@@ -148,14 +149,30 @@ def compose_queries(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatc
             yield as_batch([query_row(entry) for entry in batch.to_pylist()])
 
 
-def pick_texts(count: int) -> Task:
-    """Return of ROWS the display texts with the smallest hashes of every partition."""
+def pick_rows(count: int) -> Task:
+    """Return of ROWS those whose display texts have the smallest hashes of every partition."""
 
     def pick(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        texts = smallest_texts((text for batch in batches for text in batch.column("display").to_pylist()), count)
-        yield pa.RecordBatch.from_pydict({"display": pa.array(texts, pa.string())})
+        if picked := smallest_rows(read_batches(batches), count):
+            yield as_batch(picked)
 
     return pick
+
+
+def read_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    """Yield ROWS one by one."""
+    for batch in batches:
+        yield from map(Row._make, zip(*(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True))
+
+
+def survey(wanted: frozenset[str]) -> Task:
+    """Turn ROWS into what `survey_ids` says of every partition, pickled, DONE."""
+
+    def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found = survey_ids((batch.column("id").to_pylist() for batch in batches), wanted)
+        yield from pack(0, found)
+
+    return look
 
 
 def deal_rows(shards: int) -> Task:
@@ -218,7 +235,7 @@ def gather_rows(batches: Iterable[pa.RecordBatch]) -> Dealt | None:
     return Dealt(numbers.pop(), rows, strays) if numbers else None
 
 
-def pack(shard: int, found: FinishedBase | IndexerError) -> Iterator[pa.RecordBatch]:
+def pack(shard: int, found: object) -> Iterator[pa.RecordBatch]:
     """Yield a result in pieces that are no burden to Spark."""
     data = pickle.dumps(found)
     for start in range(0, len(data), PIECE_BYTES):

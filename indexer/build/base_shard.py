@@ -4,7 +4,7 @@ What it keeps and what it builds follows from its rows and the live release alon
 is left to the deltas.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -15,16 +15,23 @@ import numpy.typing as npt
 
 from indexer.build.catalogue import Row
 from indexer.build.changes import Changes, compare_rows, find_old_texts, is_stale
+from indexer.build.digests import digest
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import KINDS, Mask, Vectors
+from indexer.build.finished import Tally
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.publish import SealedShard, shard_name
-from indexer.build.recall import Probe, probe_shard
+from indexer.build.recall import Probe, name_row, probe_shard
 from indexer.build.shard import ShardBuilder
-from indexer.build.summary import Tally
 from indexer.build.verify import check_vectors
 from indexer.manifest import DeadRows, ShardEntry
 from indexer.shard_file import read_lines
+
+EMBEDDED_AGAIN = 16
+"""Rows of a kept shard whose texts are embedded once more, to compare with what it holds."""
+
+Same = Sequence[tuple[Row, OldRow]]
+"""Rows that lie in a live shard with the same text."""
 
 
 class DeltaRows(NamedTuple):
@@ -39,9 +46,11 @@ class KeptShard(NamedTuple):
     """A shard of the live release that stays."""
 
     shard: ShardEntry
-    probe: Probe | None
+    probe: Probe | None = None
     """What the probe queries found, where it was its turn."""
-    norm_error: float
+    norm_error: float = 0.0
+    cosines: Sequence[float] = ()
+    """Of some of its vectors with those of the same texts embedded tonight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,25 +108,29 @@ class BaseBuilder:
             places = find_old_texts(unique.rows, old)
             del old, changes
             return self._build(number, unique, places, buried)
-        return self._keep_base(number, changes, unique)
+        return self._keep_base(number, changes, unique, _take_same(number, unique, old))
 
-    def keep_shard(self, number: int, died: Sequence[int]) -> KeptShard:
-        """Return a live shard's entry with more dead rows, and measure it if it is a delta or its turn."""
+    def keep_shard(self, number: int, died: Sequence[int], same: Same = ()) -> KeptShard:
+        """Return a live shard's entry with more dead rows, and measure it if it is a delta or its turn.
+
+        `same` are some of its rows whose text is what it was. Golden queries are asked of every shard.
+        """
         assert self.live
         shard, before = self.live.entry.shards[number], self.live.read_dead(number)
         dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
-        probe, error = None, 0.0
-        if shard.delta or (number - self.shift) % self.shards < self.builder.config.index.kept_probes:
-            probe, error = self._probe(number, dead)
+        golden, turn = self.builder.queries[self.collection].golden, (number - self.shift) % self.shards
+        kept = KeptShard(shard)
+        if shard.delta or golden or turn < self.builder.config.index.kept_probes:
+            kept = self._probe(number, dead, same)
         if not died:
-            return KeptShard(shard, probe, error)
+            return kept
         path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
         dead.astype("<u4").tofile(path)
         stored = self.builder.run.upload(path, path.name)
         path.unlink()
-        return KeptShard(replace(shard, dead=DeadRows(count=len(dead), rows=stored)), probe, error)
+        return kept._replace(shard=replace(shard, dead=DeadRows(count=len(dead), rows=stored)))
 
-    def _keep_base(self, number: int, changes: Changes, unique: UniqueRows) -> FinishedBase:
+    def _keep_base(self, number: int, changes: Changes, unique: UniqueRows, same: Same) -> FinishedBase:
         live = self.live
         assert live
         fresh = DeltaRows(changes.fresh, *live.find_vectors(changes.found, number))
@@ -125,8 +138,8 @@ class BaseBuilder:
         if len(live.entry.deltas) >= self.builder.config.index.max_deltas:
             places = [place for _, place in changes.held]
             held = DeltaRows([row for row, _ in changes.held], *live.find_vectors(places, number))
-        kept = self.keep_shard(number, [row.row for row in changes.gone if row.shard == number])
-        tally = Tally(norm_error=kept.norm_error)
+        kept = self.keep_shard(number, [row.row for row in changes.gone if row.shard == number], same)
+        tally = Tally(norm_error=kept.norm_error, kept_cosines=list(kept.cosines))
         tally.add(unique)
         buried = _find_buried(changes.gone, number)
         return FinishedBase(shard=kept.shard, tally=tally, probe=kept.probe, fresh=fresh, held=held, buried=buried)
@@ -157,19 +170,33 @@ class BaseBuilder:
         names = {row.id for row in rejected}
         unique.rows = [row for row in unique.rows if row.id not in names]
 
-    def _probe(self, number: int, dead: npt.NDArray[np.uint32]) -> tuple[Probe, float]:
-        """Read a kept shard as a consumer does, and return its probe and the largest norm error of its vectors."""
+    def _probe(self, number: int, dead: npt.NDArray[np.uint32], same: Same) -> KeptShard:
+        """Read a kept shard as a consumer does, and measure it."""
         assert self.live
-        config, shard, error = self.builder.config, self.live.entry.shards[number], 0.0
-        if shard.texts:
-            self.live.cache.fetch(shard.texts)
+        config, shard, cache = self.builder.config, self.live.entry.shards[number], self.live.cache
+        ids = read_lines(cache.fetch(shard.ids), shard.rows)
+        texts = read_lines(cache.fetch(shard.texts), shard.rows) if shard.texts else None
         index = self.live.open_index(number)
         vectors = index.reconstruct_n(0, index.ntotal)
+        error, cosines = 0.0, []
         if self.live.gives_vectors:
-            ids, place = read_lines(self.live.cache.fetch(shard.ids), shard.rows), f"shard {shard.index.key}"
+            place = f"shard {shard.index.key}"
             error = check_vectors(vectors, ids, max_norm_error=config.gates.max_norm_error, place=place)
-        queries = self.builder.probes[self.collection]
-        return probe_shard(index, vectors, queries, config.index.ef_search, dead), error
+        if same:
+            again = self.builder.encoder.encode([row.text for row, _ in same], kind=KINDS[shard.collection]).vectors
+            stored = vectors[[old.row for _, old in same]]
+            stored = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+            cosines = np.einsum("nd,nd->n", again, stored).tolist()
+        queries, name = self.builder.queries[self.collection], partial(name_row, ids, texts)
+        probe = probe_shard(index, vectors, queries, config.index.ef_search, dead, name=name)
+        return KeptShard(shard, probe, error, cosines)
+
+
+def _take_same(number: int, unique: UniqueRows, old: Mapping[str, OldRow]) -> Same:
+    """Return some rows, spread over the shard of the number, that lie in it with the same text."""
+    places = np.unique(np.linspace(0, len(unique.rows) - 1, EMBEDDED_AGAIN).astype(int)).tolist() if unique.rows else []
+    pairs = [(row, old[row.id]) for row in map(unique.rows.__getitem__, places) if row.id in old]
+    return [(row, found) for row, found in pairs if found.shard == number and found.text == digest(row.text)]
 
 
 def _find_buried(rows: Iterable[OldRow], number: int) -> list[tuple[int, int]]:

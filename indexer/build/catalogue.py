@@ -75,8 +75,8 @@ class Spool(Intake):
 
     def read_ids(self) -> Iterator[str]:
         """Yield the ids of the rows."""
-        for batch in _read_batches(self.path):
-            yield from batch.column("id").to_pylist()
+        for ids in read_ids(self.path):
+            yield from ids
 
 
 def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *, progress: bool) -> Spool:
@@ -188,18 +188,24 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield Row(*values)
 
 
-def sample_texts(paths: Sequence[Path], count: int) -> list[str]:
-    """Return at most `count` display texts, those with the smallest hashes: the same whatever the order of rows."""
-    return list(dict.fromkeys(smallest_texts((row.display for row in _all_rows(paths)), count)))
+def sample_rows(rows: Iterable[Row], count: int) -> list[Row]:
+    """Return at most `count` rows of different display texts, those of the smallest hashes, in any order of rows."""
+    chosen = smallest_rows(rows, count)
+    return list({row.display: row for row in reversed(chosen)}.values())[::-1]
 
 
-def smallest_texts(texts: Iterable[str], count: int) -> list[str]:
-    """Return the `count` texts with the smallest hashes, in their order; equal texts stand as often as they are given.
+def smallest_rows(rows: Iterable[Row], count: int) -> list[Row]:
+    """Return the `count` rows whose display texts have the smallest hashes, in their order; rows without one are out.
 
     Those of the parts of a whole, taken together, have those of the whole.
     """
-    keyed = ((hashlib.blake2b(text.encode(), digest_size=8).digest(), text) for text in texts)
-    return [text for _, text in heapq.nsmallest(count, keyed)]
+    return heapq.nsmallest(count, (row for row in rows if row.display), key=_place_in_sample)
+
+
+def read_ids(path: Path) -> Iterator[list[str]]:
+    """Yield the ids of a spool or shard file, a batch at a time."""
+    for batch in _read_batches(path):
+        yield batch.column("id").to_pylist()
 
 
 def product_row(product: Mapping[str, Any], *, fields: Sequence[str], separator: str) -> Row:
@@ -222,9 +228,8 @@ def as_batch(rows: list[Row]) -> pa.RecordBatch:
     )
 
 
-def _all_rows(paths: Iterable[Path]) -> Iterator[Row]:
-    for path in paths:
-        yield from read_rows(path)
+def _place_in_sample(row: Row) -> tuple[bytes, str]:
+    return hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.id
 
 
 def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -16,13 +16,13 @@ import pyarrow as pa
 from indexer.build.base_shard import BaseBuilder, DeltaRows, FinishedBase
 from indexer.build.catalogue import SCHEMA, Row, shard_of
 from indexer.build.duplicates import UniqueRows
+from indexer.build.finished import FinishedCollection, Tally
 from indexer.build.live import LiveCollection
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard
-from indexer.build.recall import Probe, measure_recall, merge_probes
-from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, read_probe
+from indexer.build.recall import Probe, Recall, choose_ef_search, measure_recall, merge_probes
+from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.site import Site
-from indexer.build.summary import FinishedCollection, Tally
 from indexer.manifest import EncoderEntry, ShardEntry
 
 
@@ -61,8 +61,10 @@ class CollectionBuilder:
     bases: BaseBuilder
     plan: CollectionPlan
     tally: Tally = field(default_factory=Tally)
-    probes: dict[str, Probe] = field(default_factory=dict)
-    """Key of a shard's index -> its probe."""
+    curves: dict[str, dict[int, Recall]] = field(default_factory=dict)
+    """Key of a measured shard's index -> its recall at each efSearch."""
+    merged: Probe | None = None
+    """What the probe queries found in all shards that were measured so far."""
     dead: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Number of a live delta -> its rows that died tonight."""
 
@@ -75,15 +77,37 @@ class CollectionBuilder:
         held.close()
         if self.bases.keeps:
             shards += self._finish_deltas(fresh, held)
-        found = {number: self.probes.get(shard.index.key) for number, shard in enumerate(shards)}
-        measured = {number: probe for number, probe in found.items() if probe}
+        assert self.merged
+        curve = {rung: measure_recall(self.merged, rung) for rung in self.merged.rungs}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],
             tally=self.tally,
-            shard_recall={number: measure_recall(probe) for number, probe in measured.items()},
-            recall=measure_recall(merge_probes(list(measured.values()))),
+            queries=self.bases.builder.queries[name],
+            probe=self.merged,
+            curve=curve,
+            shard_curves={
+                number: self.curves[shard.index.key]
+                for number, shard in enumerate(shards)
+                if shard.index.key in self.curves
+            },
+            ef_search=self._choose_ef_search(curve, len(shards)),
         )
+
+    def _choose_ef_search(self, curve: dict[int, Recall], shards: int) -> int:
+        """Return the set efSearch, or the smallest that reaches the targets.
+
+        Where a shard was not measured tonight it is no smaller than what was live: an earlier night saw that shard.
+        """
+        config, live = self.bases.builder.config, self.bases.live
+        options, gates = config.index, config.gates
+        if options.ef_search:
+            return options.ef_search
+        targets = Recall(
+            max(options.target_recall_10, gates.min_recall_10), max(options.target_recall_100, gates.min_recall_100)
+        )
+        chosen = choose_ef_search([curve, *self.curves.values()], targets)
+        return max(chosen, live.entry.ef_search) if live and len(self.curves) < shards else chosen
 
     def _enter_base(self, base: FinishedBase, fresh: "DeltaSpool", held: "DeltaSpool") -> ShardEntry:
         self.tally.merge(base.tally)
@@ -93,25 +117,29 @@ class CollectionBuilder:
         for number, row in base.buried:
             self.dead[number].append(row)
         if base.sealed:
-            self._read_probe(base.sealed)
+            self._measure_sealed(base.sealed)
         elif base.probe:
-            self.probes[base.shard.index.key] = base.probe
+            self._measure(base.shard.index.key, base.probe)
         return base.shard
 
-    def _read_probe(self, sealed: SealedShard) -> None:
+    def _measure_sealed(self, sealed: SealedShard) -> None:
         builder = self.bases.builder
-        self.probes[sealed.shard.index.key] = read_probe(builder.run.store, sealed, builder.folder)
+        self._measure(sealed.shard.index.key, fetch_probe(builder.run.store, sealed, builder.folder))
+
+    def _measure(self, key: str, probe: Probe) -> None:
+        self.curves[key] = {rung: measure_recall(probe, rung) for rung in probe.rungs}
+        self.merged = merge_probes([self.merged, probe] if self.merged else [probe])
 
     def _take(self, sealed: SealedShard, built: bool) -> ShardEntry:
         self.tally.take(sealed, built=built)
-        self._read_probe(sealed)
+        self._measure_sealed(sealed)
         return sealed.shard
 
     def _keep(self, number: int) -> ShardEntry:
         kept = self.bases.keep_shard(number, self.dead[number])
         self.tally.norm_error = max(self.tally.norm_error, kept.norm_error)
         if kept.probe:
-            self.probes[kept.shard.index.key] = kept.probe
+            self._measure(kept.shard.index.key, kept.probe)
         return kept.shard
 
     def _finish_deltas(self, fresh: "DeltaSpool", held: "DeltaSpool") -> list[ShardEntry]:

@@ -20,7 +20,8 @@ from indexer.runs import now_text
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 2
+FORMAT = 3
+"""Of the markers and of the probes they name."""
 MAX_MARKERS = 20
 """A marker is replaced by the next one of its name when its objects got lost; so often at most."""
 
@@ -31,7 +32,7 @@ class SealedShard:
 
     shard: ShardEntry
     probe: ObjectEntry
-    """Scores of the probe queries, for the recall over all shards."""
+    """What the probe queries found, for the recall over all shards; see `probe_file`."""
     duplicates: int
     rejected: dict[str, int]
     examples: dict[str, str]

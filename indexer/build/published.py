@@ -52,22 +52,20 @@ def _refuse_older(store: Store, run_date: str, live: LogEntry, manifest: Manifes
         )
 
 
-def count_earlier_rows(store: Store, run_date: str, head: int) -> dict[str, int]:
-    """Return the rows of each collection of the newest release of an earlier night; none where there is none.
+def find_baseline(store: Store, run_date: str, head: int) -> Manifest | None:
+    """Return the live release, or the one that was live before where it is of this night; None where there is none.
 
-    What is live counts for nothing: a night that runs twice would be measured by itself.
+    A night that runs twice would be measured by itself; one that an operator withdrew is no measure either.
     """
     for sequence in range(head, 0, -1):
         entry = read_entry(store, sequence)
-        if entry is None or entry.kind != "publish":
-            continue
         try:
-            manifest = read_manifest(store, entry)
+            manifest = read_manifest(store, entry) if entry else None
         except IntegrityError:
             continue
-        if manifest.run_date < run_date:
-            return {collection.name: collection.rows for collection in manifest.collections}
-    return {}
+        if manifest and manifest.run_date < run_date:
+            return manifest
+    return None
 
 
 def read_whole(store: Store, entry: LogEntry) -> Manifest | None:

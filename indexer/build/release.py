@@ -16,28 +16,30 @@ from typing import Any
 import faiss
 
 from indexer.build.collection import finish_collection
+from indexer.build.drift import Baseline, Drift, IdSample, measure_drift
+from indexer.build.finished import FinishedCollection
+from indexer.build.gates import judge_collection, judge_encoder, require_gates
+from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
-from indexer.build.published import count_earlier_rows, find_published, refuse_older
-from indexer.build.recall import Scores
+from indexer.build.published import find_baseline, find_published, refuse_older
+from indexer.build.queries import embed_queries
+from indexer.build.recall import ProbeQueries
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder
 from indexer.build.site import LocalSite, Site
-from indexer.build.summary import FinishedCollection, ReleaseSummary, release_bytes
-from indexer.build.verify import judge_encoder, judge_recall, judge_rows, judge_size, judge_vectors, require_gates
+from indexer.build.story import gather_remarks, tell_build
+from indexer.build.summary import ReleaseSummary, release_bytes
 from indexer.build.versions import read_versions
 from indexer.config import REUSE, Config, as_document
 from indexer.encoder import Encoder, open_encoder
-from indexer.errors import ConfigError, ContractError, GateError
+from indexer.errors import ConfigError, ContractError, GateError, IntegrityError
 from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases.history import read_history
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
-
-PROBE_WORDS = 4
-"""Words of a title that stand for a query where a collection has no other texts to be probed with."""
 
 
 @dataclass
@@ -129,16 +131,25 @@ def build_release(
 
 def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
     with run.stage("read"):
+        golden = read_golden(run.config.gates.golden)
         plans = _plan(run)
+        wanted = frozenset(item.product_id for item in golden)
+        names = [plan.intake.collection for plan in plans]
+        ids = {name: run.site.survey_ids(name, wanted if name == "products" else frozenset()) for name in names}
     with run.stage("upload encoder"):
         encoder = encoder_entry(_seal_encoder(run))
     with run.stage("embed and index"):
-        probes = _embed_probes(run, [plan.intake.collection for plan in plans])
-        finished = [_finish_collection(run, plan, encoder, probes) for plan in plans]
+        queries = embed_queries(run.config, run.encoder, run.site, names, [item.query for item in golden])
+        finished = [_finish_collection(run, plan, encoder, queries) for plan in plans]
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
-    live = count_earlier_rows(run.folder.store, run.run_date, run.head)
-    for collection in finished:
-        gates += _judge(run, collection, live)
+    with run.stage("compare with live"):
+        baseline = find_baseline(run.folder.store, run.run_date, run.head)
+        for collection in finished:
+            sample, known = ids[collection.name]
+            _ask_golden(collection, golden, known)
+            collection.drift = _measure_drift(run, collection, baseline, sample)
+            collection.gates = judge_collection(collection, _count_live(baseline, collection.name), run.config.gates)
+            gates += collection.gates
     refusal = _find_refusal(run, finished, gates)
     report = _write_report(run, {**story, "refused": str(refusal or "")}, finished, gates)
     if refusal:
@@ -157,7 +168,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         bytes=release_bytes(manifest),
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
-        remarks=_gather_remarks(finished),
+        remarks=gather_remarks(finished),
         seconds=run.seconds,
     )
 
@@ -174,30 +185,14 @@ def _plan(run: _Run) -> list[CollectionPlan]:
     return plans
 
 
-def _embed_probes(run: _Run, collections: Sequence[str]) -> dict[str, Scores]:
-    """Embed texts to measure recall with: curated queries for products, words of titles for the queries."""
-    count = run.config.index.recall_queries
-    samples = {name: run.site.sample_texts(name, count) for name in collections}
-    titles = [" ".join(text.split()[:PROBE_WORDS]) for text in samples["products"]]
-    texts = {"products": samples.get("queries") or titles, "queries": titles}
-    return {name: _known(run.encoder, texts[name]) for name in collections}
-
-
-def _known(encoder: Encoder, texts: Sequence[str]) -> Scores:
-    """Embed queries, without those that mean nothing to the encoder unless there are no others."""
-    encoded = encoder.encode(texts, kind="query")
-    known: Scores = encoded.vectors[~encoded.empty]
-    return known if len(known) else encoded.vectors
-
-
 def _finish_collection(
-    run: _Run, plan: CollectionPlan, encoder: EncoderEntry, probes: dict[str, Scores]
+    run: _Run, plan: CollectionPlan, encoder: EncoderEntry, queries: Mapping[str, ProbeQueries]
 ) -> FinishedCollection:
     builder = ShardBuilder(
         config=run.config,
         encoder=run.encoder,
         run=run.folder,
-        probes=probes,
+        queries=queries,
         folder=run.scratch,
         progress=run.progress,
     )
@@ -219,16 +214,36 @@ def _seal_encoder(run: _Run) -> SealedEncoder:
     return run.folder.seal(seal, SealedEncoder(fingerprint=run.encoder.fingerprint, objects=objects))
 
 
-def _judge(run: _Run, collection: FinishedCollection, live: Mapping[str, int]) -> list[GateResult]:
-    gates = run.config.gates
-    rejected = sum(collection.rejected.values())
-    collection.gates = [
-        judge_rows(collection.name, collection.plan.intake.rows_in, collection.rows, collection.duplicates, rejected),
-        *judge_size(collection.name, collection.rows, live, gates),
-        judge_vectors(collection.name, collection.tally.norm_error, gates),
-        *judge_recall(collection.name, list(collection.shard_recall.values()), collection.recall, gates),
-    ]
-    return collection.gates
+def _ask_golden(collection: FinishedCollection, golden: Sequence[GoldenQuery], known: set[str]) -> None:
+    if golden and collection.name == "products":
+        collection.golden = find_golden(
+            golden, collection.probe, collection.queries.golden, ef_search=collection.ef_search, known=known
+        )
+
+
+def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest | None, ids: IdSample) -> Drift | None:
+    """Compare with the release of an earlier night; one that lost objects or has changed ones is no measure."""
+    live = next((item for item in baseline.collections if item.name == collection.name), None) if baseline else None
+    if baseline is None or live is None:
+        return None
+    asked = min(run.config.gates.canaries, collection.queries.sampled)
+    try:
+        return measure_drift(
+            Baseline(manifest=baseline, collection=live, cache=run.cache),
+            new_ids=ids,
+            encoder=run.encoder,
+            canaries=collection.queries.texts[:asked],
+            vectors=collection.queries.vectors[:asked],
+            answers=(collection.probe, collection.ef_search),
+            same=collection.unmeasured,
+        )
+    except IntegrityError as error:
+        collection.remarks["not_compared"] = str(error)
+        return None
+
+
+def _count_live(baseline: Manifest | None, name: str) -> int:
+    return sum(item.rows for item in baseline.collections if item.name == name) if baseline else 0
 
 
 def _find_refusal(
@@ -256,24 +271,10 @@ def _check_rejects(run: _Run, finished: Sequence[FinishedCollection]) -> None:
         )
 
 
-def _gather_remarks(finished: Sequence[FinishedCollection]) -> dict[str, dict[str, Any]]:
-    return {table: remarks for item in finished for table, remarks in item.plan.intake.remarks.items()}
-
-
 def _write_report(
     run: _Run, story: Mapping[str, Any], finished: Sequence[FinishedCollection], gates: Sequence[GateResult]
 ) -> Path:
     """Write the report beside the run's work, also for a release that a gate refuses."""
-    build = {
-        "step": "build",
-        "seconds": round(sum(run.seconds.values()), 1),
-        "counts": {
-            "inputs": _gather_remarks(finished),
-            "stages": dict(run.seconds),
-            **{item.name: item.as_figures() for item in finished},
-        },
-        "rejects": [row for item in finished for row in item.rejects],
-    }
     page = render_report(
         {
             **story,
@@ -281,13 +282,8 @@ def _write_report(
             "run_date": run.run_date,
             "created_at": now_text(),
             "url": run.folder.store.url,
-            "steps": [*story.get("steps", ()), build],
+            **tell_build(finished, run.seconds, story.get("steps", ()), run_folder=f"v/{run.folder.run_id}/"),
             "gates": [gate.__dict__ for gate in gates],
-            "collections": [item.as_figures() for item in finished],
-            "shard_recall": {
-                item.name: [{"shard": number, **recall._asdict()} for number, recall in item.shard_recall.items()]
-                for item in finished
-            },
             "encoder": {"name": run.encoder.description.name, "parity": dict(run.encoder.description.parity)},
             "versions": read_versions(),
             "config": as_document(run.config),
@@ -307,7 +303,7 @@ def _describe(
 ) -> Manifest:
     options = run.config.index
     config = {name: as_document(getattr(run.config, name)) for name in ("catalogue", "index", "gates", "curated")}
-    del config["catalogue"]["path"]
+    del config["catalogue"]["path"], config["gates"]["golden"]
     return Manifest(
         run_id=run.folder.run_id,
         run_date=run.run_date,

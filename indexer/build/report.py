@@ -18,7 +18,10 @@ _ENVIRONMENT = Environment(
 )
 
 
-PLOTTED = {"deciles": ("npmi_above", ("agreement", "agreement_apart", "agreement_above"))}
+PLOTTED = {
+    "deciles": ("npmi_above", ("agreement", "agreement_apart", "agreement_above")),
+    "curve": ("ef_search", ("recall_10", "recall_100")),
+}
 """List of objects -> its column for the horizontal axis, and those drawn as lines of one plot."""
 
 
@@ -36,7 +39,8 @@ def render_report(story: Mapping[str, Any]) -> str:
         facts={name: story[name] for name in ("run_id", "run_date", "created_at", "url", "shop") if name in story},
         gates=list(story.get("gates", ())),
         collections=list(story.get("collections", ())),
-        shard_recall={name: list(rows) for name, rows in story.get("shard_recall", {}).items()},
+        **{name: list(story.get(name, ())) for name in ("funnel", "drift", "golden", "sizes", "stages")},
+        search=[{**item, "plots": _plot_search(item["curve"])} for item in story.get("search", ())],
         steps=[_read_step(step) for step in story.get("steps", ())],
         encoder=story.get("encoder", {}),
         versions=story.get("versions", {}),
@@ -106,6 +110,14 @@ def _plot_table(name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     }
     series = [Series(column, found) for column, found in points.items() if len(found) > 1]
     return [_plot(", ".join(columns), series, axis)] if series else []
+
+
+def _plot_search(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Draw recall and the time of a search over efSearch."""
+    if len(curve) < 2:
+        return []
+    times = Series("ms", [(float(row["ef_search"]), float(row["ms"])) for row in curve])
+    return [*_plot_table("curve", curve), _plot("ms a search", [times], "ef_search")]
 
 
 def _plot(name: str, series: Sequence[Series], label: str) -> dict[str, Any]:

@@ -6,19 +6,19 @@ with the catalogue.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from indexer.build.digests import write_digests
 from indexer.build.duplicates import UniqueRows
 from indexer.build.embed import EmbeddedRows, Mask, Vectors, embed_rows
+from indexer.build.probe_file import read_probe, write_probe
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
-from indexer.build.recall import Probe, Scores, measure_recall, probe_shard
-from indexer.build.verify import check_shard_files, check_vectors, judge_recall
+from indexer.build.recall import Probe, ProbeQueries, measure_recall, name_row, probe_shard
+from indexer.build.verify import check_shard_files, check_vectors
 from indexer.config import Config, IndexConfig, as_document
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, IntegrityError
@@ -41,8 +41,8 @@ class ShardBuilder:
     config: Config
     encoder: Encoder
     run: RunFolder
-    probes: dict[str, Scores]
-    """Collection -> vectors of the probe queries."""
+    queries: Mapping[str, ProbeQueries]
+    """Collection -> what its shards are searched with."""
     folder: Path
     """Scratch folder of this process."""
     progress: bool = True
@@ -54,7 +54,9 @@ class ShardBuilder:
 
         `known` gives the vectors of rows that were embedded before, and which these are.
         """
-        identity = fingerprint_shard(unique, self.encoder.fingerprint, self.config.index, delta=delta)
+        identity = fingerprint_shard(
+            unique, self.encoder.fingerprint, self.config.index, self.queries[collection].texts, delta=delta
+        )
         sealed = self.run.find_sealed(shard_seal(collection, number, identity))
         if sealed:
             return sealed, False
@@ -88,10 +90,10 @@ class ShardBuilder:
             embedded.vectors, ids, max_norm_error=self.config.gates.max_norm_error, place=f"shard {name}"
         )
         files = self._write_files(collection, name, embedded)
-        probe = self._probe(collection, files, ids, embedded.vectors)
+        probe = self._probe(collection, files, embedded)
         if is_coded(embedded.vectors, self.config.index) and not self._suffices(probe):
             write_index(build_index(embedded.vectors, replace(self.config.index, graph_dimensions=0)), files["index"])
-            probe = self._probe(collection, files, ids, embedded.vectors)
+            probe = self._probe(collection, files, embedded)
         sealed = SealedShard(
             shard=self._upload(collection, number, name, files, len(ids), identity, delta),
             probe=self._upload_probe(name, probe),
@@ -106,13 +108,22 @@ class ShardBuilder:
             file.unlink()
         return self.run.seal(shard_seal(collection, number, identity), sealed)
 
-    def _probe(self, collection: str, files: dict[str, Path], ids: list[str], vectors: Vectors) -> Probe:
-        index = check_shard_files(files, ids, vectors, self.config.index)
-        return probe_shard(index, vectors, self.probes[collection], self.config.index.ef_search)
+    def _probe(self, collection: str, files: dict[str, Path], embedded: EmbeddedRows) -> Probe:
+        ids, texts = [row.id for row in embedded.rows], [row.display for row in embedded.rows]
+        index = check_shard_files(files, ids, texts, embedded.vectors, self.config.index)
+        return probe_shard(
+            index,
+            embedded.vectors,
+            self.queries[collection],
+            self.config.index.ef_search,
+            name=partial(name_row, ids, texts if "texts" in files else None),
+        )
 
     def _suffices(self, probe: Probe) -> bool:
-        recall = measure_recall(probe)
-        return all(gate.passed for gate in judge_recall("", [recall], recall, self.config.gates))
+        """Whether a shard's recall reaches the gates at the set efSearch, or at any that may be chosen."""
+        gates, ef_search = self.config.gates, self.config.index.ef_search or max(probe.rungs)
+        found = measure_recall(probe, ef_search)
+        return found.at_10 >= gates.min_recall_10 and found.at_100 >= gates.min_recall_100
 
     def _write_files(self, collection: str, name: str, embedded: EmbeddedRows) -> dict[str, Path]:
         files = {kind: self.folder / f"{name}.{ending}" for kind, ending in (("index", "faiss"), ("ids", "ids"))}
@@ -142,9 +153,9 @@ class ShardBuilder:
         )
 
     def _upload_probe(self, name: str, probe: Probe) -> ObjectEntry:
-        path = self.folder / f"{name}.probe.npy"
-        np.save(path, np.stack(probe), allow_pickle=False)
-        stored = self.run.upload(path, f"{name}.probe.npy")
+        path = self.folder / f"{name}.probe.npz"
+        write_probe(path, probe)
+        stored = self.run.upload(path, path.name)
         path.unlink()
         return stored
 
@@ -155,15 +166,15 @@ def carries_texts(collection: str, options: IndexConfig) -> bool:
 
 
 def fingerprint_shard(
-    unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig, *, delta: bool = False
+    unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig, asked: Sequence[str], *, delta: bool = False
 ) -> str:
-    """Return the SHA-256 of everything that decides a shard's bytes."""
+    """Return the SHA-256 of everything that decides a shard's bytes, and of the queries it is measured by."""
     digest = hashlib.sha256()
     for row in unique.rows:
         for value in row[:3]:
             data = value.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
-    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options), delta)
+    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options), list(asked), delta)
 
 
 def read_options(options: IndexConfig) -> dict[str, Any]:
@@ -171,13 +182,13 @@ def read_options(options: IndexConfig) -> dict[str, Any]:
     return {name: value for name, value in as_document(options).items() if name not in UNREAD_OPTIONS}
 
 
-def read_probe(store: Store, sealed: SealedShard, folder: Path) -> Probe:
+def fetch_probe(store: Store, sealed: SealedShard, folder: Path) -> Probe:
     """Fetch a sealed shard's probe; raises IntegrityError where it is not the one sealed."""
-    path = folder / f"{shard_name(sealed.shard.collection, sealed.shard.number)}.probe.npy"
+    path = folder / f"{shard_name(sealed.shard.collection, sealed.shard.number)}.probe.npz"
     store.get_file(sealed.probe.key, path)
     try:
         if hash_file(path) != sealed.probe.sha256:
             raise IntegrityError(f"{store.url}/{sealed.probe.key}: the object was changed; start a new run")
-        return Probe(*np.load(path, allow_pickle=False))
+        return read_probe(path)
     finally:
         path.unlink(missing_ok=True)

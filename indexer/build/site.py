@@ -12,12 +12,14 @@ from indexer.build.catalogue import (
     Intake,
     Row,
     Spool,
+    read_ids,
     read_rows,
-    sample_texts,
+    sample_rows,
     split_spool,
     spool_products,
     spool_queries,
 )
+from indexer.build.drift import IdSample, survey_ids
 from indexer.build.live import OldRow, read_old_rows
 from indexer.config import Config
 from indexer.encoder import EncoderDescription
@@ -39,8 +41,11 @@ class Site(Protocol):
     def read_queries(self) -> Intake:
         """Read the curated queries; raises ContractError where that step has not finished."""
 
-    def sample_texts(self, collection: str, count: int) -> list[str]:
-        """Return at most `count` of the display texts of a collection that was read, by their hashes."""
+    def sample_rows(self, collection: str, count: int) -> list[Row]:
+        """Return at most `count` rows of different display texts of a collection that was read, by their hashes."""
+
+    def survey_ids(self, collection: str, wanted: frozenset[str]) -> tuple[IdSample, set[str]]:
+        """Return a sample of a collection's ids, and which of the wanted ones are among them."""
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Deal the rows of a collection to its base shards and yield these in order.
@@ -73,9 +78,13 @@ class LocalSite:
         """Write the curated queries to disk; raises ContractError where that step has not finished."""
         return self._keep(spool_queries(self._config, self._run_date, self._folder, progress=self._progress))
 
-    def sample_texts(self, collection: str, count: int) -> list[str]:
-        """Return at most `count` display texts of a collection, by their hashes."""
-        return sample_texts([self._spools[collection].path], count)
+    def sample_rows(self, collection: str, count: int) -> list[Row]:
+        """Return at most `count` rows of different display texts of a collection, by their hashes."""
+        return sample_rows(read_rows(self._spools[collection].path), count)
+
+    def survey_ids(self, collection: str, wanted: frozenset[str]) -> tuple[IdSample, set[str]]:
+        """Return a sample of a collection's ids, and which of the wanted ones are among them."""
+        return survey_ids(read_ids(self._spools[collection].path), wanted)
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Write one file of rows per base shard and yield the shards; the files go one by one."""

@@ -7,6 +7,7 @@ from indexer.contracts.schemas import (
     BLOCKED_WORDS,
     CATALOGUE,
     CROSSWALK,
+    GOLDEN_QUERIES,
     LABELS,
     PAIRS,
     QUERY_CLASSES,
@@ -33,6 +34,7 @@ SECTIONS = {
     LABELS.name: "labels",
     TEACHER_SCORES.name: "distill.teachers",
     PAIRS.name: "pairs",
+    GOLDEN_QUERIES.name: "gates.golden",
 }
 """Table that the shop delivers -> the configuration's section about it, or its setting, which maps no columns."""
 

@@ -407,6 +407,18 @@ TEACHER_SCORES = Table(
     written_by="the shop, from a model of its own",
 )
 
+GOLDEN_QUERIES = Table(
+    "GOLDEN_QUERIES",
+    (
+        query_column(doc="query text as a shopper types it"),
+        product_id_column(),
+        Column(
+            "within", pa.int64(), "rank up to which the product must be found; null is 10", True, minimum=1, maximum=100
+        ),
+    ),
+    key=("query", "product_id"),
+)
+
 REJECTS = Table(
     "REJECTS",
     (
@@ -445,6 +457,7 @@ TABLES: dict[str, Table] = {
         QUERY_VARIANTS,
         GRAPH_NEIGHBOURS,
         TEACHER_SCORES,
+        GOLDEN_QUERIES,
         REJECTS,
     )
 }

@@ -43,7 +43,7 @@ STUDENT_SETTINGS = (
 )
 PACE_SETTINGS = ("batch_size", "learning_rate", "threads", "checkpoint_steps", "every_days")
 """What a recovery has settings of its own for, and what decides no weights."""
-INDEX_SETTINGS = ("m", "ef_construction", "ef_search", "storage")
+INDEX_SETTINGS = ("m", "ef_construction", "stated_ef_search", "storage")
 """What figures of retrieval depend on beside the model."""
 RECOVERED = "recovered"
 CHECKPOINT_FILES = ("best.safetensors", "scores.npz", "state.pt")

@@ -28,7 +28,7 @@ def measure_retrieval(
     """
     depth = min(max(DEPTHS), len(products))
     exact = find_nearest(queries, products, count=depth)
-    _, found = search_shard(build_index(products, options), queries, depth, options.ef_search)
+    _, found = search_shard(build_index(products, options), queries, depth, options.stated_ef_search)
     asked = np.unique(pairs.query)
     figures: dict[str, float | None] = {}
     for kind, rows in {"exact": exact, "index": found}.items():

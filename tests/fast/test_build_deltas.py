@@ -16,7 +16,7 @@ from indexer.build import base_shard, collection, shard
 from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows
 from indexer.build.digests import digest
-from indexer.build.live import OldRow
+from indexer.build.live import LiveCollection, OldRow
 from indexer.build.release import build_release
 from indexer.config import Config, GatesConfig
 from indexer.encoder import Encoder
@@ -63,6 +63,8 @@ def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return encode(self, texts, kind=kind)
 
     monkeypatch.setattr(Encoder, "encode", listen)
+    # Some texts of kept shards are embedded again to compare, and for nothing else.
+    monkeypatch.setattr(base_shard, "EMBEDDED_AGAIN", 0)
     return seen
 
 
@@ -174,7 +176,7 @@ def test_a_stale_shard_is_built_anew_and_takes_its_rows_out_of_the_deltas(build:
     _, figures = build(rows, 2, max_stale_share=0.2)
     assert (figures["deltas"], figures["dead_rows"], figures["built"]) == (1, 4, 1)
     rows = [(name, f"blue lamp {at}" if at < 100 else title, brand) for at, (name, title, brand) in enumerate(rows)]
-    _, figures = build(rows, 3, max_stale_share=0.2)
+    _, figures = build(rows, 3, max_stale_share=0.2, gates=GatesConfig(min_overlap=0))
     # All shards are stale now, and nothing is left in the delta.
     assert (figures["deltas"], figures["dead_rows"], figures["built"], figures["shards"]) == (0, 0, 4, 4)
     assert figures["embedded"] == 100
@@ -300,11 +302,34 @@ def test_kept_shards_are_measured_in_turn(build: Any, products: Any):
     assert len(refused) == 1
 
 
-def test_kept_shards_pass_the_gate_on_lengths(build: Any, products: Any):
+def spoil_kept(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], Any]) -> None:
+    """Let the vectors that are read back of kept shards be others."""
+    open_index_of = LiveCollection.open_index
+
+    def read_spoiled(self: LiveCollection, number: int) -> Any:
+        index = open_index_of(self, number)
+        vectors = index.reconstruct_n(0, index.ntotal)
+        index.reconstruct_n = lambda *_: spoil(vectors)
+        return index
+
+    monkeypatch.setattr(LiveCollection, "open_index", read_spoiled)
+
+
+def test_kept_shards_pass_the_gate_on_lengths(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
     rows = products(200)
     config, _ = build(rows, 1)
-    with pytest.raises(GateError, match="gate max_norm_error, shard v/"):
-        build(rows[::-1], 2, gates=GatesConfig(max_norm_error=0.0))
+    spoil_kept(monkeypatch, lambda vectors: vectors * 1.01)
+    with pytest.raises(GateError, match=r"gate max_norm_error, shard v/.* found length 1\.01"):
+        build(rows[::-1], 2)
+    assert live(config)[0].run_date == night(1)
+
+
+def test_kept_vectors_must_be_those_of_their_texts(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
+    rows = products(200)
+    config, _ = build(rows, 1)
+    spoil_kept(monkeypatch, lambda vectors: vectors[::-1].copy())
+    with pytest.raises(GateError, match=r"products cosine of kept vectors: expected at least 0\.98"):
+        build(rows[::-1], 2)
     assert live(config)[0].run_date == night(1)
 
 
@@ -314,9 +339,9 @@ def test_kept_shards_are_measured_without_their_dead_rows(build: Any, products: 
     left_out: list[int] = []
     probe_shard = base_shard.probe_shard
 
-    def listen(*arguments: Any) -> Any:
+    def listen(*arguments: Any, **options: Any) -> Any:
         left_out.append(len(arguments[4]))
-        return probe_shard(*arguments)
+        return probe_shard(*arguments, **options)
 
     monkeypatch.setattr(base_shard, "probe_shard", listen)
     config, _ = build(rows[20:], 2)
@@ -365,6 +390,8 @@ def test_the_encoder_of_the_live_release_is_named_again(build: Any, products: An
 
 def test_a_release_of_format_1_gives_no_shards(make_shop: Any, golden: Path, encoder_directory: Path, products: Any):
     config = make_shop(products(200), shards=2)
+    # The catalogue is another one than the golden release's.
+    config = replace(config, gates=GatesConfig(max_exchange=1, min_overlap=0))
     shutil.copytree(golden / "release_v1", config.shop.release)
     summary = build_release(config, night(21), encoder_directory=encoder_directory, story={}, progress=False)
     figures = summary.collections[0]

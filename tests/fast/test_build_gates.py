@@ -1,5 +1,6 @@
 """Recall against plain loops, and gates that refuse what they should."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.build.recall import Probe, Recall, measure_recall, merge_probes, probe_shard
-from indexer.build.verify import (
-    check_shard_files,
-    check_vectors,
-    judge_encoder,
-    judge_recall,
-    judge_rows,
-    require_gates,
-)
+from indexer.build.gates import judge_encoder, judge_recall, judge_rows, require_gates
+from indexer.build.recall import Probe, ProbeQueries, Recall, measure_recall, merge_probes, probe_shard
+from indexer.build.verify import check_shard_files, check_vectors
 from indexer.config import GatesConfig, IndexConfig
 from indexer.encoder import EncoderDescription
 from indexer.errors import GateError, IntegrityError
@@ -43,13 +38,19 @@ class GivenRows:
         return np.take_along_axis(queries @ self.vectors.T, np.maximum(rows, 0), axis=1), rows
 
 
+def ask(vectors: np.ndarray, answers: np.ndarray, queries: np.ndarray, shard: str = "") -> Probe:
+    """Probe rows by an index that gives these answers whatever efSearch is; rows are named by their number."""
+    asked = ProbeQueries(vectors=queries, texts=("",) * len(queries), sampled=len(queries))
+    return probe_shard(GivenRows(vectors, answers), vectors, asked, 0, name=lambda row: (f"{shard}{row}", None))
+
+
 def test_recall_is_the_share_of_true_neighbours():
     vectors, queries = make_vectors(500), make_vectors(20, seed=2)
     true = np.argsort(-(queries @ vectors.T), axis=1)
     answers = true[:, :100].copy()
     answers[:, 7:10] = true[:, 300:303]  # three of the first ten are wrong
     answers[:10, 50:100] = -1  # and half of the queries found only fifty
-    found = measure_recall(probe_shard(GivenRows(vectors, answers), vectors, queries, 64))
+    found = measure_recall(ask(vectors, answers, queries), 64)
     assert found.at_10 == pytest.approx(0.7)
     assert found.at_100 == pytest.approx((0.97 + 0.47) / 2)
 
@@ -60,7 +61,7 @@ def test_a_tie_is_as_good_as_the_neighbour_it_ties_with():
     true = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")
     other_copies = true[:, 10:20]  # the best product has twenty copies
     answers = np.concatenate([other_copies, true[:, :10], true[:, 20:100]], axis=1)
-    assert measure_recall(probe_shard(GivenRows(vectors, answers), vectors, queries, 64)) == Recall(1.0, 1.0)
+    assert measure_recall(ask(vectors, answers, queries), 64) == Recall(1.0, 1.0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,9 +72,9 @@ def test_merged_shards_of_exact_answers_have_full_recall(rows: int, shards: int,
     for number in range(shards):
         vectors = make_vectors(rows + number, seed=seed + number)
         answers = np.argsort(-(queries @ vectors.T), axis=1)[:, :100]
-        probes.append(probe_shard(GivenRows(vectors, answers), vectors, queries, 64))
+        probes.append(ask(vectors, answers, queries))
     merged = merge_probes(probes)
-    assert measure_recall(merged) == Recall(1.0, 1.0)
+    assert measure_recall(merged, 64) == Recall(1.0, 1.0)
     scores = np.concatenate([queries @ make_vectors(rows + n, seed=seed + n).T for n in range(shards)], axis=1)
     expected = -np.sort(-scores, axis=1)[:, :100]
     assert np.allclose(merged.exact[:, : expected.shape[1]], expected, atol=1e-6)
@@ -86,9 +87,13 @@ def test_a_shard_that_overstates_its_scores_costs_recall_when_merged():
     probes = []
     for vectors in (good, bad):
         answers = np.argsort(-(queries @ vectors.T), axis=1)[:, :100]
-        probes.append(probe_shard(GivenRows(vectors, answers), vectors, queries, 64))
-    probes[1] = Probe(probes[1].exact, probes[1].reported + 10, probes[1].true)
-    assert measure_recall(merge_probes(probes)).at_10 < 0.8
+        probes.append(ask(vectors, answers, queries))
+    louder = {
+        kind: {rung: hits._replace(reported=hits.reported + 10) for rung, hits in getattr(probes[1], kind).items()}
+        for kind in ("narrow", "wide")
+    }
+    probes[1] = replace(probes[1], **louder)
+    assert measure_recall(merge_probes(probes), 64).at_10 < 0.8
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1.1, 1e30])
@@ -115,7 +120,7 @@ def shard(tmp_path: Path) -> dict[str, Any]:
     write_index(build_index(vectors, OPTIONS), files["index"])
     write_lines(files["ids"], ids)
     write_lines(files["texts"], ids)
-    return {"files": files, "ids": ids, "vectors": vectors, "options": OPTIONS}
+    return {"files": files, "ids": ids, "texts": ids, "vectors": vectors, "options": OPTIONS}
 
 
 def test_a_good_shard_is_read_back(shard: dict[str, Any]):
@@ -129,9 +134,15 @@ def test_shuffled_ids_are_found(shard: dict[str, Any]):
 
 
 def test_repeated_ids_are_found(shard: dict[str, Any]):
-    shard["ids"][5] = shard["ids"][4]
+    shard["ids"] = [*shard["ids"][:5], shard["ids"][4], *shard["ids"][6:]]
     write_lines(shard["files"]["ids"], shard["ids"])
     with pytest.raises(IntegrityError, match="1 ids stand twice"):
+        check_shard_files(**shard)
+
+
+def test_texts_that_are_not_those_written_are_found(shard: dict[str, Any]):
+    write_lines(shard["files"]["texts"], [""] * 120)
+    with pytest.raises(IntegrityError, match="the texts read back are not those written"):
         check_shard_files(**shard)
 
 

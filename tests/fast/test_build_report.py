@@ -62,7 +62,37 @@ STORY = {
         {"name": "norm", "expected": "at most 0.001", "found": 2.0, "passed": False},
     ],
     "collections": [{"name": "products", "rows": 300, "recall_10": 0.97}],
-    "shard_recall": {"products": [{"at_10": 0.97, "at_100": 0.9}]},
+    "funnel": [{"collection": "products", "read": 310, "rejected title_missing": -10, "indexed": 300}],
+    "search": [
+        {
+            "name": "products",
+            "figures": {"efSearch": 24},
+            "curve": [
+                {"ef_search": 16, "recall_10": 0.9, "recall_100": 0.8, "ms": 0.1},
+                {"ef_search": 24, "recall_10": 0.97, "recall_100": 0.9, "ms": 0.2},
+            ],
+            "shards": [{"shard": 0, "recall_10": 0.9612}],
+        }
+    ],
+    "drift": [
+        {
+            "name": "products",
+            "figures": {"rows before": 299},
+            "canaries": [
+                {
+                    "query": NASTY,
+                    "overlap": 0.9,
+                    "hits": [
+                        {"live": {"id": "P-gone", "text": NASTY, "changed": True}, "new": None},
+                        {"live": None, "new": {"id": "P-stays", "text": "mug", "changed": False}},
+                    ],
+                }
+            ],
+        }
+    ],
+    "golden": [{"query": NASTY, "product_id": "P-gold", "within": 3, "what": "not within its rank"}],
+    "sizes": [{"collection": "products", "kind": "index", "objects": 2, "bytes": 4321, "kept bytes": 1234}],
+    "stages": [{"stage": "embed and index", "seconds": 7.25}],
     "versions": {"faiss": "1.15.1"},
     "config": {"catalogue": {"text_separator": NASTY}},
 }
@@ -72,6 +102,11 @@ def test_every_figure_is_shown():
     page = Page(render_report(STORY))
     for text in ("npmi_pairs", "pairs kept", "12,345", "0.9123", "ndcg_10", "0.8000", "refused", "passed", "1.15.1"):
         assert text in page.text
+    for text in ("rejected title_missing", "efSearch", "0.9612", "299", "P-gold", "4,321", "1,234", "7.2500"):
+        assert text in page.text
+    # What one of two releases lacks is marked.
+    assert f"P-gone {NASTY} *" in page.text
+    assert "P-stays mug *" not in page.text
 
 
 def test_text_of_the_shop_is_never_markup():
@@ -90,7 +125,10 @@ def test_the_page_loads_and_runs_nothing():
 
 def test_a_history_is_drawn_and_listed():
     page = Page(render_report(STORY))
-    assert [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"] == ["loss", "auc"]
+    assert [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"] == [
+        *("recall_10, recall_100", "ms"),
+        *("loss", "auc"),
+    ]
 
 
 def test_deciles_of_a_calibration_are_drawn_over_tau():

@@ -14,7 +14,7 @@ from indexer.build.catalogue import (
     Row,
     count_shards,
     read_rows,
-    sample_texts,
+    sample_rows,
     shard_of,
     split_spool,
     spool_products,
@@ -141,7 +141,7 @@ def test_a_sample_depends_on_the_rows_and_not_on_their_order(
     samples = []
     for order in (1, -1):
         spool = spool_products(make_shop(products(300)[::order]), description, tmp_path, progress=False)
-        samples.append(sample_texts([spool.path], 25))
+        samples.append([row.display for row in sample_rows(read_rows(spool.path), 25)])
     assert samples[0] == samples[1]
     assert len(set(samples[0])) == 25
 

@@ -120,9 +120,12 @@ release = "s3://b/p"
 work = "/abs"
 [distill]
 teachers = ["org/name", "scores:in/s.csv"]
+[gates]
+golden = "in/golden.tsv"
 """
     config = load_config(write(tmp_path, text), environment={})
     assert config.catalogue.path == str(tmp_path / "in/c.csv")
+    assert config.gates.golden == str(tmp_path / "in/golden.tsv")
     assert (config.shop.release, config.shop.work) == ("s3://b/p", "/abs")
     assert config.distill.teachers == ("org/name", f"scores:{tmp_path / 'in/s.csv'}")
 

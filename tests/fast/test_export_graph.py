@@ -13,7 +13,7 @@ from indexer.export.graph import write_hnswlib
 from indexer.export.release import ExportOptions, export_release
 from indexer.hnsw import build_index
 from indexer.reader import open_index
-from indexer.shard_file import search_shard, select_rows
+from indexer.shard_search import search_shard, select_rows
 
 NO_HNSWLIB = "hnswlib is not installed; pip compiles it: pip install hnswlib"
 

@@ -86,7 +86,7 @@ def main() -> None:
         shutil.move(config.shop.release, release)
     for done in release.glob("v/*/done"):
         shutil.rmtree(done)
-    for probe in release.rglob("*.probe.npy"):
+    for probe in release.rglob("*.probe.npz"):
         probe.unlink()
 
 

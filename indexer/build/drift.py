@@ -1,0 +1,187 @@
+"""How far a new release lies from the one that an earlier night left live: its ids, and the answers to canary queries.
+
+The live shards are read one at a time, from the build's cache, as a consumer reads them.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from indexer.build.catalogue import hash_id
+from indexer.build.live import LiveCollection
+from indexer.build.recall import NARROW, Name, Places, Probe, Scores, name_row
+from indexer.encoder import Encoder, load_encoder
+from indexer.manifest import CollectionEntry, Manifest
+from indexer.object_cache import ObjectCache
+from indexer.shard_file import read_lines
+from indexer.shard_search import search_shard, select_rows
+
+SAMPLED_IDS = 100_000
+"""Ids that are compared, those of the smallest hashes; fewer are compared completely."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A collection of an earlier night's release that tonight's is compared with."""
+
+    manifest: Manifest
+    collection: CollectionEntry
+    """The one of its collections that is looked at."""
+    cache: ObjectCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdChurn:
+    """Ids that were live and are gone, and those that are new, of a sample."""
+
+    live: int
+    gone: int
+    new: int
+
+    @property
+    def exchanged(self) -> float:
+        """Share of the live ids that are gone while new ones took their place; what shrinks or grows does not count."""
+        return min(self.gone, self.new) / self.live if self.live else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """A query's first hits in the live release and in the new one."""
+
+    query: str
+    live: list[Name]
+    new: list[Name]
+
+    @property
+    def overlap(self) -> float:
+        """Share of the live hits that are among the new ones."""
+        new = {name for name, _ in self.new}
+        return sum(name in new for name, _ in self.live) / len(self.live) if self.live else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """What changed in one collection since the live release."""
+
+    live_rows: int
+    churn: IdChurn
+    same_encoder: bool
+    canaries: list[Canary] = field(default_factory=list)
+
+    @property
+    def overlap(self) -> float:
+        """Median over the canary queries."""
+        return float(np.median([canary.overlap for canary in self.canaries])) if self.canaries else 1.0
+
+
+class IdSample:
+    """The hashes of at most 200,000 ids, those below a limit that sinks as more come in."""
+
+    def __init__(self) -> None:
+        self._limit = 1 << 64
+        self._hashes: set[int] = set()
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Take in ids; again has no effect."""
+        for name in ids:
+            value = hash_id(name)
+            if value < self._limit:
+                self._hashes.add(value)
+        self._shrink()
+
+    def merge(self, other: "IdSample") -> None:
+        """Take in what another part of the same ids has sampled."""
+        self._limit = min(self._limit, other._limit)
+        self._hashes = {value for value in self._hashes | other._hashes if value < self._limit}
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while len(self._hashes) > 2 * SAMPLED_IDS:
+            self._limit //= 2
+            self._hashes = {value for value in self._hashes if value < self._limit}
+
+    def compare(self, new: "IdSample") -> IdChurn:
+        """Compare with the ids of a new release, both below the lower of the limits."""
+        limit = min(self._limit, new._limit)
+        ours, theirs = ({value for value in each._hashes if value < limit} for each in (self, new))
+        return IdChurn(live=len(ours), gone=len(ours - theirs), new=len(theirs - ours))
+
+
+def survey_ids(batches: Iterable[list[str]], wanted: Collection[str]) -> tuple[IdSample, set[str]]:
+    """Return a sample of ids, which come in batches, and which of the wanted ones are among them."""
+    sample, known = IdSample(), set[str]()
+    for ids in batches:
+        sample.add(ids)
+        known.update(set(wanted).intersection(ids))
+    return sample, known
+
+
+def measure_drift(
+    baseline: Baseline,
+    *,
+    new_ids: IdSample,
+    encoder: Encoder,
+    canaries: Sequence[str],
+    vectors: Scores,
+    answers: tuple[Probe, int],
+    same: Collection[str],
+) -> Drift:
+    """Compare a collection with the live one; raises IntegrityError where an object of it was changed.
+
+    `canaries` are queries with their vectors (canaries, d) by tonight's encoder. `answers` are the merged probe, whose
+    first queries they are, and its efSearch. `same` are the indexes that stand in both releases and were not measured
+    tonight: neither side is asked for their rows. Memory holds one live shard.
+    """
+    live, ids = baseline.collection, IdSample()
+    same_encoder = baseline.manifest.encoder.fingerprint == encoder.fingerprint
+    if canaries and not same_encoder:
+        vectors = _embed_as_live(baseline, canaries)
+    found = _LiveHits(len(canaries))
+    collection = LiveCollection(entry=live, cache=baseline.cache)
+    for number, shard in enumerate(live.shards):
+        lines = read_lines(baseline.cache.fetch(shard.ids), shard.rows)
+        dead = collection.read_dead(number)
+        gone = set(dead.tolist())
+        ids.add(lines[row] for row in range(shard.rows) if row not in gone)
+        if canaries and shard.index.key not in same:
+            selector = select_rows(dead, shard.rows) if len(dead) else None
+            index = collection.open_index(number)
+            scores, rows = search_shard(index, vectors, min(NARROW, shard.live_rows), live.ef_search, selector)
+            texts = read_lines(baseline.cache.fetch(shard.texts), shard.rows) if shard.texts else None
+            found.add(scores, rows, partial(name_row, lines, texts))
+    probe, ef_search = answers
+    return Drift(
+        live_rows=live.rows,
+        churn=ids.compare(new_ids),
+        same_encoder=same_encoder,
+        canaries=[
+            Canary(query=query, live=found.list_names(place), new=probe.list_names(ef_search, place))
+            for place, query in enumerate(canaries)
+        ],
+    )
+
+
+class _LiveHits:
+    """The best hits of each query over the shards that were searched, ties in the order of shards and rows."""
+
+    def __init__(self, queries: int) -> None:
+        self._best: list[list[tuple[float, Name]]] = [[] for _ in range(queries)]
+
+    def add(self, scores: Scores, rows: Places, name: Callable[[int], Name]) -> None:
+        """Take in the hits of a shard, (queries, hits), row -1 where there was none."""
+        for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
+            hits = sorted((-value, row) for value, row in zip(values, numbers, strict=True) if row >= 0)
+            merged = self._best[place] + [(value, name(row)) for value, row in hits]
+            self._best[place] = sorted(merged, key=lambda hit: hit[0])[:NARROW]
+
+    def list_names(self, place: int) -> list[Name]:
+        """Return the names of a query's hits, best first."""
+        return [name for _, name in self._best[place]]
+
+
+def _embed_as_live(baseline: Baseline, queries: Sequence[str]) -> Scores:
+    """Embed queries by the encoder of the live release, which is read for it."""
+    files = {name: baseline.cache.fetch(entry) for name, entry in baseline.manifest.encoder.files.items()}
+    return load_encoder(files).encode(queries, kind="query").vectors
