@@ -486,12 +486,14 @@ class IndexConfig:
     kept_probes: int = 16
     """Kept shards whose recall is measured, others each night; what is built is always measured."""
     recall_queries: int = 1_000
+    memory_limit_gib: float = 0.0
+    """A build that is expected to need more memory is refused before it begins; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
         require_ranges(self, graph_dimensions=(0, 4_096))
         require_ranges(self, ef_search=(0, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
-        require_ranges(self, target_recall_10=(0, 1), target_recall_100=(0, 1))
+        require_ranges(self, target_recall_10=(0, 1), target_recall_100=(0, 1), memory_limit_gib=(0, MANY))
         require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
         require_one_of("storage", self.storage, ("flat", "sqfp16", "sq8"))

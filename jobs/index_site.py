@@ -19,6 +19,8 @@ from indexer import errors
 from indexer.build.base_shard import BaseBuilder, FinishedBase
 from indexer.build.catalogue import Intake, Row, check_text_rule, sample_rows
 from indexer.build.drift import IdSample
+from indexer.build.forecast import BaseForecast
+from indexer.build.live import LiveCollection
 from indexer.build.versions import read_versions
 from indexer.config import Config
 from indexer.contracts.schemas import CATALOGUE, CURATED_QUERIES
@@ -113,6 +115,12 @@ class ClusterSite:
                 sample.merge(part)
                 known |= seen
         return sample, known
+
+    def forecast_bases(
+        self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
+    ) -> list[BaseForecast] | None:
+        """Return None: to count what changed, the rows would have to be dealt twice."""
+        return None
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Deal the rows and yield the base shards of a collection; all are finished before the first is given."""

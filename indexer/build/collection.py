@@ -23,6 +23,7 @@ from indexer.build.publish import SealedShard
 from indexer.build.recall import Probe, Recall, choose_ef_search, measure_recall, merge_probes
 from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.site import Site
+from indexer.config import IndexConfig
 from indexer.manifest import EncoderEntry, ShardEntry
 
 
@@ -42,16 +43,22 @@ def finish_collection(
     by one a night: other kept shards are measured each. `encoder` is where the encoder lies in the store.
     """
     options, name = builder.config.index, plan.intake.collection
-    texts = carries_texts(name, options)
     bases = BaseBuilder(
         builder=builder,
         collection=name,
         shards=plan.shards,
         live=live,
-        keeps=keep and live is not None and live.is_aligned(plan.shards) and live.keeps_shards(options, texts=texts),
+        keeps=keep and keeps_shards(live, plan, options),
         shift=night * options.kept_probes,
     )
     return CollectionBuilder(bases=bases, plan=plan).finish(site.finish_bases(bases, encoder))
+
+
+def keeps_shards(live: LiveCollection | None, plan: CollectionPlan, options: IndexConfig) -> bool:
+    """Whether shards of the live release may stay."""
+    if live is None or not live.is_aligned(plan.shards):
+        return False
+    return live.keeps_shards(options, texts=carries_texts(plan.intake.collection, options))
 
 
 @dataclass

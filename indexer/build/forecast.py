@@ -1,16 +1,18 @@
 """What a build will do, counted before it does it: what changed, texts to embed, shards to build, bytes, time."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from indexer.build.catalogue import Row
 from indexer.build.changes import compare_rows, find_old_texts, is_stale
 from indexer.build.digests import ROW_BYTES
 from indexer.build.duplicates import resolve_duplicates
+from indexer.build.embed import KINDS
 from indexer.build.live import LiveCollection, OldRow
 from indexer.config import IndexConfig
-from indexer.errors import ConfigError
+from indexer.encoder import Encoder
 from indexer.hnsw import BYTES_PER_NUMBER
 
 GRAPH_RATE = 4_000
@@ -46,21 +48,23 @@ class BaseForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionForecast:
-    """What is ahead for a collection."""
+    """What is ahead for a collection; where the site did not look at its rows, what is known without."""
 
     name: str
     rows: int
     rejected: int
     """Rows rejected by the input's contract; repeated ids and texts without a known word come on top."""
-    changed: int
-    gone: int
-    texts: int
     shards: int
-    built: int
+    shards_wanted: int
+    peak_bytes: int
+    changed: int | None = None
+    gone: int | None = None
+    texts: int | None = None
+    built: int | None = None
     """Base shards to build; the others are kept."""
-    upload_bytes: int
-    seconds: float
-    """Expected time of reading, embedding and building."""
+    upload_bytes: int | None = None
+    seconds: float | None = None
+    """Expected time of reading, embedding and building, by what 200 texts took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,17 @@ class BuildForecast:
 
     run_id: str
     url: str
+    encoder: str
     collections: tuple[CollectionForecast, ...]
-    peak_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Expected memory at the peak."""
+        return max(item.peak_bytes for item in self.collections)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the forecast for machines."""
-        return asdict(self)
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
 
 
 def forecast_base(
@@ -102,60 +111,55 @@ def forecast_base(
     return BaseForecast(**{**asdict(counted), "changed": len(changes.fresh)})
 
 
-def sum_forecasts(
-    name: str,
+def add_bases(
+    item: CollectionForecast,
     bases: Iterable[BaseForecast],
     *,
-    rejected: int,
     dimension: int,
     options: IndexConfig,
-    texts_per_second: float,
+    measure_rate: Callable[[], float],
 ) -> CollectionForecast:
-    """Return the forecast of a collection, given that of each base shard."""
+    """Return a collection's forecast with what is ahead for its base shards.
+
+    `measure_rate` gives the texts that the encoder embeds a second; it is asked where there is any to embed.
+    """
     found = list(bases)
     rows, texts, written = (sum(getattr(base, what) for base in found) for what in ("rows", "texts", "written"))
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
-    return CollectionForecast(
-        name=name,
+    embedding = texts / measure_rate() if texts else 0.0
+    return replace(
+        item,
         rows=rows,
-        rejected=rejected,
         changed=sum(base.changed for base in found),
         gone=sum(base.gone for base in found),
         texts=texts,
-        shards=len(found),
         built=sum(base.built for base in found),
         upload_bytes=written * row_bytes + sum(base.name_bytes for base in found),
-        seconds=round(rows / READ_RATE + texts / texts_per_second + written / GRAPH_RATE, 1),
+        seconds=round(rows / READ_RATE + embedding + written / GRAPH_RATE, 1),
     )
 
 
-def require_memory(peaks: dict[int, int], shards: int, limit: int) -> None:
-    """Raise ConfigError where a build of so many shards needs more memory than the limit, naming how many would fit.
-
-    `peaks` has the expected peak, in bytes, for numbers of shards.
-    """
-    if peaks[shards] <= limit:
-        return
-    fitting = [number for number, peak in sorted(peaks.items()) if number > shards and peak <= limit]
-    advice = f"index.shards = {fitting[0]} would fit" if fitting else "no number of shards would fit"
-    raise ConfigError(
-        f"memory: {shards} shards need about {peaks[shards] / 2**20:,.0f} MiB, more than the limit of "
-        f"{limit / 2**20:,.0f} MiB; {advice}"
-    )
+def measure_rate(encoder: Encoder, texts: Sequence[str], collection: str) -> float:
+    """Return how many of the texts, whose number is above 0, the encoder embeds a second."""
+    started = time.perf_counter()
+    encoder.encode(texts, kind=KINDS[collection])
+    return len(texts) / (time.perf_counter() - started)
 
 
-def describe_forecast(forecast: BuildForecast) -> str:
+def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:
     """Return the forecast for people."""
-    lines = []
+    lines = [f"run {forecast.run_id} -> {forecast.url}, encoder {forecast.encoder}"]
     for item in forecast.collections:
+        wanted = f" ({item.shards_wanted:,} wanted)" if item.shards_wanted > item.shards else ""
         lines.append(
-            f"  {item.name}: {item.rows:,} rows, {item.changed:,} new or changed, {item.gone:,} gone, "
-            f"{item.rejected:,} rejected"
+            f"  {item.name}: {item.rows:,} rows in {item.shards:,} shards{wanted} of HNSW M={options.m} "
+            f"{options.storage}, {item.rejected:,} rejected"
         )
-        lines.append(
-            f"    {item.texts:,} texts to embed, {item.built} of {item.shards} shards to build, about "
-            f"{item.upload_bytes / 2**20:,.0f} MiB to upload, {item.seconds:,.0f} s"
-        )
+        if item.upload_bytes is not None:
+            lines.append(
+                f"    {item.changed:,} new or changed, {item.gone:,} gone; {item.built:,} shards to build, {item.texts:,} "
+                f"texts to embed, {item.upload_bytes / 2**20:,.0f} MiB to upload, about {item.seconds:,.0f} s"
+            )
     return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
 
 

@@ -4,19 +4,18 @@ import hashlib
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import indexer
-from indexer.build.catalogue import Intake, count_filled, count_shards
+from indexer.build.catalogue import MAX_SHARDS, Intake, count_filled, count_shards
 from indexer.build.shard import read_options
 from indexer.config import Config, as_document
 from indexer.contracts import schemas
 from indexer.contracts.files import local_files
 from indexer.contracts.tables import read_table
-from indexer.encoder import EncoderDescription
-from indexer.errors import ContractError
+from indexer.errors import ConfigError, ContractError
 from indexer.hnsw import estimate_bytes
 from indexer.runs import StepFolder, fingerprint
 from indexer.store import hash_file
@@ -25,6 +24,8 @@ ROW_TEXT_BYTES = 1_000
 """Ids and texts of a row as Python objects: 700 measured with titles of 115 characters, and room for longer ones."""
 MOST_SPARE = 2
 """Times as many shards as are needed may stay."""
+COMPARED_ROW_BYTES = 400
+"""Of a row of the live release that it is compared with."""
 LIBRARY_BYTES = 400 << 20
 """Interpreter, libraries, encoder and one batch."""
 
@@ -59,26 +60,28 @@ def plan_collection(config: Config, intake: Intake, *, live: int = 0) -> Collect
     return CollectionPlan(intake=intake, shards=count_filled(intake, wanted), shards_wanted=wanted)
 
 
-def describe_plan(
-    config: Config, collections: list[CollectionPlan], encoder: EncoderDescription, url: str, run_id: str
-) -> str:
-    """Return the plan for people: rows, shards, memory, disk, target."""
-    lines = [f"run {run_id} -> {url}, encoder {encoder.name} {encoder.precision}, {encoder.dimension} dimensions"]
-    for plan in collections:
-        wanted = f" ({plan.shards_wanted:,} wanted)" if plan.shards_wanted > plan.shards else ""
-        lines.append(
-            f"  {plan.intake.collection}: {plan.intake.rows:,} rows in {plan.shards:,} shards{wanted} of HNSW "
-            f"M={config.index.m} {config.index.storage}, {plan.intake.rejected.total():,} rejected"
-        )
-    peak = max(estimate_peak_bytes(config, plan, encoder.dimension) for plan in collections)
-    lines.append(f"  expected peak memory {peak / 2**20:,.0f} MiB")
-    return "\n".join(lines)
-
-
-def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int) -> int:
-    """Return the memory at the peak of the build, decided by the largest shard."""
+def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int, *, compared: bool = False) -> int:
+    """Return the memory at the peak of the build, decided by the largest shard; `compared` with a live one or not."""
     rows = plan.largest_shard
-    return LIBRARY_BYTES + rows * ROW_TEXT_BYTES + estimate_bytes(rows, dimension, config.index)
+    row_bytes = ROW_TEXT_BYTES + (COMPARED_ROW_BYTES if compared else 0)
+    return LIBRARY_BYTES + rows * row_bytes + estimate_bytes(rows, dimension, config.index)
+
+
+def require_memory(config: Config, plan: CollectionPlan, dimension: int, *, compared: bool) -> int:
+    """Return the expected peak; raises ConfigError above the limit, naming the number of shards that would fit."""
+    limit = int(config.index.memory_limit_gib * 2**30)
+
+    def peak(shards: int) -> int:
+        return estimate_peak_bytes(config, replace(plan, shards=shards), dimension, compared=compared)
+
+    if not limit or peak(plan.shards) <= limit:
+        return peak(plan.shards)
+    fitting = next((number for number in range(plan.shards, MAX_SHARDS + 1) if peak(number) <= limit), 0)
+    advice = f"index.shards = {fitting} would fit" if fitting else "no number of shards would fit"
+    raise ConfigError(
+        f"index.memory_limit_gib: {plan.intake.collection} in {plan.shards} shards need about "
+        f"{peak(plan.shards) / 2**20:,.0f} MiB, the limit is {limit / 2**20:,.0f} MiB; {advice}"
+    )
 
 
 def name_run(config: Config, run_date: str, encoder_fingerprint: str, *, catalogue: Any = None) -> str:

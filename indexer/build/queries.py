@@ -1,12 +1,11 @@
 """What a release is searched with before it is published: sampled queries, products' own titles, golden queries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from indexer.build.catalogue import Row
 from indexer.build.recall import ProbeQueries
-from indexer.build.site import Site
 from indexer.build.verify import check_vectors
 from indexer.config import Config
 from indexer.encoder import Encoder
@@ -19,24 +18,28 @@ OWN_TITLES = 200
 """Rows that are searched for by their own texts."""
 
 
+def count_sampled(config: Config) -> int:
+    """Return how many rows of a collection are sampled to make queries of."""
+    return max(config.index.recall_queries, OWN_TITLES)
+
+
 def embed_queries(
-    config: Config, encoder: Encoder, site: Site, names: Sequence[str], golden: Sequence[str]
+    config: Config, encoder: Encoder, rows: Mapping[str, Sequence[Row]], golden: Sequence[str]
 ) -> dict[str, ProbeQueries]:
-    """Embed the queries of each named collection, whose rows the site has.
+    """Embed the queries of each collection, of which `rows` has a sample: `count_sampled` rows.
 
     Products are sampled by curated queries, or by the first words of titles where a shop has none; curated queries by
     words of titles. `golden` queries are asked of the products. Raises GateError where no row has a text, and
     for vectors that are not of unit length.
     """
     count = config.index.recall_queries
-    rows = {name: site.sample_rows(name, max(count, OWN_TITLES)) for name in names}
     titles = [" ".join(row.display.split()[:PROBE_WORDS]) for row in rows["products"][:count]]
     if not titles:
         raise GateError("gate titles: no product has a title; nothing was published, check the catalogue's columns")
     curated = [row.display for row in rows.get("queries", ())[:count]]
     sampled = {"products": curated or titles, "queries": titles}
     return {
-        name: _embed(config, encoder, sampled[name], rows[name], golden if name == "products" else ()) for name in names
+        name: _embed(config, encoder, sampled[name], rows[name], golden if name == "products" else ()) for name in rows
     }
 
 

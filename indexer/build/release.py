@@ -10,21 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 
-from indexer.build.collection import finish_collection
+from indexer.build.catalogue import Row
+from indexer.build.collection import finish_collection, keeps_shards
 from indexer.build.drift import Baseline, Drift, IdSample, measure_drift
 from indexer.build.finished import FinishedCollection
+from indexer.build.forecast import BuildForecast, CollectionForecast, add_bases, describe_forecast, measure_rate
 from indexer.build.gates import judge_collection, judge_encoder, require_gates
 from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
-from indexer.build.plan import CollectionPlan, describe_plan, find_curated, name_run, open_scratch, plan_collection
+from indexer.build.plan import CollectionPlan, find_curated, name_run, open_scratch, plan_collection, require_memory
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
 from indexer.build.published import find_baseline, find_published, refuse_older
-from indexer.build.queries import embed_queries
+from indexer.build.queries import count_sampled, embed_queries
 from indexer.build.recall import ProbeQueries
 from indexer.build.report import render_report
 from indexer.build.shard import ShardBuilder
@@ -40,6 +43,9 @@ from indexer.object_cache import ObjectCache
 from indexer.releases.history import read_history
 from indexer.runs import check_run_date, now_text
 from indexer.store import open_store
+
+RATED_TEXTS = 200
+"""Texts that are embedded to tell how long the others will take."""
 
 
 @dataclass
@@ -61,6 +67,8 @@ class _Run:
     scratch: Path
     site: Site
     progress: bool
+    dry: bool
+    """Whether the plan is all that is wanted."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -80,8 +88,9 @@ def build_release(
     progress: bool = True,
     reuse: str = "all",
     site: Site | None = None,
+    dry: bool = False,
 ) -> ReleaseSummary:
-    """Embed, index, verify and publish; a run that was published before is not built again.
+    """Embed, index, verify and publish; a run that was published before is not built again, a `dry` one is planned.
 
     `reuse`, one of REUSE, says what of the live release is used again where the same encoder made it.
     `story` is what the earlier steps of the night did, for the report: `steps` is a list of
@@ -123,6 +132,7 @@ def build_release(
             scratch=scratch,
             site=site or LocalSite(config, run_date, scratch, progress=progress),
             progress=progress,
+            dry=dry,
         )
         return _build(run, story)
     finally:
@@ -135,11 +145,17 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         plans = _plan(run)
         wanted = frozenset(item.product_id for item in golden)
         names = [plan.intake.collection for plan in plans]
+        sampled = {name: run.site.sample_rows(name, count_sampled(run.config)) for name in names}
         ids = {name: run.site.survey_ids(name, wanted if name == "products" else frozenset()) for name in names}
+    with run.stage("plan"):
+        forecast = _forecast(run, plans, sampled)
+        run.site.tell(describe_forecast(forecast, run.config.index))
+    if run.dry:
+        return _summarise_plan(run, forecast)
     with run.stage("upload encoder"):
         encoder = encoder_entry(_seal_encoder(run))
     with run.stage("embed and index"):
-        queries = embed_queries(run.config, run.encoder, run.site, names, [item.query for item in golden])
+        queries = embed_queries(run.config, run.encoder, sampled, [item.query for item in golden])
         finished = [_finish_collection(run, plan, encoder, queries) for plan in plans]
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
     with run.stage("compare with live"):
@@ -169,6 +185,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
         remarks=gather_remarks(finished),
+        plan=forecast.as_dict(),
         seconds=run.seconds,
     )
 
@@ -181,8 +198,45 @@ def _plan(run: _Run) -> list[CollectionPlan]:
         intakes += [queries] if queries.rows else []
     live = {name: len(found.entry.base) for name, found in run.live.collections.items()}
     plans = [plan_collection(run.config, intake, live=live.get(intake.collection, 0)) for intake in intakes]
-    run.site.tell(describe_plan(run.config, plans, description, run.folder.store.url, run.folder.run_id))
     return plans
+
+
+def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, Sequence[Row]]) -> BuildForecast:
+    """Count what is ahead; raises ConfigError where it would need more memory than is allowed."""
+    description, options, found = run.encoder.description, run.config.index, []
+    for plan in plans:
+        name = plan.intake.collection
+        live = run.live.collections.get(name)
+        item = CollectionForecast(
+            name=name,
+            rows=plan.intake.rows,
+            rejected=plan.intake.rejected.total(),
+            shards=plan.shards,
+            shards_wanted=plan.shards_wanted,
+            peak_bytes=require_memory(run.config, plan, description.dimension, compared=live is not None),
+        )
+        keeps = run.reuse == "all" and keeps_shards(live, plan, options)
+        if bases := run.site.forecast_bases(name, plan.shards, live, keeps=keeps):
+            texts = [row.text for row in sampled[name][:RATED_TEXTS]]
+            rate = partial(measure_rate, run.encoder, texts, name)
+            item = add_bases(item, bases, dimension=description.dimension, options=options, measure_rate=rate)
+        found.append(item)
+    encoder = f"{description.name} {description.precision}, {description.dimension} dimensions"
+    return BuildForecast(run_id=run.folder.run_id, url=run.folder.store.url, encoder=encoder, collections=tuple(found))
+
+
+def _summarise_plan(run: _Run, forecast: BuildForecast) -> ReleaseSummary:
+    return ReleaseSummary(
+        status="planned",
+        run_id=run.folder.run_id,
+        run_date=run.run_date,
+        url=run.folder.store.url,
+        sequence=run.head,
+        collections=[],
+        bytes=0,
+        plan=forecast.as_dict(),
+        seconds=run.seconds,
+    )
 
 
 def _finish_collection(

@@ -28,7 +28,7 @@ from indexer.runs import fingerprint
 from indexer.shard_file import write_lines
 from indexer.store import Store, hash_file
 
-UNREAD_OPTIONS = ("threads", "max_deltas", "max_stale_share", "kept_probes")
+UNREAD_OPTIONS = ("threads", "max_deltas", "max_stale_share", "kept_probes", "memory_limit_gib")
 """Index options that do not change a byte of a shard."""
 
 FindVectors = Callable[[], tuple[Vectors, Mask]]

@@ -1,7 +1,7 @@
 """Where the rows of a build lie and its base shards are finished: this machine, or the executors of a cluster."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,14 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.drift import IdSample, survey_ids
-from indexer.build.live import OldRow, read_old_rows
+from indexer.build.forecast import BaseForecast, forecast_base
+from indexer.build.live import LiveCollection, OldRow, read_old_rows
 from indexer.config import Config
 from indexer.encoder import EncoderDescription
 from indexer.manifest import EncoderEntry
+
+Dealt = tuple[Sequence[Path], Sequence[Path | None]]
+"""Files of rows and of live rows, one per base shard."""
 
 
 class Site(Protocol):
@@ -47,6 +51,11 @@ class Site(Protocol):
     def survey_ids(self, collection: str, wanted: frozenset[str]) -> tuple[IdSample, set[str]]:
         """Return a sample of a collection's ids, and which of the wanted ones are among them."""
 
+    def forecast_bases(
+        self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
+    ) -> list[BaseForecast] | None:
+        """Count what is ahead for the base shards of a collection; None where that takes as long as the work."""
+
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Deal the rows of a collection to its base shards and yield these in order.
 
@@ -60,6 +69,7 @@ class LocalSite:
     def __init__(self, config: Config, run_date: str, folder: Path, *, progress: bool) -> None:
         self._config, self._run_date, self._folder, self._progress = config, run_date, folder, progress
         self._spools: dict[str, Spool] = {}
+        self._dealt: dict[str, Dealt] = {}
 
     def identify_catalogue(self) -> Any:
         """Return None: the files are hashed here."""
@@ -86,10 +96,27 @@ class LocalSite:
         """Return a sample of a collection's ids, and which of the wanted ones are among them."""
         return survey_ids(read_ids(self._spools[collection].path), wanted)
 
+    def forecast_bases(
+        self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
+    ) -> list[BaseForecast] | None:
+        """Count what is ahead for the base shards of a collection, whose rows are dealt to files."""
+        files, old_files = self._deal(collection, shards, live)
+        return [
+            forecast_base(
+                number,
+                read_rows(file),
+                read_old_rows(old_file) if old_file else (),
+                live=live,
+                shards=shards,
+                keeps=keeps,
+                options=self._config.index,
+            )
+            for number, (file, old_file) in enumerate(zip(files, old_files, strict=True))
+        ]
+
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
-        """Write one file of rows per base shard and yield the shards; the files go one by one."""
-        files, live = split_spool(self._spools[bases.collection], bases.shards), bases.live
-        old_files = live.split_rows(self._folder, len(files)) if live else [None] * len(files)
+        """Yield the base shards of a collection; the files of their rows go one by one."""
+        files, old_files = self._deal(bases.collection, bases.shards, bases.live)
         pairs = tqdm(
             list(zip(files, old_files, strict=True)),
             desc=f"shards of {bases.collection}",
@@ -98,6 +125,14 @@ class LocalSite:
         )
         for number, (file, old_file) in enumerate(pairs):
             yield bases.finish(number, _drain_rows(file), _drain_old_rows(old_file) if old_file else ())
+
+    def _deal(self, collection: str, shards: int, live: LiveCollection | None) -> Dealt:
+        """Write one file of rows per base shard, once, and one of the live rows of its ids that lie elsewhere."""
+        if collection not in self._dealt:
+            files = split_spool(self._spools[collection], shards)
+            old_files = live.split_rows(self._folder, shards) if live else [None] * shards
+            self._dealt[collection] = files, old_files
+        return self._dealt[collection]
 
     def _keep(self, spool: Spool) -> Spool:
         self._spools[spool.collection] = spool

@@ -35,7 +35,7 @@ class ReleaseSummary:
 
     status: str
     """`published`; of a run that was there before `already published`, or `published again` where it was replaced;
-    `unchanged` where the live release of an earlier night was made of the same."""
+    `unchanged` where the live release of an earlier night was made of the same; `planned` where no more was wanted."""
     run_id: str
     run_date: str
     url: str
@@ -50,6 +50,8 @@ class ReleaseSummary:
     """Rows of the REJECTS table."""
     remarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Table -> what was mended in its texts, and its columns that were not read."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """What was expected before the work; nothing where there was none to do."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> wall time."""
 

@@ -39,6 +39,15 @@ def print_release(release: Mapping[str, Any]) -> None:
     click.echo(f"  report  {release['report']}")
 
 
+def print_plan(release: Mapping[str, Any]) -> None:
+    """Print what a build would do."""
+    click.echo(
+        f"plan  {release['run_id']}  for {escape(release['url'])}, log entry {release['sequence']} is the newest"
+    )
+    print_table(release["plan"]["collections"])
+    click.echo(f"  expected peak memory {release['plan']['peak_bytes'] / 2**20:,.0f} MiB; nothing was built")
+
+
 def print_night(summary: NightlySummary) -> None:
     """Print the night's evaluation, release and total time."""
     for step in summary.steps:
