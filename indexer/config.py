@@ -466,8 +466,9 @@ class IndexConfig:
     texts: bool = True
     """Whether the release carries product titles beside the ids (query texts always)."""
     threads: int = 0
-    batch_tokens: int = 2_048
-    """Upper bound on the tokens of one encoder batch, padding included."""
+    batch_tokens: int = 512
+    """Upper bound on the tokens of one encoder batch. With 1 each text is a batch: slower, but in int8, too, its vector
+    depends on nothing else."""
     max_deltas: int = 10
     """Shards of one night's changes beside the base shards; when there are so many, tonight's takes them in. 0 makes
     none: every shard with a change is built anew."""
@@ -478,7 +479,7 @@ class IndexConfig:
     recall_queries: int = 1_000
 
     def __post_init__(self) -> None:
-        require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
+        require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(1, 10**6), threads=(0, 1_024))
         require_ranges(self, ef_search=(1, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
         require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")
