@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,10 +209,11 @@ def plan_batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.ND
     A text longer than the budget forms a batch alone.
     """
     order = np.argsort(lengths, kind="stable")
-    for same in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
-        if len(same):
-            size = max(1, budget // max(1, int(lengths[same[0]])))
-            yield from np.split(same, range(size, len(same), size))
+    ordered = lengths[order]
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(ordered)) + 1), len(order)]):
+        size = max(1, budget // int(ordered[start:end].max(initial=1)))
+        for first in range(start, end, size):
+            yield order[first : min(first + size, end)]
 
 
 def parse_description(data: bytes, place: str) -> EncoderDescription:
