@@ -3,8 +3,8 @@
 All contenders have the same weights, token limit and number of threads. Each runs in a process of its own, in rounds
 of changing order, from a list of texts to a file of float32; the texts of a round are new (each carries a salt of the
 run and its number), all different, and in no order of length. sentence-transformers has the best of five batch sizes,
-found before the rounds. All vectors of the last round are compared with those of a third way (transformers and a mean
-in numpy), or the run fails: least cosine 0.999 in fp32, mean cosine 0.98 in bf16 and int8.
+found before the rounds unless it is given. All vectors of the last round are compared with those of a third way
+(transformers and a mean in numpy), or the run fails: least cosine 0.999 in fp32, mean cosine 0.98 in bf16 and int8.
 
 What is claimed are ratios to sentence-transformers fp32, round by round: the median with 95 % of a bootstrap over the
 rounds, by the clock and by processor seconds, which others on the machine disturb less. `roof` is the arithmetic of
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", default="", help="numbers of texts at which peak memory is measured, by commas")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=0, help="of sentence-transformers; 0 finds the best of five")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
@@ -228,7 +228,7 @@ def main() -> None:
 def _compare(options: argparse.Namespace) -> None:
     texts, salt = json.loads((options.folder / "texts.json").read_text()), secrets.token_hex(2)
     _write_round(options, salt_texts(texts, SWEEP_TEXTS, salt, 0))
-    batches = {name: measure(f"sweep {name}", options)["batch"] for name in (TORCH_FP32, TORCH_BF16)}
+    batches = {name: options.batch or measure(f"sweep {name}", options)["batch"] for name in (TORCH_FP32, TORCH_BF16)}
     roofs = [measure("probe", options)]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     operations = []
@@ -238,6 +238,8 @@ def _compare(options: argparse.Namespace) -> None:
         operations.append(count_operations(options, tokens := count_tokens(options, salted)))
         for name in CONTENDERS[:: 1 if number % 2 else -1]:
             runs[name].append(measure(name, options, batches.get(name, 0)))
+            found = runs[name][-1]
+            print(f"round {number}: {name}: {found['seconds']:.2f} s, {found['cpu']:.2f} CPU s", flush=True)
     roofs.append(measure("probe", options))
     parts = ", ".join(f"{np.percentile(tokens, part):.0f}" for part in (5, 25, 50, 75, 95))
     print(
