@@ -179,7 +179,7 @@ def describe_ratio(own: list[float], baseline: list[float]) -> str:
 
 
 def measure_ndcg(options: argparse.Namespace) -> dict[str, float]:
-    """Return NDCG@10 of the judged pairs by the exports; int8 with batches as the build's, and each text alone."""
+    """Return NDCG@10 of the judged pairs by the two exports."""
     from indexer.distill.evaluate import measure_scores, score_by_encoder
     from indexer.distill.judgements import read_measured
     from indexer.encoder import open_encoder
@@ -188,10 +188,10 @@ def measure_ndcg(options: argparse.Namespace) -> dict[str, float]:
     catalogue = CatalogueConfig(path=options.texts, text_fields=options.fields)
     judged = read_measured(catalogue, LabelsConfig(path=options.labels))
     found = {}
-    for name, precision, budget in (("fp32", "fp32", 512), ("int8", "int8", 512), ("int8, each alone", "int8", 1)):
-        encoder = open_encoder(options.folder / precision, threads=options.threads, batch_tokens=budget)
-        row = measure_scores(name, score_by_encoder(encoder, judged), judged.pairs, judged.product_ids)
-        found[name] = row.ndcg_10 or float("nan")
+    for precision in ("fp32", "int8"):
+        encoder = open_encoder(options.folder / precision, threads=options.threads)
+        row = measure_scores(precision, score_by_encoder(encoder, judged), judged.pairs, judged.product_ids)
+        found[precision] = row.ndcg_10 or float("nan")
     return found
 
 

@@ -22,7 +22,6 @@ CONTENDERS = (
     "onnxruntime int8, sorted",
     "indexer fp32",
     "indexer int8",
-    "indexer int8, each alone",
 )
 """Sorted and not, with batches that are padded to their longest text and the runtime's own threads and settings."""
 BATCH_SIZES = (16, 32, 64, 128, 256)
@@ -41,8 +40,7 @@ def open_contender(name: str, folder: Path, *, threads: int, batch: int, product
     if library == "indexer":
         from indexer.encoder import open_encoder
 
-        alone = {"batch_tokens": 1} if kind.endswith("alone") else {}
-        return open_encoder(folder / precision, threads=threads, **alone).encode_products
+        return open_encoder(folder / precision, threads=threads).encode_products
     if library == "onnxruntime":
         return open_plain(folder / precision, threads=threads, tokens=product_tokens, in_order=kind.endswith("come"))
     import torch

@@ -467,8 +467,7 @@ class IndexConfig:
     """Whether the release carries product titles beside the ids (query texts always)."""
     threads: int = 0
     batch_tokens: int = 512
-    """Upper bound on the tokens of one encoder batch. With 1 each text is a batch: slower, but in int8, too, its vector
-    depends on nothing else."""
+    """Upper bound on the tokens of one encoder batch; an int8 encoder takes each text alone."""
     max_deltas: int = 10
     """Shards of one night's changes beside the base shards; when there are so many, tonight's takes them in. 0 makes
     none: every shard with a change is built anew."""

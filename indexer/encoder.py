@@ -90,9 +90,8 @@ class Tokens(NamedTuple):
 class Encoder:
     """A loaded encoder; safe to share between threads.
 
-    Each batch is computed by one thread, so vectors are the same for any number of threads. In fp32 a vector is decided
-    by its text alone, since batches have no padding. In int8 the batch takes part, one scale serving all activations of
-    a layer; batches follow from the texts of a call, their order and `batch_tokens`, and with 1 each text is a batch.
+    A vector is decided by its text alone: each batch is computed by one thread and has no padding, and in int8, where
+    one scale serves all activations of a layer, each text is a batch.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class Encoder:
         self.fingerprint = fingerprint
         """SHA-256 of encoder.json, which holds the hashes of the other files."""
         self.dimension = description.dimension
-        self._budget = budget
+        self._budget = budget if description.precision == "fp32" else 1
         self._threads = threads or os.cpu_count() or 1
         self._session = _open_session(files["encoder.onnx"])
         limits = {"query": description.query_tokens, "product": description.product_tokens}
