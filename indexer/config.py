@@ -476,8 +476,8 @@ class IndexConfig:
     texts: bool = True
     """Whether the release carries product titles beside the ids (query texts always)."""
     threads: int = 0
-    batch_tokens: int = 2_048
-    """Upper bound on the tokens of one encoder batch, padding included."""
+    batch_tokens: int = 512
+    """Upper bound on the tokens of one encoder batch; an int8 encoder takes each text alone."""
     max_deltas: int = 10
     """Shards of one night's changes beside the base shards; when there are so many, tonight's takes them in. 0 makes
     none: every shard with a change is built anew."""
@@ -490,7 +490,7 @@ class IndexConfig:
     """A build that is expected to need more memory is refused before it begins; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(128, 10**6), threads=(0, 1_024))
+        require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(1, 10**6), threads=(0, 1_024))
         require_ranges(self, graph_dimensions=(0, 4_096))
         require_ranges(self, ef_search=(0, MANY), max_shard_rows=(1, MANY), recall_queries=(1, MANY))
         require_ranges(self, target_recall_10=(0, 1), target_recall_100=(0, 1), memory_limit_gib=(0, MANY))

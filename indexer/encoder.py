@@ -5,8 +5,11 @@ which names the hashes of the other two and carries vectors that the loaded enco
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +26,9 @@ from indexer.text import normalise_query
 FORMAT = 1
 MIN_SELF_TEST_COSINE = {"fp32": 0.999, "int8": 0.98}
 """Least cosine between a stored vector and the loaded encoder's; int8 arithmetic differs between CPU families."""
+
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
+"""What ONNX Runtime is not to fuse: measured, its fused kernel takes several times as long as the sum and the norm."""
 
 NOWHERE = "/dev/null/no-folder"
 
@@ -66,8 +72,27 @@ class Encoded(NamedTuple):
     """Texts in which the tokenizer found nothing it knows; their vectors mean nothing."""
 
 
+class Tokens(NamedTuple):
+    """Texts as token ids, one text after another."""
+
+    ids: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    empty: npt.NDArray[np.bool_]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return ids and mask, both (rows, tokens) int64, of texts that have equally many tokens."""
+        ids = self.ids[self.starts[rows, None] + np.arange(self.lengths[rows[0]])]
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
 class Encoder:
-    """A loaded encoder; safe to share between threads."""
+    """A loaded encoder; safe to share between threads.
+
+    A vector is decided by its text alone: each batch is computed by one thread and has no padding, and in int8, where
+    one scale serves all activations of a layer, each text is a batch.
+    """
 
     def __init__(
         self, description: EncoderDescription, fingerprint: str, files: Mapping[str, bytes], threads: int, budget: int
@@ -76,8 +101,9 @@ class Encoder:
         self.fingerprint = fingerprint
         """SHA-256 of encoder.json, which holds the hashes of the other files."""
         self.dimension = description.dimension
-        self._budget = budget
-        self._session = _open_session(files["encoder.onnx"], threads)
+        self._budget = budget if description.precision == "fp32" else 1
+        self._threads = threads or os.cpu_count() or 1
+        self._session = _open_session(files["encoder.onnx"])
         _check_width(self._session, description.dimension)
         limits = {"query": description.query_tokens, "product": description.product_tokens}
         self._tokenizers = {kind: _open_tokenizer(files["tokenizer.json"], limit) for kind, limit in limits.items()}
@@ -93,42 +119,62 @@ class Encoder:
 
     def find_empty(self, texts: Sequence[str], *, kind: str) -> npt.NDArray[np.bool_]:
         """Return which texts, of kind query or product, have nothing that the tokenizer knows."""
-        return self._find_meaningless(self._tokenizers[kind].encode_batch_fast(list(texts)))
+        return self._tokenise(texts, kind).empty
 
     def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
         """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
+        return self._embed(self._tokenise(texts, kind))
+
+    def encode_chunks(self, chunks: Iterable[Sequence[str]], *, kind: str) -> Iterator[Encoded]:
+        """Encode chunk after chunk as `encode` does, while the next chunk, and no more, is tokenised beside it."""
+        with ThreadPoolExecutor(1) as tokenising:
+            waiting: list[Future[Tokens]] = []
+            for chunk in chunks:
+                waiting.append(tokenising.submit(self._tokenise, chunk, kind))
+                if len(waiting) == 2:
+                    yield self._embed(waiting.pop(0).result())
+            for tokens in waiting:
+                yield self._embed(tokens.result())
+
+    def _tokenise(self, texts: Sequence[str], kind: str) -> Tokens:
         encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
-        lengths = np.array([len(item.ids) for item in encodings], dtype=np.int64)
-        vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
-        for rows in plan_batches(lengths, self._budget):
-            width = int(lengths[rows].max())
-            tokens = np.zeros((len(rows), width), dtype=np.int64)
-            mask = np.zeros((len(rows), width), dtype=np.int64)
-            for line, row in enumerate(rows):
-                ids = encodings[row].ids
-                tokens[line, : len(ids)] = ids
-                mask[line, : len(ids)] = 1
-            vectors[rows] = self._session.run(["embedding"], {"input_ids": tokens, "attention_mask": mask})[0]
-        return Encoded(
-            vectors,
+        ids = [item.ids for item in encodings]
+        lengths = np.array([len(item) for item in ids], dtype=np.int64)
+        return Tokens(
+            ids=np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum())),
+            starts=lengths.cumsum() - lengths,
+            lengths=lengths,
             truncated=np.array([bool(item.overflowing) for item in encodings], dtype=np.bool_),
-            empty=self._find_meaningless(encodings),
+            empty=np.array([self._meaningless.issuperset(item) for item in ids], dtype=np.bool_),
         )
 
-    def _find_meaningless(self, encodings: Sequence[Any]) -> npt.NDArray[np.bool_]:
-        return np.array([self._meaningless.issuperset(item.ids) for item in encodings], dtype=np.bool_)
+    def _embed(self, tokens: Tokens) -> Encoded:
+        vectors = np.empty((len(tokens.lengths), self.dimension), dtype=np.float32)
+
+        def run(rows: npt.NDArray[np.int64]) -> None:
+            vectors[rows] = self._session.run(["embedding"], tokens.take(rows))[0]
+
+        # The longest first, so that the last thread has little left when the others have ended.
+        batches = list(plan_batches(tokens.lengths, self._budget))[::-1]
+        if len(batches) < 2 or self._threads == 1:
+            for rows in batches:
+                run(rows)
+        else:
+            with ThreadPoolExecutor(min(self._threads, len(batches))) as pool:
+                list(pool.map(run, batches))
+        return Encoded(vectors, truncated=tokens.truncated, empty=tokens.empty)
 
 
-def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 2_048) -> Encoder:
+def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 512) -> Encoder:
     """Load an encoder from its directory; `threads` 0 means one per core.
 
-    A batch holds at most `batch_tokens` tokens, padding included, which bounds what ONNX Runtime's arena keeps.
+    A batch holds at most `batch_tokens` tokens, or one text, which bounds what ONNX Runtime's arena keeps per thread.
     Raises EncoderError where a file is missing, is not the one described, or computes other vectors.
     """
     return load_encoder({name: directory / name for name in ENCODER_FILES}, threads=threads, batch_tokens=batch_tokens)
 
 
-def load_encoder(files: Mapping[str, Path], *, threads: int = 0, batch_tokens: int = 2_048) -> Encoder:
+def load_encoder(files: Mapping[str, Path], *, threads: int = 0, batch_tokens: int = 512) -> Encoder:
     """Load an encoder from its three files, wherever they lie."""
     contents = {name: _read_file(files[name]) for name in ENCODER_FILES}
     description = parse_description(contents["encoder.json"], str(files["encoder.json"]))
@@ -158,16 +204,16 @@ def check_self_test(encoder: Encoder, place: str) -> None:
 
 
 def plan_batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield row numbers, shortest texts first, so that rows times the longest stay within the budget.
+    """Yield row numbers of equally long texts, shortest first, so that rows times length stay within the budget.
 
     A text longer than the budget forms a batch alone.
     """
     order = np.argsort(lengths, kind="stable")
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * int(lengths[order[end]]) > budget:
-            yield order[start:end]
-            start = end
+    ordered = lengths[order]
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(ordered)) + 1), len(order)]):
+        size = max(1, budget // int(ordered[start:end].max(initial=1)))
+        for first in range(start, end, size):
+            yield order[first : min(first + size, end)]
 
 
 def parse_description(data: bytes, place: str) -> EncoderDescription:
@@ -243,9 +289,10 @@ def _meaningless_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(tokenizer.encode("").ids) | ({unknown} if unknown is not None else set())
 
 
-def _open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+def _open_session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    # A run stays on the thread that asks for it: no waking and no waiting within products of a few hundred rows.
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     # Batches differ in shape, so a remembered memory pattern would never fit and only cost memory.
     options.enable_mem_pattern = False
@@ -253,7 +300,9 @@ def _open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     # Weights outside the file have no hash; without this they would be read from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+        )
     except Exception as error:
         raise EncoderError(f"encoder.onnx: cannot be used: {str(error)[:300]}") from None
     inputs = sorted(item.name for item in session.get_inputs())

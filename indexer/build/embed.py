@@ -11,7 +11,7 @@ from indexer.build.catalogue import Row
 from indexer.encoder import Encoder
 
 CHUNK_ROWS = 4_096
-"""Texts tokenised and sorted by length at a time; large enough that batches need hardly any padding."""
+"""Texts tokenised and sorted by length at a time; large enough that most batches are full."""
 KINDS = {"products": "product", "queries": "query"}
 """Collection -> side of the encoder."""
 
@@ -53,9 +53,9 @@ def embed_rows(
         places.setdefault(rows[place].text, []).append(place)
     texts = list(places)
     with tqdm(total=len(texts), desc=f"embedding {label}", unit=" texts", disable=not progress) as bar:
-        for start in range(0, len(texts), CHUNK_ROWS):
-            chunk = texts[start : start + CHUNK_ROWS]
-            encoded = encoder.encode(chunk, kind=KINDS[collection])
+        chunks = [texts[start : start + CHUNK_ROWS] for start in range(0, len(texts), CHUNK_ROWS)]
+        encoding = encoder.encode_chunks(chunks, kind=KINDS[collection])
+        for chunk, encoded in zip(chunks, encoding, strict=True):
             at = np.array([place for text in chunk for place in places[text]])
             of = np.repeat(np.arange(len(chunk)), [len(places[text]) for text in chunk])
             vectors[at], empty[at], truncated[at] = encoded.vectors[of], encoded.empty[of], encoded.truncated[of]

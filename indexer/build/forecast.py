@@ -157,8 +157,9 @@ def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:
         )
         if item.upload_bytes is not None:
             lines.append(
-                f"    {item.changed:,} new or changed, {item.gone:,} gone; {item.built:,} shards to build, {item.texts:,} "
-                f"texts to embed, {item.upload_bytes / 2**20:,.0f} MiB to upload, about {item.seconds:,.0f} s"
+                f"    {item.changed:,} new or changed, {item.gone:,} gone; {item.built:,} shards to build, "
+                f"{item.texts:,} texts to embed; {item.upload_bytes / 2**20:,.0f} MiB to upload; "
+                f"about {item.seconds:,.0f} s"
             )
     return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from indexer.distill.encoders import TextEncoder, Tokens, pad_tokens, pool_tokens
+from indexer.distill.encoders import TextEncoder, Tokens, pad_tokens
 from indexer.distill.static_encoder import TokenTable
 from indexer.errors import GateError
 from indexer.store import hash_file
@@ -164,7 +165,10 @@ class _PooledTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool_tokens(states, attention_mask)
+        # The mean as a product: ONNX Runtime sums along an axis in another order where a batch has one text, and a
+        # vector's last bits would depend on its batch. The norm makes the mean of the sum.
+        total = attention_mask.to(states.dtype).unsqueeze(1) @ states
+        return F.normalize(total.squeeze(1), dim=-1)
 
 
 def _make_self_test(encoder: TextEncoder, session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,18 +66,87 @@ def test_no_texts_give_no_vectors(encoder: Encoder):
     assert encoder.encode_products([]).shape == (0, 32)
 
 
-@given(lengths=st.lists(st.integers(1, 60), max_size=80), budget=st.integers(60, 300))
+@given(lengths=st.lists(st.integers(1, 60), max_size=80), budget=st.integers(1, 300))
 def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int):
     batches = [batch.tolist() for batch in plan_batches(np.array(lengths, dtype=np.int64), budget)]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) * max(lengths[row] for row in batch) <= budget
-    for batch, following in pairwise(batches):
-        assert (len(batch) + 1) * lengths[following[0]] > budget
+    sizes = [(len(batch), {lengths[row] for row in batch}) for batch in batches]
+    for size, kinds in sizes:
+        assert len(kinds) == 1
+        assert size * max(kinds) <= budget or size == 1
+    for (size, kinds), (_, following) in pairwise(sizes):
+        assert min(kinds) < min(following) or (size + 1) * min(kinds) > budget
 
 
-def test_a_text_beyond_the_budget_is_a_batch_alone():
-    assert [b.tolist() for b in plan_batches(np.array([9, 2, 2]), 4)] == [[1, 2], [0]]
+@given(order=st.permutations([3, 3, 3, 5, 5, 8, 8, 8, 8, 30]))
+def test_batches_have_the_same_sizes_in_any_order(order: list[int]):
+    sizes = [(len(batch), order[batch[0]]) for batch in plan_batches(np.array(order), 16)]
+    assert sizes == [(3, 3), (2, 5), (2, 8), (2, 8), (1, 30)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "expected"),
+    [
+        ([9, 2, 2], 4, [[1, 2], [0]]),
+        ([4, 3, 4, 3, 4], 8, [[1, 3], [0, 2], [4]]),
+        ([5, 5, 4], 1, [[2], [0], [1]]),
+        ([0, 2, 0], 4, [[0, 2], [1]]),
+        ([], 4, []),
+    ],
+)
+def test_texts_of_one_length_fill_a_batch(lengths: list[int], budget: int, expected: list[list[int]]):
+    assert [batch.tolist() for batch in plan_batches(np.array(lengths, dtype=np.int64), budget)] == expected
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_vectors_are_the_same_for_any_number_of_threads(encoder: Encoder, encoder_directory: Path, threads: int):
+    texts = [f"{'steel bottle ' * (row % 9)}lamp {row}" for row in range(200)]
+    other = open_encoder(encoder_directory, threads=threads, batch_tokens=128)
+    assert np.array_equal(other.encode_products(texts), encoder.encode_products(texts))
+
+
+def test_chunks_are_encoded_in_order_and_read_one_ahead(encoder: Encoder):
+    chunks = [["red", "desk lamp", "中国"], ["mug " * 40], ["a"], ["lamp", "red"]]
+    begun = []
+
+    def read() -> Iterator[list[str]]:
+        for number, chunk in enumerate(chunks):
+            begun.append(number)
+            yield chunk
+
+    encoding = encoder.encode_chunks(read(), kind="product")
+    for number, (chunk, found) in enumerate(zip(chunks, encoding, strict=True)):
+        assert begun == list(range(min(number + 2, 4)))
+        assert np.array_equal(found.vectors, encoder.encode_products(chunk))
+        assert found.empty.tolist() == [text == "中国" for text in chunk]
+        assert found.truncated.tolist() == [text.startswith("mug") for text in chunk]
+    assert list(encoder.encode_chunks([], kind="product")) == []
+
+
+def test_what_fails_in_tokenising_ends_the_encoding(encoder: Encoder):
+    encoding = encoder.encode_chunks([["red"], [None], ["lamp"]], kind="product")  # type: ignore[list-item]
+    assert next(encoding).vectors.shape == (1, 32)
+    with pytest.raises(TypeError):
+        next(encoding)
+    assert list(encoding) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_fails_in_a_batch_ends_the_encoding(
+    encoder_directory: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+):
+    broken = open_encoder(encoder_directory, threads=threads, batch_tokens=1)
+    session = broken._session
+
+    class Failing:
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+            if inputs["input_ids"].shape[1] > 4:
+                raise MemoryError("no room")
+            return session.run(names, inputs)
+
+    monkeypatch.setattr(broken, "_session", Failing())
+    with pytest.raises(MemoryError, match="no room"):
+        list(broken.encode_chunks([["red", "mug"], ["desk lamp for kids", "red"]], kind="product"))
 
 
 @pytest.fixture

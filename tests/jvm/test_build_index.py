@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from indexer.build.base_shard import FinishedBase
 from indexer.build.catalogue import Row, as_batch
+from indexer.build.finished import Tally
 from indexer.build.live import OldRow
 from indexer.build.publish import RunFolder
 from indexer.build.release import build_release
-from indexer.build.summary import Tally
 from indexer.config import GatesConfig
 from indexer.errors import ConfigError, GateError, IntegrityError, StoreError
 from indexer.log import live_entry, read_head, read_manifest

@@ -55,6 +55,20 @@ def test_any_batch_size_and_length(student, tmp_path, batch, tokens):
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_vector_is_decided_by_its_text_alone(student, tmp_path, precision):
+    export_encoder(student, tmp_path, precision=precision, settings=SETTINGS, sample=SAMPLE)
+    words = [*"abcdefgxyz", "redcup", "bluebag", "oldpen", "softhat"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, size)) for size in rng.integers(1, 14, 120)]
+    alone = np.stack([open_encoder(tmp_path, threads=1).encode_products([text])[0] for text in texts])
+    for budget in (16, 64, 1_000):
+        opened = open_encoder(tmp_path, threads=2, batch_tokens=budget)
+        order = rng.permutation(len(texts))
+        found = opened.encode_products([texts[row] for row in order])
+        np.testing.assert_array_equal(found, alone[order])
+
+
 def test_what_encoder_json_says(student, tmp_path):
     export_encoder(student, tmp_path, precision="fp32", settings=SETTINGS, sample=SAMPLE)
     document = json.loads((tmp_path / "encoder.json").read_text())
