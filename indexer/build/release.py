@@ -216,8 +216,9 @@ def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, 
             peak_bytes=require_memory(run.config, plan, description.dimension, compared=live is not None),
         )
         keeps = run.reuse == "all" and keeps_shards(live, plan, options)
-        if bases := run.site.forecast_bases(name, plan.shards, live, keeps=keeps):
-            texts = [row.text for row in sampled[name][:RATED_TEXTS]]
+        texts = [row.text for row in sampled[name][:RATED_TEXTS]]
+        bases = run.site.forecast_bases(name, plan.shards, live, keeps=keeps)
+        if bases and texts:
             rate = partial(measure_rate, run.encoder, texts, name)
             item = add_bases(item, bases, dimension=description.dimension, options=options, measure_rate=rate)
         found.append(item)
