@@ -21,7 +21,7 @@ from indexer.build.embed import KINDS, Mask, Vectors
 from indexer.build.finished import Tally
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.publish import SealedShard, shard_name
-from indexer.build.recall import Probe, name_row, probe_shard
+from indexer.build.recall import Probe, find_targets, name_row, probe_shard
 from indexer.build.shard import ShardBuilder
 from indexer.build.verify import check_vectors
 from indexer.manifest import DeadRows, ShardEntry
@@ -187,8 +187,17 @@ class BaseBuilder:
             stored = vectors[[old.row for _, old in same]]
             stored = stored / np.linalg.norm(stored, axis=1, keepdims=True)
             cosines = np.einsum("nd,nd->n", again, stored).tolist()
-        queries, name = self.builder.queries[self.collection], partial(name_row, ids, texts)
-        probe = probe_shard(index, vectors, queries, config.index.ef_search, dead, name=name)
+        # What was live is where the release's efSearch begins: a narrower search need not be measured.
+        probe = probe_shard(
+            index,
+            vectors,
+            self.builder.queries[self.collection],
+            config.index.ef_search,
+            dead,
+            name=partial(name_row, ids, texts),
+            least=self.live.entry.ef_search,
+            enough=find_targets(config),
+        )
         return KeptShard(shard, probe, error, cosines)
 
 

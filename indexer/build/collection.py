@@ -20,7 +20,7 @@ from indexer.build.finished import FinishedCollection, Tally
 from indexer.build.live import LiveCollection
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard
-from indexer.build.recall import Probe, Recall, choose_ef_search, measure_recall, merge_probes
+from indexer.build.recall import Probe, Recall, choose_ef_search, find_targets, measure_recall, merge_probes
 from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.site import Site
 from indexer.config import IndexConfig
@@ -85,7 +85,9 @@ class CollectionBuilder:
         if self.bases.keeps:
             shards += self._finish_deltas(fresh, held)
         assert self.merged
-        curve = {rung: measure_recall(self.merged, rung) for rung in self.merged.rungs}
+        # Kept shards are measured from the live efSearch on, and not all of them each night.
+        least = self.bases.live.entry.ef_search if self.bases.live and self._keeps_any(shards) else 0
+        curve = {rung: measure_recall(self.merged, rung) for rung in self.merged.rungs if rung >= least}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],
@@ -98,23 +100,21 @@ class CollectionBuilder:
                 for number, shard in enumerate(shards)
                 if shard.index.key in self.curves
             },
-            ef_search=self._choose_ef_search(curve, len(shards)),
+            ef_search=self._choose_ef_search(curve, least),
         )
 
-    def _choose_ef_search(self, curve: dict[int, Recall], shards: int) -> int:
-        """Return the set efSearch, or the smallest that reaches the targets.
-
-        Where a shard was not measured tonight it is no smaller than what was live: an earlier night saw that shard.
-        """
-        config, live = self.bases.builder.config, self.bases.live
-        options, gates = config.index, config.gates
-        if options.ef_search:
-            return options.ef_search
-        targets = Recall(
-            max(options.target_recall_10, gates.min_recall_10), max(options.target_recall_100, gates.min_recall_100)
+    def _keeps_any(self, shards: Sequence[ShardEntry]) -> bool:
+        live = self.bases.live
+        return live is not None and not {shard.index.key for shard in shards}.isdisjoint(
+            shard.index.key for shard in live.entry.shards
         )
-        chosen = choose_ef_search([curve, *self.curves.values()], targets)
-        return max(chosen, live.entry.ef_search) if live and len(self.curves) < shards else chosen
+
+    def _choose_ef_search(self, curve: dict[int, Recall], least: int) -> int:
+        """Return the set efSearch, or the smallest that reaches the targets, and no smaller than the least."""
+        config = self.bases.builder.config
+        if config.index.ef_search:
+            return config.index.ef_search
+        return max(choose_ef_search([curve, *self.curves.values()], find_targets(config)), least)
 
     def _enter_base(self, base: FinishedBase, fresh: "DeltaSpool", held: "DeltaSpool") -> ShardEntry:
         self.tally.merge(base.tally)

@@ -1,4 +1,7 @@
-"""What a build will do, counted before it does it: what changed, texts to embed, shards to build, bytes, time."""
+"""What a build will do, told before it does it: what changed, texts to embed, shards to build, bytes, time.
+
+A few base shards are compared with what is live and stand for the others.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +22,8 @@ GRAPH_RATE = 4_000
 """Rows a second that a graph takes in on two cores: 3,400 on vectors and 8,900 on codes were measured."""
 READ_RATE = 30_000
 """Rows a second that are read, compared and hashed."""
+SEEN_BASES = 4
+"""Base shards that are looked at."""
 LINK_BYTES = 20
 """Of a row in an index file beside its vector and its 2 M links: level, offset, links of higher levels."""
 
@@ -111,6 +116,11 @@ def forecast_base(
     return BaseForecast(**{**asdict(counted), "changed": len(changes.fresh)})
 
 
+def choose_bases(shards: int) -> range:
+    """Return the numbers of the base shards that are looked at: ids are dealt by a hash, so some stand for all."""
+    return range(0, shards, -(-shards // SEEN_BASES))
+
+
 def add_bases(
     item: CollectionForecast,
     bases: Iterable[BaseForecast],
@@ -119,22 +129,27 @@ def add_bases(
     options: IndexConfig,
     measure_rate: Callable[[], float],
 ) -> CollectionForecast:
-    """Return a collection's forecast with what is ahead for its base shards.
+    """Return a collection's forecast with what is ahead for its base shards, of which some were looked at.
 
     `measure_rate` gives the texts that the encoder embeds a second; it is asked where there is any to embed.
     """
     found = list(bases)
-    rows, texts, written = (sum(getattr(base, what) for base in found) for what in ("rows", "texts", "written"))
+    whole = item.shards / len(found)
+
+    def total(what: str) -> int:
+        counted: float = whole * sum(getattr(base, what) for base in found)
+        return round(counted)
+
+    rows, texts, written = (total(what) for what in ("rows", "texts", "written"))
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
     embedding = texts / measure_rate() if texts else 0.0
     return replace(
         item,
-        rows=rows,
-        changed=sum(base.changed for base in found),
-        gone=sum(base.gone for base in found),
+        changed=total("changed"),
+        gone=total("gone"),
         texts=texts,
-        built=sum(base.built for base in found),
-        upload_bytes=written * row_bytes + sum(base.name_bytes for base in found),
+        built=total("built"),
+        upload_bytes=written * row_bytes + total("name_bytes"),
         seconds=round(rows / READ_RATE + embedding + written / GRAPH_RATE, 1),
     )
 
@@ -157,9 +172,9 @@ def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:
         )
         if item.upload_bytes is not None:
             lines.append(
-                f"    {item.changed:,} new or changed, {item.gone:,} gone; {item.built:,} shards to build, "
+                f"    about {item.changed:,} new or changed, {item.gone:,} gone; {item.built:,} shards to build, "
                 f"{item.texts:,} texts to embed; {item.upload_bytes / 2**20:,.0f} MiB to upload; "
-                f"about {item.seconds:,.0f} s"
+                f"{item.seconds:,.0f} s"
             )
     return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
 

@@ -30,7 +30,7 @@ def write_probe(path: Path, probe: Probe) -> None:
         for column in Hits._fields:
             arrays[f"{kind}_{column}"] = np.stack([getattr(found[rung], column) for rung in sorted(found)])
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 def read_probe(path: Path) -> Probe:

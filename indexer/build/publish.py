@@ -20,7 +20,7 @@ from indexer.runs import now_text
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 3
+FORMAT = 4
 """Of the markers and of the probes they name."""
 MAX_MARKERS = 20
 """A marker is replaced by the next one of its name when its objects got lost; so often at most."""

@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from indexer.config import Config
 from indexer.shard_file import Lines
 from indexer.shard_search import search_shard, select_rows
 
@@ -20,18 +21,18 @@ LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Values of efSearch that are measured: the time at each, the hits up to the first that finds nearly all."""
 NARROW, DEPTH = 10, 100
 """Hits of the two searches: one of 100 hits looks at 100 candidates at least, which would flatter the 10."""
-ENOUGH = 0.999
-"""Recall from which a wider search is not measured any more: the last one stands for it."""
 TIE = 1e-6
 """Scores closer than this count as equal: a row that ties with the last exact hit is as good as it."""
 BLOCK_BYTES = 64 << 20
+WIDE_QUERIES = 200
+"""Sampled queries, the first ones, that measure recall@100: with 20,000 hits among them they are enough."""
 TIMED_QUERIES = 100
 """Probe queries that are searched once more, one at a time on one thread, for the latency."""
 CONFIDENCE_Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
 
 Scores = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Places = npt.NDArray[np.integer[Any]]
 Name = tuple[str, str | None]
 """Id and text of a row, None where the release carries no texts."""
 
@@ -80,14 +81,14 @@ class Probe:
     narrow: Mapping[int, Hits]
     """efSearch -> the 10 hits of each query."""
     wide: Mapping[int, Hits]
-    """efSearch, 100 or more -> the 100 hits of each query; names are kept of the golden queries alone."""
+    """efSearch, 100 or more -> the 100 hits of the first WIDE_QUERIES and of golden queries; names of these alone."""
     seconds: Mapping[int, Scores]
-    """efSearch, every rung of the ladder -> time of each of the first queries, in seconds, one thread."""
+    """efSearch, every rung that was climbed -> time of each of the first queries, in seconds, one thread."""
     names: tuple[Name, ...]
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """The ladder in rising order."""
+        """What was climbed of the ladder, in rising order."""
         return tuple(sorted(self.seconds))
 
     def hits(self, ef_search: int, *, wide: bool = False) -> Hits:
@@ -105,6 +106,10 @@ class Recall(NamedTuple):
 
     at_10: float
     at_100: float
+
+
+ENOUGH = Recall(0.999, 0.999)
+"""Recall from which a wider search is not measured any more: the last one stands for it."""
 
 
 def list_rungs(ef_search: int, rows: int) -> tuple[int, ...]:
@@ -127,32 +132,40 @@ def probe_shard(
     dead: npt.NDArray[np.uint32] | None = None,
     *,
     name: Callable[[int], Name],
+    least: int = 0,
+    enough: Recall = ENOUGH,
 ) -> Probe:
     """Search a shard exactly and through its index; `vectors` (n, d) are the rows as they were embedded.
 
-    `ef_search` 0 measures the ladder, another value that one as well. `dead` has the numbers of rows that nobody finds
-    any more, `name` gives the name of a row.
+    `ef_search` 0 climbs the ladder from `least` on until a search finds `enough`, another value measures that one as
+    well. `dead` has the numbers of rows that nobody finds any more, `name` gives the name of a row.
     """
     gone = np.empty(0, dtype=np.uint32) if dead is None else dead
     selector = select_rows(gone, len(vectors)) if len(gone) else None
     rungs = list_rungs(ef_search, len(vectors))
+    rungs = tuple(rung for rung in rungs if rung >= least) or rungs[-1:]
     wide = tuple(sorted({max(rung, DEPTH) for rung in rungs}))
     depth = min(DEPTH, len(vectors) - len(gone))
+    asked = {NARROW: np.ones(len(queries.vectors), dtype=np.bool_), DEPTH: _ask_wide(queries)}
     exact = _score_exactly(vectors, queries.vectors, gone, depth)
     found: dict[tuple[int, int], Hits] = {}
-    for k, ladder in ((NARROW, rungs), (DEPTH, wide)):
+    for k, ladder, share in ((NARROW, rungs, enough.at_10), (DEPTH, wide, enough.at_100)):
         for rung in ladder:
-            reported, rows = search_shard(index, queries.vectors, min(k, depth), rung, selector)
-            found[k, rung] = _order_ties(vectors, queries.vectors, reported, rows)
-            if _is_enough(exact, found[k, rung].true, queries):
+            found[k, rung] = _search(index, vectors, queries.vectors, asked[k], min(k, depth), rung, selector)
+            if _is_enough(exact, found[k, rung].true, queries, asked[k], share):
                 break
     hits, names = _name_rows(found, queries, name)
+    highest = max(rung for _, rung in found)
     return Probe(
         sampled=queries.sampled,
         exact=exact,
         narrow={rung: hits[NARROW, rung] for k, rung in hits if k == NARROW},
         wide={rung: hits[DEPTH, rung] for k, rung in hits if k == DEPTH},
-        seconds={rung: _time_searches(index, queries, min(NARROW, depth), rung, selector) for rung in rungs},
+        seconds={
+            rung: _time_searches(index, queries, min(NARROW, depth), rung, selector)
+            for rung in rungs
+            if rung <= highest or rung == rungs[0]
+        },
         names=names,
     )
 
@@ -183,6 +196,14 @@ def measure_recall(probe: Probe, ef_search: int) -> Recall:
     """Return recall at 10 and at 100, or at the number of rows where there are fewer."""
     return Recall(
         _recall_at(probe, probe.hits(ef_search), NARROW), _recall_at(probe, probe.hits(ef_search, wide=True), DEPTH)
+    )
+
+
+def find_targets(config: Config) -> Recall:
+    """Return the recalls that a chosen efSearch reaches: those of `index`, or of the gates where they are more."""
+    options, gates = config.index, config.gates
+    return Recall(
+        max(options.target_recall_10, gates.min_recall_10), max(options.target_recall_100, gates.min_recall_100)
     )
 
 
@@ -217,9 +238,26 @@ def name_row(ids: Sequence[str] | Lines, texts: Sequence[str] | Lines | None, ro
 
 def _recall_at(probe: Probe, hits: Hits, k: int) -> float:
     rows = int(np.isfinite(probe.exact[0]).sum())
-    depth = min(k, rows)
-    last = probe.exact[: probe.sampled, depth - 1 : depth]
-    return float(np.mean(hits.true[: probe.sampled, :depth] >= last - TIE))
+    depth, asked = min(k, rows), min(probe.sampled, WIDE_QUERIES) if k == DEPTH else probe.sampled
+    last = probe.exact[:asked, depth - 1 : depth]
+    return float(np.mean(hits.true[:asked, :depth] >= last - TIE))
+
+
+def _ask_wide(queries: ProbeQueries) -> npt.NDArray[np.bool_]:
+    places = np.arange(len(queries.vectors))
+    return (places < min(queries.sampled, WIDE_QUERIES)) | (places >= queries.golden_start)
+
+
+def _search(
+    index: Any, vectors: Scores, queries: Scores, asked: npt.NDArray[np.bool_], k: int, ef_search: int, selector: Any
+) -> Hits:
+    """Return the hits of the queries that are asked; the others have none."""
+    found = _order_ties(vectors, queries[asked], *search_shard(index, queries[asked], k, ef_search, selector))
+    shape = (len(queries), k)
+    hits = Hits(np.full(shape, -np.inf, np.float32), np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32))
+    for every, part in zip(hits, found, strict=True):
+        every[asked] = part
+    return hits
 
 
 def _order_ties(vectors: Scores, queries: Scores, reported: Scores, rows: Places) -> Hits:
@@ -246,10 +284,11 @@ def _score_exactly(vectors: Scores, queries: Scores, gone: npt.NDArray[np.uint32
     return exact
 
 
-def _is_enough(exact: Scores, true: Scores, queries: ProbeQueries) -> bool:
-    """Whether a wider search has next to nothing to add, and to the golden queries nothing."""
+def _is_enough(exact: Scores, true: Scores, queries: ProbeQueries, asked: npt.NDArray[np.bool_], share: float) -> bool:
+    """Whether the sampled queries that are asked have such a share of their best hits, and the golden ones all."""
     found = true >= exact[:, true.shape[1] - 1 : true.shape[1]] - TIE
-    return bool(found[: queries.sampled].mean() >= ENOUGH and found[queries.golden_start :].all())
+    sampled = found[: queries.sampled][asked[: queries.sampled]]
+    return bool(sampled.mean() >= share and found[queries.golden_start :].all())
 
 
 def _name_rows(
@@ -262,7 +301,7 @@ def _name_rows(
     used = np.unique(np.concatenate([kept.ravel() for kept in rows.values()]))
     used = used[used >= 0]
     named = {
-        key: hits._replace(places=np.where(rows[key] >= 0, np.searchsorted(used, rows[key]), -1))
+        key: hits._replace(places=np.where(rows[key] >= 0, np.searchsorted(used, rows[key]), -1).astype(np.int32))
         for key, hits in found.items()
     }
     return named, tuple(name(row) for row in used.tolist())
@@ -283,7 +322,7 @@ def _merge_hits(probes: Sequence[Probe], starts: Sequence[int], kind: str) -> di
 
 def _renumber(found: Mapping[int, Hits], used: Places) -> dict[int, Hits]:
     return {
-        rung: hits._replace(places=np.where(hits.places >= 0, np.searchsorted(used, hits.places), -1))
+        rung: hits._replace(places=np.where(hits.places >= 0, np.searchsorted(used, hits.places), -1).astype(np.int32))
         for rung, hits in found.items()
     }
 

@@ -20,7 +20,7 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.drift import IdSample, survey_ids
-from indexer.build.forecast import BaseForecast, forecast_base
+from indexer.build.forecast import BaseForecast, choose_bases, forecast_base
 from indexer.build.live import LiveCollection, OldRow, read_old_rows
 from indexer.config import Config
 from indexer.encoder import EncoderDescription
@@ -54,7 +54,7 @@ class Site(Protocol):
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
     ) -> list[BaseForecast] | None:
-        """Count what is ahead for the base shards of a collection; None where that takes as long as the work."""
+        """Count what is ahead for some base shards of a collection; None where that takes as long as the work."""
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Deal the rows of a collection to its base shards and yield these in order.
@@ -99,19 +99,19 @@ class LocalSite:
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
     ) -> list[BaseForecast] | None:
-        """Count what is ahead for the base shards of a collection, whose rows are dealt to files."""
+        """Count what is ahead for some base shards of a collection, whose rows are dealt to files."""
         files, old_files = self._deal(collection, shards, live)
         return [
             forecast_base(
                 number,
-                read_rows(file),
-                read_old_rows(old_file) if old_file else (),
+                read_rows(files[number]),
+                read_old_rows(old_file) if (old_file := old_files[number]) else (),
                 live=live,
                 shards=shards,
                 keeps=keeps,
                 options=self._config.index,
             )
-            for number, (file, old_file) in enumerate(zip(files, old_files, strict=True))
+            for number in choose_bases(shards)
         ]
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:

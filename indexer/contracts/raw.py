@@ -265,9 +265,12 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
     return _Record([json_text(record.get(name)) for name in names], keys=tuple(record))
 
 
+_DECODER = json.JSONDecoder(parse_int=str)
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON with whole numbers as text, whatever their length; raises ValueError or RecursionError."""
-    return json.loads(text, parse_int=str)
+    return _DECODER.decode(text)
 
 
 def json_text(value: Any) -> str | None:

@@ -73,9 +73,9 @@ def test_rows_far_from_the_query_are_found_where_the_graph_gives_none(monkeypatc
 
 
 @pytest.mark.parametrize(
-    # sqrt(25 * 2 * 128 * 1,000,000) = 80,000
+    # sqrt(16 * 2 * 128 * 1,000,000) = 64,000
     ("count", "scored"),
-    [(1, True), (79_000, True), (81_000, False), (1_000_000, False)],
+    [(1, True), (63_900, True), (64_100, False), (1_000_000, False)],
 )
 def test_scores_are_cheaper_up_to_the_root_of_rows_times_places(count: int, scored: bool):
     selection = select_rows(np.arange(1_000_000 - count), 1_000_000)

@@ -1,0 +1,163 @@
+"""What a build says of itself before it begins, against what it then does."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from indexer.build.forecast import BaseForecast, CollectionForecast, add_bases, choose_bases
+from indexer.build.release import build_release
+from indexer.build.summary import ReleaseSummary
+from indexer.cli.group import indexer
+from indexer.config import Config, IndexConfig
+from indexer.errors import ConfigError
+from indexer.log import read_head
+from indexer.store import LocalStore
+
+Shop = Callable[..., Config]
+FIRST, SECOND = "2026-11-20", "2026-11-21"
+
+
+@pytest.fixture
+def build(encoder_directory: Path) -> Callable[..., ReleaseSummary]:
+    def run(config: Config, run_date: str = FIRST, **options: Any) -> ReleaseSummary:
+        return build_release(config, run_date, encoder_directory=encoder_directory, story={}, progress=False, **options)
+
+    return run
+
+
+def only(summary: ReleaseSummary) -> dict[str, Any]:
+    (found,) = summary.plan["collections"]
+    return dict(found)
+
+
+def test_a_first_night_embeds_every_text_once_and_builds_every_shard(make_shop: Shop, build: Any, products: Any):
+    rows = [*products(40), *(("Q" + name, title, brand) for name, title, brand in products(40)[:5])]
+    planned = build(make_shop(rows, shards=1), dry=True)
+    assert planned.status == "planned"
+    expected = {"rows": 45, "changed": 45, "gone": 0, "texts": 40, "shards": 1, "built": 1, "rejected": 0}
+    assert only(planned).items() >= expected.items()
+    assert not list(Path(planned.url).rglob("*.json"))
+    built = build(make_shop(rows, shards=1))
+    assert built.status == "published"
+    assert built.plan["collections"][0]["texts"] == built.collections[0]["embedded"] == 40
+
+
+def test_a_night_of_changes_says_what_changed(make_shop: Shop, build: Any, products: Any):
+    rows = products(400)
+    build(make_shop(rows, shards=2))
+    # Of the first ten one title is another and one is gone; two are new, one of which has a title that is there.
+    tonight = [
+        ("P00000", "brand new lamp 777", "acme"),
+        *rows[2:],
+        ("N1", "red desk 9001", "acme"),
+        ("N2", *rows[5][1:]),
+    ]
+    config = make_shop(tonight, shards=2)
+    planned = only(build(config, SECOND, dry=True))
+    assert planned.items() >= {"rows": 401, "changed": 3, "gone": 1, "texts": 3, "built": 0}.items()
+    built = build(config, SECOND)
+    # Only the text of N2 is known: it is embedded again, since it lies in a shard of another id.
+    assert built.collections[0]["embedded"] == 3
+    new = sum(
+        path.stat().st_size for path in Path(built.url).glob(f"v/{built.run_id}/*.[fit]*") if "probe" not in path.name
+    )
+    assert planned["upload_bytes"] == pytest.approx(new, rel=0.7)
+    assert only(build(config, "2026-11-22", reuse="vectors", dry=True)).items() >= {"texts": 0, "built": 2}.items()
+    assert only(build(config, "2026-11-22", reuse="none", dry=True)).items() >= {"texts": 401, "built": 2}.items()
+
+
+def test_bytes_of_a_full_build_are_foreseen(make_shop: Shop, build: Any, products: Any):
+    built = build(make_shop(products(500), shards=2))
+    written = [path for path in Path(built.url).glob("v/*/products-*") if "probe" not in path.name]
+    assert built.plan["collections"][0]["upload_bytes"] == pytest.approx(
+        sum(path.stat().st_size for path in written), rel=0.1
+    )
+
+
+def test_a_plan_publishes_nothing_and_a_night_without_a_change_needs_none(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(60))
+    build(config)
+    store = LocalStore(Path(config.shop.release))
+    assert build(make_shop(products(70)), SECOND, dry=True).status == "planned"
+    assert read_head(store) == 1
+    assert build(make_shop(products(60)), SECOND, dry=True).status == "unchanged"
+
+
+def test_a_build_above_the_memory_limit_names_how_many_shards_would_fit(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(50))
+    # 400 MiB of libraries; a shard of 1,000 rows of 32 dimensions is next to nothing.
+    with pytest.raises(ConfigError, match=r"products in 1 shards need about 400 MiB, the limit is 307 MiB; no number"):
+        build(replace(config, index=replace(config.index, memory_limit_gib=0.3)))
+    assert not list(Path(config.shop.release).rglob("log/*"))
+    monkey = replace(config, index=replace(config.index, memory_limit_gib=0.5))
+    assert build(monkey).status == "published"
+
+
+def test_the_number_of_shards_that_fits_is_the_smallest(
+    make_shop: Shop, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from indexer.build import plan
+    from indexer.build.catalogue import Intake
+
+    monkeypatch.setattr(plan, "LIBRARY_BYTES", 0)
+    config = make_shop(products(5), memory_limit_gib=1.0)
+    found = plan.CollectionPlan(intake=Intake(collection="products", rows=1_000_000), shards=1, shards_wanted=1)
+    # A row: 1,000 bytes of texts, 4 * 384 of its vector, as many of its copy, 8 * 8 of links and 300 more.
+    row_bytes = 1_000 + 8 * 384 + 64 + 300
+    assert plan.estimate_peak_bytes(config, found, 384) == row_bytes * 1_000_000
+    with pytest.raises(ConfigError, match=r"index.shards = 5 would fit"):
+        plan.require_memory(config, found, 384, compared=False)
+    fits = [row_bytes * (1_000_000 / shards + 4 * (1_000_000 / shards) ** 0.5 + 1) <= 2**30 for shards in (4, 5)]
+    assert fits == [False, True]
+
+
+def test_some_bases_stand_for_all():
+    assert list(choose_bases(1)) == [0]
+    assert list(choose_bases(4)) == [0, 1, 2, 3]
+    assert list(choose_bases(16)) == [0, 4, 8, 12]
+    assert len(choose_bases(510)) <= 4
+    seen = [BaseForecast(rows=10, changed=2, gone=1, texts=2, built=number == 0, name_bytes=20) for number in range(4)]
+    item = CollectionForecast(name="products", rows=160, rejected=0, shards=16, shards_wanted=16, peak_bytes=1)
+    options = IndexConfig(m=8, storage="sq8")
+    found = add_bases(item, seen, dimension=4, options=options, measure_rate=lambda: 8.0)
+    assert (found.changed, found.gone, found.texts, found.built) == (32, 16, 32, 4)
+    # One shard in four is written whole: 4 * (10 + 3 * 2) rows, each of 4 + 8 * 8 + 20 + 32 bytes, and the names.
+    assert found.upload_bytes == 64 * 120 + 320
+    assert found.seconds == pytest.approx(160 / 30_000 + 32 / 8 + 64 / 4_000, abs=0.05)
+
+
+def test_nothing_to_embed_asks_for_no_rate():
+    seen = [BaseForecast(rows=10, changed=0, gone=0, texts=0, built=False, name_bytes=0)]
+    item = CollectionForecast(name="products", rows=10, rejected=0, shards=1, shards_wanted=1, peak_bytes=1)
+    found = add_bases(item, seen, dimension=4, options=IndexConfig(), measure_rate=lambda: 1 / 0)
+    assert (found.texts, found.upload_bytes, found.seconds) == (0, 0, 0.0)
+
+
+def test_the_command_shows_the_plan(tmp_path: Path, encoder_directory: Path):
+    (tmp_path / "catalogue.csv").write_text(
+        "product_id,title,brand\n" + "".join(f"P{n},mug {n},acme\n" for n in range(30))
+    )
+    (tmp_path / "shop.toml").write_text(
+        '[shop]\nwork = "work"\nrelease = "release"\n[catalogue]\npath = "catalogue.csv"\n'
+    )
+    arguments = [
+        "build",
+        "--config",
+        str(tmp_path / "shop.toml"),
+        "--run-date",
+        FIRST,
+        "--encoder",
+        str(encoder_directory),
+    ]
+    shown = CliRunner().invoke(indexer, [*arguments, "--dry-run", "--memory-limit", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert "nothing was built" in shown.stdout
+    assert json.loads(CliRunner().invoke(indexer, [*arguments, "--dry-run", "--json"]).stdout)["status"] == "planned"
+    refused = CliRunner().invoke(indexer, [*arguments, "--memory-limit", "0.1"])
+    assert refused.exit_code == 2
+    assert "no number of shards would fit" in refused.stderr
