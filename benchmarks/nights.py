@@ -49,6 +49,8 @@ class Built:
     bytes: int
     peak: int
     figures: dict[str, Any]
+    expected: int
+    """The peak that the plan expected."""
 
 
 def make_title(rng: np.random.Generator, serial: int) -> str:
@@ -101,8 +103,9 @@ def build(folder: Path, night: int, *options: str) -> Built:
     output, peaks = run_watched([*program, *place, "--encoder", str(folder / "encoder"), "--json", *options])
     seconds = time.monotonic() - started
     after = sum(path.stat().st_size for path in (folder / "release").rglob("*") if path.is_file())
-    (figures,) = json.loads(output)["collections"]
-    return Built(seconds, after - before, peaks["python"], figures)
+    summary = json.loads(output)
+    (figures,) = summary["collections"]
+    return Built(seconds, after - before, peaks["python"], figures, summary["plan"]["peak_bytes"])
 
 
 def check(folder: Path, products: Products, vectors: dict[str, np.ndarray[Any, Any]]) -> tuple[float, float]:

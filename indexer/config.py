@@ -483,7 +483,7 @@ class IndexConfig:
     none: every shard with a change is built anew."""
     max_stale_share: float = 0.2
     """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows."""
-    kept_probes: int = 4
+    kept_probes: int = 2
     """Kept shards whose recall is measured, others each night; what is built is always measured."""
     recall_queries: int = 1_000
     memory_limit_gib: float = 0.0

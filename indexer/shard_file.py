@@ -79,7 +79,7 @@ def write_lines(path: Path, values: Iterable[str]) -> None:
 
 def as_one_line(text: str) -> str:
     """Return the text with every line break turned into a space."""
-    return text.translate(_BREAKS)
+    return text if text.isprintable() else text.translate(_BREAKS)
 
 
 def _map_file(path: Path) -> bytes | mmap.mmap:

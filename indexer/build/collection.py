@@ -87,7 +87,8 @@ class CollectionBuilder:
         assert self.merged
         # Kept shards are measured from the live efSearch on, and not all of them each night.
         least = self.bases.live.entry.ef_search if self.bases.live and self._keeps_any(shards) else 0
-        curve = {rung: measure_recall(self.merged, rung) for rung in self.merged.rungs if rung >= least}
+        rungs = [rung for rung in self.merged.rungs if rung >= least] or self.merged.rungs[-1:]
+        curve = {rung: measure_recall(self.merged, rung) for rung in rungs}
         return FinishedCollection(
             plan=self.plan,
             shards=[replace(shard, number=number) for number, shard in enumerate(shards)],

@@ -22,7 +22,7 @@ GRAPH_RATE = 4_000
 """Rows a second that a graph takes in on two cores: 3,400 on vectors and 8,900 on codes were measured."""
 READ_RATE = 30_000
 """Rows a second that are read, compared and hashed."""
-SEEN_BASES = 4
+SEEN_BASES = 2
 """Base shards that are looked at."""
 LINK_BYTES = 20
 """Of a row in an index file beside its vector and its 2 M links: level, offset, links of higher levels."""

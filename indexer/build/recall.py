@@ -26,7 +26,7 @@ TIE = 1e-6
 BLOCK_BYTES = 64 << 20
 WIDE_QUERIES = 200
 """Sampled queries, the first ones, that measure recall@100: with 20,000 hits among them they are enough."""
-TIMED_QUERIES = 100
+TIMED_QUERIES = 50
 """Probe queries that are searched once more, one at a time on one thread, for the latency."""
 CONFIDENCE_Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
@@ -142,7 +142,7 @@ def probe_shard(
     """
     gone = np.empty(0, dtype=np.uint32) if dead is None else dead
     selector = select_rows(gone, len(vectors)) if len(gone) else None
-    rungs = list_rungs(ef_search, len(vectors))
+    rungs = list_rungs(ef_search or least, len(vectors))
     rungs = tuple(rung for rung in rungs if rung >= least) or rungs[-1:]
     wide = tuple(sorted({max(rung, DEPTH) for rung in rungs}))
     depth = min(DEPTH, len(vectors) - len(gone))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -183,13 +184,13 @@ def _raw_batch(records: list[_Record], names: Sequence[str], path: Path) -> RawB
             record.values = [None if _is_damaged(value) else value for value in record.values]
     columns = {name: pa.array([record.values[at] for record in records], pa.string()) for at, name in enumerate(names)}
     samples = {row: record.sample for row, record in enumerate(records) if record.reason}
-    keys = frozenset(key for record in records for key in record.keys)
+    keys = frozenset(chain.from_iterable({record.keys for record in records}))
     return RawBatch(columns, [record.reason for record in records], samples, str(path), keys)
 
 
 def _is_damaged(value: str | None) -> bool:
     """Tell whether text holds undecodable bytes (kept as surrogates) or a lone surrogate."""
-    return value is not None and _SURROGATE.search(value) is not None
+    return value is not None and not value.isascii() and _SURROGATE.search(value) is not None
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -262,7 +263,10 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
         record = None
     if not isinstance(record, dict):
         return _Record(nothing, "malformed", text[:200])
-    return _Record([json_text(record.get(name)) for name in names], keys=tuple(record))
+    values = map(record.get, names)
+    return _Record(
+        [value if value is None or isinstance(value, str) else json_text(value) for value in values], keys=tuple(record)
+    )
 
 
 _DECODER = json.JSONDecoder(parse_int=str)

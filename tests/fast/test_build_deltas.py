@@ -344,7 +344,7 @@ def test_kept_shards_are_measured_without_their_dead_rows(build: Any, products: 
         return probe_shard(*arguments, **options)
 
     monkeypatch.setattr(base_shard, "probe_shard", listen)
-    config, _ = build(rows[20:], 2)
+    config, _ = build(rows[20:], 2, kept_probes=4)
     assert sorted(left_out) == sorted(shard.dead.count if shard.dead else 0 for shard in live(config)[1].base)
     assert sum(left_out) == 20
 
