@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
+.PHONY: help demo test check proof fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,6 +70,9 @@ ablations: TABLE := demo-shop-medium/comparison
 ablations: TABLE_CONFIG := demo-shop-medium/shop.toml
 generated-table ablations: TABLE_DATE := 2026-01-07
 generated-table ablations: TABLE_SEEDS := --folds 5 --test-folds 1 --seeds 1
+
+proof: $(VENV)/test ## Run the protocol of releases on 20,000 simulated schedules: ten minutes
+	$(BIN)/python tests/proof/simulation.py --schedules 20000
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf

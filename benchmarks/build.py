@@ -7,7 +7,7 @@ out and the truth is exact search. Of FAISS files the hash is compared over the 
 link within range, and the share of rows that are reached from the entry point.
 
 The run fails where a file is not opened by stock FAISS, the bytes differ between rounds or threads, or recall@10 or
-@100 of ours at any efSearch falls more than --tolerance below FAISS's as it comes.
+@100 of ours at an efSearch of 64 or more falls more than --tolerance below FAISS's as it comes.
 
     python benchmarks/build.py --texts ../shared/data
     python benchmarks/build.py --texts ../shared/data --sizes 20000 100000 500000 --shapes texts --rounds 1
@@ -37,6 +37,7 @@ from benchmarks.processes import run_watched
 BASELINE, OURS = "faiss", "ours"
 M, EF_CONSTRUCTION = 64, 256
 EF_SEARCH = (32, 64, 128, 256)
+JUDGED_FROM = 64
 MIN_REACHED = 0.999
 
 
@@ -262,7 +263,7 @@ def _check(folder: Path, contenders: list[str], rounds: list[dict[str, Built]], 
             raise SystemExit(f"{name}: {ours.reached:.5f} of the rows are reached")
         for depth in ("recall_10", "recall_100"):
             for ef, recall in getattr(plain, depth).items():
-                if getattr(ours, depth)[ef] < recall - options.tolerance:
+                if int(ef) >= JUDGED_FROM and getattr(ours, depth)[ef] < recall - options.tolerance:
                     print(f"{name}: {depth} at efSearch {ef} is {getattr(ours, depth)[ef]:.4f}, FAISS's {recall:.4f}")
                     if name == f"{OURS} {options.dimensions[0]}":
                         raise SystemExit(1)

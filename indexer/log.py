@@ -91,7 +91,12 @@ def read_entry(store: Store, sequence: int) -> LogEntry | None:
 def read_any_entry(store: Store, sequence: int) -> Entry:
     """Return an entry of any kind; raises ManifestError where it breaks the format."""
     key = log_key(sequence)
-    record = parse_record(store.get(key), f"{store.url}/{key}", ManifestError)
+    return parse_entry(store.get(key), f"{store.url}/{key}", sequence)
+
+
+def parse_entry(data: bytes, place: str, sequence: int) -> Entry:
+    """Read the bytes of an entry; raises ManifestError where they break the format."""
+    record = parse_record(data, place, ManifestError)
     check_format(record, FORMAT)
     kind = record.text("kind")
     number = record.integer("sequence", minimum=1)
@@ -173,6 +178,8 @@ def commit_entry(
     if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
         raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
     data = write_document(asdict(entry))
+    # What is in the log stays there: an entry that nobody can read would end it.
+    parse_entry(data, f"{store.url}/{log_key(entry.sequence)}", entry.sequence)
     problem: StoreError | None = None
     for attempt in range(COMMIT_ATTEMPTS):
         if attempt:

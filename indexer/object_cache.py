@@ -43,7 +43,8 @@ class ObjectCache:
             try:
                 if path.stat().st_mtime < oldest:
                     path.unlink()
-            except FileNotFoundError:
+            except OSError:
+                # Somebody else's, or gone: to tidy up is no reason to fail.
                 continue
 
     def _find_kept(self, entry: ObjectEntry) -> Path | None:

@@ -13,8 +13,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-ROOM = 2
-"""Times as many selected rows as the search of a whole shard considers: what is left out may lie around the query."""
+ROOM, ROOM_SLOPE = 2, 4
+"""Times as many selected rows as the search of a whole shard considers, from a quarter of the rows left out on, and
+less room the fewer they are: what is left out may lie around the query."""
 PLACE_COST = 16
 """Rows scored one by one in the time of one place of the graph search (`benchmarks/search.py`)."""
 BLOCK_ROWS = 512
@@ -91,8 +92,10 @@ def is_scored(selection: Selection, wanted: int) -> bool:
 
 
 def _count_places(selection: Selection, wanted: int) -> int:
-    """Return how many of the nearest rows hold ROOM * wanted selected ones, were these strewn at random."""
-    return ROOM * wanted * selection.size // max(1, selection.count)
+    """Return how many of the nearest rows hold `wanted` selected ones with room, were these strewn at random."""
+    left_out = 1 - selection.count / selection.size
+    room = min(ROOM, 1 + ROOM_SLOPE * left_out)
+    return int(room * wanted * selection.size / max(1, selection.count))
 
 
 def _search_graph(index: Any, vectors: Scores, k: int, places: int, selector: Any = None) -> tuple[Scores, Rows]:

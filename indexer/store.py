@@ -129,8 +129,12 @@ class LocalStore:
         """Yield the objects under the prefix in key order."""
         start = self.root / prefix.rpartition("/")[0]
         try:
-            files = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith(".new-"))
-            found = {path.relative_to(self.root).as_posix(): path.stat() for path in files}
+            found = {}
+            for path in start.rglob("*"):
+                # Another process may delete what is being listed.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file() and not path.name.startswith(".new-"):
+                        found[path.relative_to(self.root).as_posix()] = path.stat()
         except OSError as error:
             raise _local_error(error, self.url, prefix) from error
         for key in sorted(found):

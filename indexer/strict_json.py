@@ -14,6 +14,7 @@ from indexer.errors import IndexerError
 MAX_DOCUMENT_BYTES = 16 << 20
 LARGEST_INTEGER = 2**62
 HASH = re.compile(r"[0-9a-f]{64}")
+TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Record:
         """Take an ISO 8601 time with its zone."""
         text = self.text(name)
         try:
-            if datetime.fromisoformat(text).tzinfo is not None:
+            if TIME.fullmatch(text) and datetime.fromisoformat(text):
                 return text
         except ValueError:
             pass

@@ -21,7 +21,7 @@ from indexer.build.embed import KINDS, Mask, Vectors
 from indexer.build.finished import Tally
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.publish import SealedShard, shard_name
-from indexer.build.recall import Probe, find_targets, name_row, probe_shard
+from indexer.build.recall import Probe, Recall, find_targets, name_row, probe_shard
 from indexer.build.shard import ShardBuilder
 from indexer.build.verify import check_vectors
 from indexer.manifest import DeadRows, ShardEntry
@@ -84,6 +84,12 @@ class BaseBuilder:
     """Whether live shards may stay."""
     shift: int
     """Which kept base shards are measured first; another number each night."""
+
+    @property
+    def least_ef_search(self) -> int:
+        """The efSearch from which kept shards are measured: the live one, or the set one where that is less."""
+        live = self.live.entry.ef_search if self.live else 0
+        return min(live, self.builder.config.index.ef_search or live)
 
     def finish(self, number: int, rows: Iterable[Row], strays: Iterable[tuple[str, OldRow]]) -> FinishedBase:
         """Return the base shard of the rows, which may come in any order.
@@ -195,10 +201,15 @@ class BaseBuilder:
             config.index.ef_search,
             dead,
             name=partial(name_row, ids, texts),
-            least=self.live.entry.ef_search,
-            enough=find_targets(config),
+            least=self.least_ef_search,
+            enough=_halfway(find_targets(config)),
         )
         return KeptShard(shard, probe, error, cosines)
+
+
+def _halfway(targets: Recall) -> Recall:
+    """Return recalls between the targets and 1: over all shards together there are somewhat fewer than in each."""
+    return Recall(*((1 + share) / 2 for share in targets))
 
 
 def _take_same(number: int, unique: UniqueRows, old: Mapping[str, OldRow]) -> Same:

@@ -24,6 +24,7 @@ from indexer.build.recall import Probe, Recall, choose_ef_search, find_targets, 
 from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.site import Site
 from indexer.config import IndexConfig
+from indexer.errors import IntegrityError
 from indexer.manifest import EncoderEntry, ShardEntry
 
 
@@ -35,12 +36,12 @@ def finish_collection(
     live: LiveCollection | None,
     *,
     keep: bool,
-    night: int,
+    turn: int,
 ) -> FinishedCollection:
     """Return the collection of the rows that the site has of it, dealt to the shards.
 
-    `keep` lets shards of the live release stay; otherwise its vectors alone are used. `night` is a number that rises
-    by one a night: other kept shards are measured each. `encoder` is where the encoder lies in the store.
+    `keep` lets shards of the live release stay; otherwise its vectors alone are used. `turn` is a number that rises
+    with each release: other kept shards are measured each. `encoder` is where the encoder lies in the store.
     """
     options, name = builder.config.index, plan.intake.collection
     bases = BaseBuilder(
@@ -49,7 +50,7 @@ def finish_collection(
         shards=plan.shards,
         live=live,
         keeps=keep and keeps_shards(live, plan, options),
-        shift=night * options.kept_probes,
+        shift=turn * options.kept_probes,
     )
     return CollectionBuilder(bases=bases, plan=plan).finish(site.finish_bases(bases, encoder))
 
@@ -84,9 +85,10 @@ class CollectionBuilder:
         held.close()
         if self.bases.keeps:
             shards += self._finish_deltas(fresh, held)
-        assert self.merged
+        if self.merged is None:
+            raise IntegrityError(f"{name}: no shard was measured; please report this")
         # Kept shards are measured from the live efSearch on, and not all of them each night.
-        least = self.bases.live.entry.ef_search if self.bases.live and self._keeps_any(shards) else 0
+        least = self.bases.least_ef_search if self._keeps_any(shards) else 0
         rungs = [rung for rung in self.merged.rungs if rung >= least] or self.merged.rungs[-1:]
         curve = {rung: measure_recall(self.merged, rung) for rung in rungs}
         return FinishedCollection(

@@ -126,13 +126,11 @@ def measure_drift(
     canaries: Sequence[str],
     vectors: Scores,
     answers: tuple[Probe, int],
-    same: Collection[str],
 ) -> Drift:
     """Compare a collection with the live one; raises IntegrityError where an object of it was changed.
 
     `canaries` are queries with their vectors (canaries, d) by tonight's encoder. `answers` are the merged probe, whose
-    first queries they are, and its efSearch. `same` are the indexes that stand in both releases and were not measured
-    tonight: neither side is asked for their rows. Memory holds one live shard.
+    first queries they are, and its efSearch. Memory holds one live shard.
     """
     live, ids = baseline.collection, IdSample()
     same_encoder = baseline.manifest.encoder.fingerprint == encoder.fingerprint
@@ -145,7 +143,7 @@ def measure_drift(
         dead = collection.read_dead(number)
         gone = set(dead.tolist())
         ids.add(lines[row] for row in range(shard.rows) if row not in gone)
-        if canaries and shard.index.key not in same:
+        if canaries:
             selector = select_rows(dead, shard.rows) if len(dead) else None
             index = collection.open_index(number)
             scores, rows = search_shard(index, vectors, min(NARROW, shard.live_rows), live.ef_search, selector)

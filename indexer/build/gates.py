@@ -38,7 +38,8 @@ def judge_collection(item: FinishedCollection, live_rows: int, gates: GatesConfi
         judge_vectors(name, item.tally.norm_error, gates),
         *judge_kept_vectors(name, item.tally.kept_cosines, gates),
         *judge_recall(name, list(item.shard_recall.values()), item.recall, gates),
-        *judge_hubs(name, item.hub, rows, gates),
+        # Beside few of the other rows, any row of a delta would be everywhere.
+        *judge_hubs(name, None if item.unmeasured else item.hub, rows, gates),
         *judge_own_titles(name, item.own_titles, gates),
         *(judge_drift(name, item.drift, rows, gates) if item.drift else ()),
         *([judge_golden(item.golden, gates)] if item.golden else ()),

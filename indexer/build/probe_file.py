@@ -46,7 +46,7 @@ def read_probe(path: Path) -> Probe:
                 names=_read_names(arrays["ids"], arrays["texts"]),
             )
     except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:
-        raise IntegrityError(f"{path}: no probe of this program: {error}; start a new run") from None
+        raise IntegrityError(f"{path}: no probe of this program: {error}; build with --reuse none") from None
 
 
 def _read_hits(arrays: Mapping[str, Any], kind: str) -> dict[int, Hits]:

@@ -214,8 +214,12 @@ def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
                 raise PublishConflictError(
                     f"{run.store.url}: run {manifest.run_id} was retired while it was built; run again"
                 ) from None
-            if any(isinstance(later, LogEntry) for later in history.entries[manifest.parent :]):
-                raise
+            for later in history.entries[manifest.parent :]:
+                if isinstance(later, LogEntry):
+                    raise PublishConflictError(
+                        f"{run.store.url}: run {later.run_id} was published first, as log entry {later.sequence}; run "
+                        f"{manifest.run_id} is not live, plan it again on the new head"
+                    ) from None
             head = history.head
     raise PublishConflictError(f"{run.store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
 

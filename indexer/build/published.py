@@ -8,8 +8,8 @@ from indexer.runs import now_text
 from indexer.store import Store
 
 
-def find_published(store: Store, run_id: str, run_date: str, head: int) -> ReleaseSummary | None:
-    """Return the summary of a run that needs no build, or None.
+def find_published(store: Store, run_id: str, run_date: str, head: int, *, dry: bool = False) -> ReleaseSummary | None:
+    """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 
     A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
     inputs, options, encoder and code. One that another run of its date replaced goes live again, unless
@@ -33,6 +33,8 @@ def find_published(store: Store, run_id: str, run_date: str, head: int) -> Relea
         return None
     if replaced_by != run_date or live.kind == "rollback":
         return summarise_published("published before", store.url, earlier, manifest)
+    if dry:
+        return summarise_published("to be published again", store.url, earlier, manifest)
     again = _publish_again(store, earlier, head)
     return summarise_published("published again", store.url, again, manifest)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ def build_release(
     run_id = history.name_unretired(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
     if reuse != "all":
         refuse_older(store, run_date, head)
-    elif published := find_published(store, run_id, run_date, head):
+    elif published := find_published(store, run_id, run_date, head, dry=dry):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
@@ -252,8 +251,7 @@ def _finish_collection(
         progress=run.progress,
     )
     live = run.live.collections.get(plan.intake.collection)
-    night = date.fromisoformat(run.run_date).toordinal()
-    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", night=night)
+    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", turn=run.head)
 
 
 def _seal_encoder(run: _Run) -> SealedEncoder:
@@ -282,6 +280,10 @@ def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest
     if baseline is None or live is None:
         return None
     asked = min(run.config.gates.canaries, collection.queries.sampled)
+    if collection.unmeasured:
+        # Few kept shards beside a delta of all would look like a release of much that is new.
+        collection.remarks["canaries_not_asked"] = f"{len(collection.unmeasured)} shards were kept and not measured"
+        asked = 0
     try:
         return measure_drift(
             Baseline(manifest=baseline, collection=live, cache=run.cache),
@@ -290,7 +292,6 @@ def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest
             canaries=collection.queries.texts[:asked],
             vectors=collection.queries.vectors[:asked],
             answers=(collection.probe, collection.ef_search),
-            same=collection.unmeasured,
         )
     except IntegrityError as error:
         collection.remarks["not_compared"] = str(error)

@@ -17,7 +17,7 @@ from indexer.build.duplicates import UniqueRows
 from indexer.build.embed import EmbeddedRows, Mask, Vectors, embed_rows
 from indexer.build.probe_file import read_probe, write_probe
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
-from indexer.build.recall import Probe, ProbeQueries, measure_recall, name_row, probe_shard
+from indexer.build.recall import Probe, ProbeQueries, find_targets, measure_recall, name_row, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
 from indexer.config import Config, IndexConfig, as_document
 from indexer.encoder import Encoder
@@ -55,7 +55,7 @@ class ShardBuilder:
         `known` gives the vectors of rows that were embedded before, and which these are.
         """
         identity = fingerprint_shard(
-            unique, self.encoder.fingerprint, self.config.index, self.queries[collection].texts, delta=delta
+            unique, self.encoder.fingerprint, self.config, self.queries[collection].texts, delta=delta
         )
         sealed = self.run.find_sealed(shard_seal(collection, number, identity))
         if sealed:
@@ -120,10 +120,10 @@ class ShardBuilder:
         )
 
     def _suffices(self, probe: Probe) -> bool:
-        """Whether a shard's recall reaches the gates at the set efSearch, or at any that may be chosen."""
-        gates, ef_search = self.config.gates, self.config.index.ef_search or max(probe.rungs)
-        found = measure_recall(probe, ef_search)
-        return found.at_10 >= gates.min_recall_10 and found.at_100 >= gates.min_recall_100
+        """Whether a shard reaches the target recalls at the set efSearch, or at any that may be chosen."""
+        found = measure_recall(probe, self.config.index.ef_search or max(probe.rungs))
+        targets = find_targets(self.config)
+        return found.at_10 >= targets.at_10 and found.at_100 >= targets.at_100
 
     def _write_files(self, collection: str, name: str, embedded: EmbeddedRows) -> dict[str, Path]:
         files = {kind: self.folder / f"{name}.{ending}" for kind, ending in (("index", "faiss"), ("ids", "ids"))}
@@ -166,7 +166,7 @@ def carries_texts(collection: str, options: IndexConfig) -> bool:
 
 
 def fingerprint_shard(
-    unique: UniqueRows, encoder_fingerprint: str, options: IndexConfig, asked: Sequence[str], *, delta: bool = False
+    unique: UniqueRows, encoder_fingerprint: str, config: Config, asked: Sequence[str], *, delta: bool = False
 ) -> str:
     """Return the SHA-256 of everything that decides a shard's bytes, and of the queries it is measured by."""
     digest = hashlib.sha256()
@@ -174,7 +174,8 @@ def fingerprint_shard(
         for value in row[:3]:
             data = value.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
-    return fingerprint(digest.hexdigest(), encoder_fingerprint, read_options(options), list(asked), delta)
+    options, targets = read_options(config.index), list(find_targets(config))
+    return fingerprint(digest.hexdigest(), encoder_fingerprint, options, targets, list(asked), delta)
 
 
 def read_options(options: IndexConfig) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def fetch_probe(store: Store, sealed: SealedShard, folder: Path) -> Probe:
     store.get_file(sealed.probe.key, path)
     try:
         if hash_file(path) != sealed.probe.sha256:
-            raise IntegrityError(f"{store.url}/{sealed.probe.key}: the object was changed; start a new run")
+            raise IntegrityError(f"{store.url}/{sealed.probe.key}: the object was changed; build with --reuse none")
         return read_probe(path)
     finally:
         path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from indexer.build.drift import Canary
 from indexer.build.finished import FinishedCollection
-from indexer.build.recall import Name, estimate_interval, find_rung
+from indexer.build.recall import DEPTH, Name, count_asked, estimate_interval, find_rung
 from indexer.manifest import ShardEntry
 
 SHOWN_CANARIES = 20
@@ -85,9 +85,9 @@ def _tell_search(item: FinishedCollection) -> dict[str, Any]:
             "recall@10": item.recall.at_10,
             "recall@10, 95 % interval": _show_interval(item.recall.at_10, sampled),
             "recall@100": item.recall.at_100,
-            "recall@100, 95 % interval": _show_interval(item.recall.at_100, sampled),
-            "ms a search of 10, p50": round(float(np.percentile(chosen, 50)), 3),
-            "ms a search of 10, p99": round(float(np.percentile(chosen, 99)), 3),
+            "recall@100, 95 % interval": _show_interval(item.recall.at_100, count_asked(sampled, DEPTH)),
+            "ms a search of 10 in the measured shards, p50": round(float(np.percentile(chosen, 50)), 3),
+            "ms a search of 10 in the measured shards, p99": round(float(np.percentile(chosen, 99)), 3),
             **_tell_answers(item),
         },
         "curve": [
@@ -105,7 +105,7 @@ def _tell_search(item: FinishedCollection) -> dict[str, Any]:
                 "recall_10": recall.at_10,
                 "recall_10_interval": _show_interval(recall.at_10, sampled),
                 "recall_100": recall.at_100,
-                "recall_100_interval": _show_interval(recall.at_100, sampled),
+                "recall_100_interval": _show_interval(recall.at_100, count_asked(sampled, DEPTH)),
             }
             for number, recall in item.shard_recall.items()
         ],

@@ -41,18 +41,20 @@ def list_releases(url: str, as_json: bool) -> None:
     from indexer.releases.history import read_history
     from indexer.store import open_store
 
-    lines = describe_history(read_history(open_store(url)))
+    history = read_history(open_store(url))
+    history.require_live()
+    lines = describe_history(history)
     if as_json:
         print_json(lines)
         return
     for line in lines:
         state = ", ".join(line["state"]) or "-"
-        click.echo(f"{line['sequence']:6}  {escape(line['run_id'])}  published {line['published_at']}  {state}")
+        click.echo(f"{line['sequence']:6}  {escape(line['run_id'])}  published {escape(line['published_at'])}  {state}")
 
 
 @release.command()
 @url_argument
-@click.argument("run_id", metavar="RUN", required=False)
+@click.argument("run_id", metavar="[RUN]", required=False)
 @json_option
 def show(url: str, run_id: str | None, as_json: bool) -> None:
     """Show one release, by default the live one.
@@ -156,11 +158,11 @@ def unpin(url: str, run_id: str, as_json: bool) -> None:
 
 @release.command()
 @url_argument
-@click.option("--keep", default=7, type=click.IntRange(1), help="Newest releases that are kept.")
-@click.option("--grace-days", default=3.0, type=click.FloatRange(0), help="Days for which what was live is kept.")
+@click.option("--keep", default=7, type=click.IntRange(2), help="Newest releases that are kept.")
+@click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
 @json_option
-def gc(url: str, keep: int, grace_days: float, yes: bool, as_json: bool) -> None:
+def gc(url: str, keep: int, grace_days: int, yes: bool, as_json: bool) -> None:
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
@@ -184,6 +186,7 @@ def gc(url: str, keep: int, grace_days: float, yes: bool, as_json: bool) -> None
         "objects": len(plan.delete),
         "bytes": plan.bytes,
         "bytes_left": plan.left,
+        "foreign_objects": plan.foreign,
     }
     print_json(document) if as_json else _print_lines(document)
     if not yes and not as_json and (plan.retire or plan.delete):

@@ -56,7 +56,12 @@ def commit_keeping(store: Store, history: History, kind: str, runs: tuple[str, .
 
 
 def _find_previous(history: History) -> str:
-    """Return the run that was live before the one that is."""
+    """Return the run that was live before the one that is; after a rollback nobody can mean that one by saying none."""
+    if history.live and history.live.kind == "rollback":
+        raise ConfigError(
+            f"{history.url}: log entry {history.live.sequence} is a rollback to run {history.live.run_id} already; "
+            "name the run that is to go live"
+        )
     lived = [entry.run_id for entry in history.entries if isinstance(entry, LogEntry)]
     for run_id in reversed(lived):
         if run_id != lived[-1] and run_id not in history.retired:

@@ -4,18 +4,20 @@ A run is retired in the log before anything of it is deleted, so whoever publish
 late by its number, reads why, and gives up. Objects of a retired run that a kept release names stay: nights share them.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from indexer.errors import IntegrityError
 from indexer.log import read_manifest
-from indexer.manifest import Manifest
+from indexer.manifest import RUN_ID
 from indexer.releases.changes import commit_keeping
 from indexer.releases.history import History, read_history
 from indexer.store import Store, StoredObject
 
 OBJECTS = "v/"
+_OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)+")
+"""Keys of the project's own objects; what else lies there is left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class GarbagePlan:
     """Objects that no kept release names, of runs that are retired or will be."""
     left: int
     """Bytes that stay."""
+    foreign: int = 0
+    """Objects below `v/` that no build writes; nothing is done about them."""
 
     @property
     def bytes(self) -> int:
@@ -55,8 +59,12 @@ def plan_garbage(store: Store, rule: KeepingRule, now: datetime | None = None) -
     history = read_history(store)
     clock = now or datetime.now(UTC)
     stored: dict[str, list[StoredObject]] = {}
+    foreign = 0
     for item in store.list(OBJECTS):
-        stored.setdefault(item.key.split("/")[1], []).append(item)
+        if named_run := _OBJECT.fullmatch(item.key):
+            stored.setdefault(named_run[1], []).append(item)
+        else:
+            foreign += 1
     kept = _find_kept(history, rule, clock)
     named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
     building = _find_building(stored, history, rule, clock)
@@ -71,6 +79,7 @@ def plan_garbage(store: Store, rule: KeepingRule, now: datetime | None = None) -
         retire=retire,
         delete=tuple(delete),
         left=every - sum(item.bytes for item in delete),
+        foreign=foreign,
     )
 
 
@@ -114,11 +123,10 @@ def _is_recent(replaced: str | None, rule: KeepingRule, now: datetime) -> bool:
 
 
 def _name_objects(store: Store, history: History, run_id: str) -> set[str]:
-    """Return the keys that the publications of a kept run name, their manifests among them."""
+    """Return the keys of a kept run that is live or may go live: its newest publication, and the live entry's."""
+    live = history.live
+    entries = [history.releases[run_id], *([live] if live and live.run_id == run_id else ())]
     found: set[str] = set()
-    for entry in history.publications(run_id):
-        manifest: Manifest = read_manifest(store, entry)
-        found |= {entry.manifest.key, *(item.key for item in manifest.objects)}
-    if not found:
-        raise IntegrityError(f"{store.url}: run {run_id} is kept, but no entry of the log names its manifest")
+    for entry in {entry.manifest.key: entry for entry in entries}.values():
+        found |= {entry.manifest.key, *(item.key for item in read_manifest(store, entry).objects)}
     return found

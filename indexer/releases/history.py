@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, StoreError
 from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head
 from indexer.store import Store
 
@@ -83,9 +83,9 @@ class History:
         return name
 
     def require_live(self) -> LogEntry:
-        """Return the live entry; raises ConfigError where nothing was published."""
+        """Return the live entry; raises StoreError where nothing was published."""
         if self.live is None:
-            raise ConfigError(f"{self.url}: nothing is published here; build a release first")
+            raise StoreError(f"{self.url}: nothing is published here; build a release first")
         return self.live
 
     def _keeping(self, *kinds: str) -> Iterable[KeepingEntry]:

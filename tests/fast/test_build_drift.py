@@ -86,6 +86,20 @@ def test_canaries_have_the_answers_of_both_releases(build: Any, products: Any, d
     assert (drifts[-1].churn.live, drifts[-1].churn.gone, drifts[-1].churn.new) == (300, 6, 1)
 
 
+def test_a_night_that_runs_twice_is_compared_only_where_it_was_measured(
+    build: Any, products: Any, drifts: list[Drift | None]
+):
+    rows = products(600)
+    build(rows, 1, shards=8)
+    build(rows, 2, shards=8, reuse="none")
+    # Most shards are kept of the night's first run, which the night before does not have.
+    _, summary = build([(rows[0][0], "red mug 9", "acme"), *rows[1:]], 2, shards=8, kept_probes=1)
+    assert summary.status == "published"
+    assert summary.remarks["products"]["canaries_not_asked"]
+    assert drifts[-1]
+    assert (drifts[-1].canaries, drifts[-1].churn.gone) == ([], 0)
+
+
 def test_a_release_of_another_encoder_is_asked_in_its_own_space(
     build: Any, products: Any, drifts: list[Drift | None], encoder_directory: Path, tmp_path: Path
 ):
@@ -115,7 +129,7 @@ def test_no_canaries_read_no_index_of_the_live_release(build: Any, products: Any
     assert len({key for key in read if key.endswith(".faiss")}) == 4
 
 
-def test_kept_shards_that_were_not_measured_are_asked_on_neither_side(
+def test_canaries_are_asked_where_every_shard_is_measured(
     build: Any, products: Any, drifts: list[Drift | None], monkeypatch: pytest.MonkeyPatch
 ):
     rows = products(300)
@@ -123,10 +137,14 @@ def test_kept_shards_that_were_not_measured_are_asked_on_neither_side(
     read: list[str] = []
     fetch = ObjectCache.fetch
     monkeypatch.setattr(ObjectCache, "fetch", lambda self, entry: read.append(entry.key) or fetch(self, entry))
-    build(rows[::-1], 2, kept_probes=1)
+    _, summary = build(rows[::-1], 2, kept_probes=1)
     assert len({key for key in read if key.endswith(".faiss")}) == 1
+    assert summary.remarks["products"]["canaries_not_asked"] == "3 shards were kept and not measured"
     assert drifts[-1]
-    assert drifts[-1].overlap == 1.0
+    assert (drifts[-1].canaries, drifts[-1].churn.live) == ([], 300)
+    build(rows, 3, kept_probes=4)
+    assert drifts[-1]
+    assert (len(drifts[-1].canaries), drifts[-1].overlap) == (20, 1.0)
 
 
 def test_the_measure_is_what_was_live_before_tonight(build: Any, products: Any, drifts: list[Drift | None]):

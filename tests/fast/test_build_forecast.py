@@ -66,7 +66,7 @@ def test_a_night_of_changes_says_what_changed(make_shop: Shop, build: Any, produ
     new = sum(
         path.stat().st_size for path in Path(built.url).glob(f"v/{built.run_id}/*.[fit]*") if "probe" not in path.name
     )
-    assert planned["upload_bytes"] == pytest.approx(new, rel=0.7)
+    assert planned["upload_bytes"] == pytest.approx(new, rel=0.35)
     assert only(build(config, "2026-11-22", reuse="vectors", dry=True)).items() >= {"texts": 0, "built": 2}.items()
     assert only(build(config, "2026-11-22", reuse="none", dry=True)).items() >= {"texts": 401, "built": 2}.items()
 
@@ -88,14 +88,25 @@ def test_a_plan_publishes_nothing_and_a_night_without_a_change_needs_none(make_s
     assert build(make_shop(products(60)), SECOND, dry=True).status == "unchanged"
 
 
+def test_a_plan_of_a_run_that_was_replaced_does_not_bring_it_back(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(60))
+    build(config)
+    build(make_shop(products(70)))
+    config = make_shop(products(60))
+    store = LocalStore(Path(config.shop.release))
+    assert build(config, dry=True).status == "to be published again"
+    assert read_head(store) == 2
+    assert build(config).status == "published again"
+
+
 def test_a_build_above_the_memory_limit_names_how_many_shards_would_fit(make_shop: Shop, build: Any, products: Any):
     config = make_shop(products(50))
     # 400 MiB of libraries; a shard of 1,000 rows of 32 dimensions is next to nothing.
     with pytest.raises(ConfigError, match=r"products in 1 shards need about 400 MiB, the limit is 307 MiB; no number"):
         build(replace(config, index=replace(config.index, memory_limit_gib=0.3)))
     assert not list(Path(config.shop.release).rglob("log/*"))
-    monkey = replace(config, index=replace(config.index, memory_limit_gib=0.5))
-    assert build(monkey).status == "published"
+    roomy = replace(config, index=replace(config.index, memory_limit_gib=0.5))
+    assert build(roomy).status == "published"
 
 
 def test_the_number_of_shards_that_fits_is_the_smallest(

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from indexer import hnsw
+from indexer.build.duplicates import UniqueRows
 from indexer.build.release import build_release
-from indexer.config import IndexConfig
+from indexer.build.shard import fingerprint_shard
+from indexer.config import Config, GatesConfig, IndexConfig
 from indexer.hnsw import CODED_ROWS, build_index, encode_vectors, write_index
 from indexer.index_file import IndexShape, read_index
 
@@ -94,3 +96,20 @@ def test_a_shard_that_codes_serve_badly_is_made_again_on_its_vectors(
     plain = build_index(index.reconstruct_n(0, 600), replace(config.index, graph_dimensions=0))
     links = [faiss.vector_to_array(made.hnsw.neighbors) for made in (index, plain)]
     assert np.array_equal(*links) == useless
+
+
+def test_what_a_shard_must_reach_is_part_of_its_fingerprint():
+    config = Config(index=IndexConfig(target_recall_10=0.9))
+    made = [
+        fingerprint_shard(UniqueRows(), "encoder", found, ())
+        for found in (
+            config,
+            replace(config, gates=GatesConfig(min_recall_10=0.5)),
+            replace(config, gates=GatesConfig(min_recall_10=0.99)),
+        )
+    ]
+    assert made[0] != made[2]
+    # Below the target the gate asks for nothing more.
+    assert made[1] == fingerprint_shard(
+        UniqueRows(), "encoder", replace(config, gates=GatesConfig(min_recall_10=0.4)), ()
+    )

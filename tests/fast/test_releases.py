@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from indexer.build.publish import RunFolder, publish
 from indexer.cli.group import indexer
-from indexer.errors import ConfigError, IntegrityError, PublishConflictError
+from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError
 from indexer.log import live_entry, read_head, read_manifest
 from indexer.manifest import CollectionEntry, EncoderEntry, Manifest, ObjectEntry, ShardEntry
 from indexer.releases import changes
@@ -21,7 +21,7 @@ from indexer.releases.describe import compare_releases
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.releases.verify import list_objects, verify_objects
-from indexer.store import LocalStore
+from indexer.store import LocalStore, hash_file
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 ONE = KeepingRule(releases=1)
@@ -93,10 +93,13 @@ def test_a_rollback_is_a_new_entry_and_by_default_the_release_before(store: Loca
     for run_id in ("a", "b", "c"):
         publish_run(store, run_id)
     assert (roll_back(store).run_id, live_run(store), read_head(store)) == ("b", "b", 4)
+    # The same command once more, as after an answer that was lost, must not bring the bad release back.
+    with pytest.raises(ConfigError, match="log entry 4 is a rollback to run b already; name the run"):
+        roll_back(store)
     assert (roll_back(store, "a").run_id, live_run(store), read_head(store)) == ("a", "a", 5)
-    assert roll_back(store).run_id == "b"
     publish_run(store, "d")
-    assert (live_run(store), read_head(store)) == ("d", 7)
+    assert (live_run(store), read_head(store)) == ("d", 6)
+    assert roll_back(store).run_id == "a"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_a_publisher_that_another_release_overtook_gives_up(store: LocalStore):
     manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
     pin(store, "a")
     publish_run(store, "c")
-    with pytest.raises(PublishConflictError, match="log entry 2 was taken meanwhile"):
+    with pytest.raises(PublishConflictError, match="run c was published first, as log entry 3; run b is not live"):
         publish(RunFolder(store, "b"), manifest)
     assert live_run(store) == "c"
 
@@ -237,6 +240,46 @@ def test_a_run_that_was_retired_is_built_again_under_another_name(store: LocalSt
     assert [history.name_unretired(run_id) for run_id in ("a", "b")] == ["a", "b-2"]
     publish_run(store, "b-2")
     assert read_history(store).name_unretired("b") == "b-2"
+
+
+def test_what_no_build_writes_is_left_alone(store: LocalStore):
+    publish_run(store, "a")
+    for key in ("v/.DS_Store", "v/a b/x", "v/b/.hidden", "v/-b/x"):
+        put(store, key, b"x")
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.retire, plan.delete, plan.foreign) == ((), (), 4)
+
+
+def test_an_entry_that_nobody_could_read_is_not_written(store: LocalStore):
+    publish_run(store, "a")
+    history = read_history(store)
+    with pytest.raises(ManifestError, match="runs: expected different texts"):
+        changes.commit_keeping(store, history, "retire", (".DS_Store",))
+    assert read_head(store) == 1
+
+
+def test_a_run_that_was_mended_is_no_hindrance(store: LocalStore):
+    shard = make_shard(store, "a")
+    first = publish(RunFolder(store, "a"), make_manifest(store, "a", (shard,), 0))
+    put(store, "v/a/second/encoder.json", b"a")
+    manifest = read_manifest(store, first)
+    publish(RunFolder(store, "a"), replace(manifest, parent=1))
+    store.delete(first.manifest.key)
+    assert plan_garbage(store, ONE, LATER).kept == ("a",)
+
+
+def test_equal_objects_are_verified_side_by_side(tmp_path: Path, bucket: str):
+    from indexer.store import S3Store, open_store
+
+    store = open_store(bucket)
+    assert isinstance(store, S3Store)
+    path = tmp_path / "same"
+    path.write_bytes(b"x" * 100_000)
+    entries = []
+    for number in range(12):
+        store.put_file(f"v/a/{number}", path)
+        entries.append(ObjectEntry(key=f"v/a/{number}", bytes=100_000, sha256=hash_file(path)))
+    assert list(verify_objects(store, entries)) == [None] * 12
 
 
 def test_verification_names_each_damaged_object(store: LocalStore):
@@ -277,20 +320,23 @@ def run(store: LocalStore) -> Callable[..., object]:
 
 
 def test_the_commands_do_what_they_say(store: LocalStore, run: Callable[..., object]):
+    publish_run(store, "z")
+    publish_run(store, "y")
     shard = publish_run(store, "a")
     publish_run(store, "b")
     listed = run("list")
     assert isinstance(listed, list)
-    assert [(line["run_id"], line["state"]) for line in listed] == [("b", ["live"]), ("a", [])]
+    assert [(line["run_id"], line["state"]) for line in listed] == [("b", ["live"]), ("a", []), ("y", []), ("z", [])]
     assert run("show")["run_id"] == "b"  # type: ignore[index]
     assert run("diff", "a")["after"] == "b"  # type: ignore[index]
-    assert run("rollback") == {"status": "rolled back", "run_id": "a", "sequence": 3}
-    assert run("pin", "b") == {"status": "pinned", "run_id": "b", "sequence": 4}
-    assert run("unpin", "b") == {"status": "unpinned", "run_id": "b", "sequence": 5}
-    planned = run("gc", "--keep", "1", "--grace-days", "0")
+    assert run("rollback") == {"status": "rolled back", "run_id": "a", "sequence": 5}
+    assert run("pin", "b") == {"status": "pinned", "run_id": "b", "sequence": 6}
+    assert run("unpin", "b") == {"status": "unpinned", "run_id": "b", "sequence": 7}
+    planned = run("gc", "--keep", "2", "--grace-days", "0")
+    assert planned["retire"] == ["y", "z"]  # type: ignore[index]
     assert planned["status"] == "planned"  # type: ignore[index]
-    assert read_head(store) == 5
-    assert run("gc", "--keep", "1", "--grace-days", "0", "--yes") == {**planned, "status": "deleted"}  # type: ignore[dict-item]
+    assert read_head(store) == 7
+    assert run("gc", "--keep", "2", "--grace-days", "0", "--yes") == {**planned, "status": "deleted"}  # type: ignore[dict-item]
     assert run("verify") == {"run_id": "a", "objects": 5, "damaged": []}
     store.delete(shard.ids.key)
     assert "1 of 5 objects are damaged" in CliRunner().invoke(indexer, ["release", "verify", store.url]).stderr
@@ -299,6 +345,6 @@ def test_the_commands_do_what_they_say(store: LocalStore, run: Callable[..., obj
 
 def test_a_store_without_releases_is_told_in_one_sentence(tmp_path: Path):
     result = CliRunner().invoke(indexer, ["release", "show", str(tmp_path)])
-    assert result.exit_code == 2
+    assert result.exit_code == 75
     assert result.stderr.count("\n") == 1
     assert "nothing is published here; build a release first" in result.stderr
