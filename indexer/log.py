@@ -120,15 +120,6 @@ def live_entry(store: Store, head: int | None = None) -> LogEntry | None:
     return None
 
 
-def find_publication(store: Store, run_id: str, head: int) -> LogEntry | None:
-    """Return the entry that published a run, if there is one up to the head."""
-    for sequence in range(head, 0, -1):
-        entry = read_entry(store, sequence)
-        if entry is not None and entry.kind == "publish" and entry.run_id == run_id:
-            return entry
-    return None
-
-
 def read_manifest(store: Store, entry: LogEntry) -> Manifest:
     """Return the manifest an entry names; raises IntegrityError unless size, hash and run id are the entry's."""
     place = f"{store.url}/{entry.manifest.key}"

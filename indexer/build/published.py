@@ -2,13 +2,16 @@
 
 from indexer.build.summary import ReleaseSummary, summarise_published
 from indexer.errors import IntegrityError, PublishConflictError
-from indexer.log import LogEntry, commit_entry, find_damage, find_publication, live_entry, read_entry, read_manifest
+from indexer.log import LogEntry, commit_entry, find_damage, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
+from indexer.releases.history import History
 from indexer.runs import now_text
 from indexer.store import Store
 
 
-def find_published(store: Store, run_id: str, run_date: str, head: int, *, dry: bool = False) -> ReleaseSummary | None:
+def find_published(
+    store: Store, run_id: str, run_date: str, history: History, *, dry: bool = False
+) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 
     A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
@@ -17,7 +20,7 @@ def find_published(store: Store, run_id: str, run_date: str, head: int, *, dry: 
     are lost is built anew. Raises PublishConflictError where a night that was never published would replace a
     newer one, or where another run was first.
     """
-    live = live_entry(store, head)
+    live = history.live
     if live is None:
         return None
     live_manifest = read_whole(store, live)
@@ -25,7 +28,7 @@ def find_published(store: Store, run_id: str, run_date: str, head: int, *, dry: 
         return summarise_published("already published", store.url, live, live_manifest) if live_manifest else None
     if live_manifest and live_manifest.run_date < run_date and live.run_id.endswith(run_id[len(run_date) :]):
         return summarise_published("unchanged", store.url, live, live_manifest)
-    earlier = find_publication(store, run_id, head)
+    earlier = history.releases.get(run_id)
     manifest = read_whole(store, earlier) if earlier else None
     replaced_by = live_manifest.run_date if live_manifest else run_date
     if earlier is None or manifest is None:
@@ -35,7 +38,7 @@ def find_published(store: Store, run_id: str, run_date: str, head: int, *, dry: 
         return summarise_published("published before", store.url, earlier, manifest)
     if dry:
         return summarise_published("to be published again", store.url, earlier, manifest)
-    again = _publish_again(store, earlier, head)
+    again = _publish_again(store, earlier, history.head)
     return summarise_published("published again", store.url, again, manifest)
 
 

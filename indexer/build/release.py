@@ -109,7 +109,7 @@ def build_release(
     run_id = history.name_unretired(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
     if reuse != "all":
         refuse_older(store, run_date, head)
-    elif published := find_published(store, run_id, run_date, head, dry=dry):
+    elif published := find_published(store, run_id, run_date, history, dry=dry):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"

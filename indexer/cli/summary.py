@@ -63,7 +63,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     header = list(rows[0])
-    cells = [header, *([format_value(row.get(name)) for name in header] for row in rows)]
+    cells = [header, *([escape(format_value(row.get(name))) for name in header] for row in rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
     for row in cells:
         click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -16,10 +16,11 @@ from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.config import Config, GatesConfig
 from indexer.errors import GateError
-from indexer.log import commit_entry, find_publication, live_entry, read_manifest
+from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry
 from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
+from indexer.releases.history import read_history
 from indexer.store import LocalStore, S3Store
 
 Product = tuple[str, str, str]
@@ -156,7 +157,7 @@ def test_the_measure_is_what_was_live_before_tonight(build: Any, products: Any, 
     assert [found and len(found.canaries) for found in drifts] == [None, 20, 20]
     # An operator withdrew the second night.
     store = LocalStore(Path(config.shop.release))
-    first = find_publication(store, read_manifest(store, live_entry(store, 1)).run_id, 1)
+    first = read_history(store, 1).live
     assert first
     commit_entry(store, 3, replace(first, sequence=4, kind="rollback", parent=3))
     build([*rows, ("N", "green lamp", "acme")], 3)

@@ -26,9 +26,10 @@ from indexer.errors import (
     PublishConflictError,
     StoreError,
 )
-from indexer.log import commit_entry, find_publication, live_entry, read_head, read_manifest
+from indexer.log import commit_entry, live_entry, read_head, read_manifest
 from indexer.manifest import Manifest
 from indexer.reader import open_index
+from indexer.releases.history import read_history
 from indexer.store import LocalStore
 
 Shop = Callable[..., Config]
@@ -172,7 +173,7 @@ def test_a_rerun_does_not_undo_an_operators_rollback(make_shop: Shop, build: Any
     store = LocalStore(Path(config.shop.release))
     first = build(config)
     withdrawn = build(make_shop(products(101)))
-    target = find_publication(store, first.run_id, 2)
+    target = read_history(store, 2).releases.get(first.run_id)
     assert target is not None
     commit_entry(store, 2, replace(target, sequence=3, kind="rollback", parent=2))
     assert build(make_shop(products(101))).status == "published before"

@@ -20,7 +20,6 @@ from indexer.errors import (
 from indexer.log import (
     LogEntry,
     commit_entry,
-    find_publication,
     live_entry,
     log_key,
     read_entry,
@@ -250,16 +249,6 @@ def test_a_foreign_or_huge_object_in_the_log_is_refused(store: MemoryStore):
     store.objects = {log_key(1): bytes(2 << 20)}
     with pytest.raises(ManifestError, match="expected at most"):
         read_head(store)
-
-
-def test_the_publication_of_a_run_is_found_behind_later_ones(store: MemoryStore):
-    for head, run_id in enumerate("abc"):
-        commit(store, head, run_id)
-    commit(store, 3, "a", "rollback")
-    found = find_publication(store, "a", 4)
-    assert found is not None
-    assert found.sequence == 1
-    assert find_publication(store, "d", 4) is None
 
 
 def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: Path):
