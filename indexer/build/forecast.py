@@ -43,12 +43,14 @@ class BaseForecast:
     built: bool
     """Whether the shard is built, and not kept with its changes in a delta."""
     name_bytes: int
-    """Bytes of the ids and texts of what is written: all rows, or the changed ones."""
+    """Bytes of the ids and texts of what is written: all rows, or those of a delta."""
+    held: int = 0
+    """Rows of live deltas that tonight's takes in."""
 
     @property
     def written(self) -> int:
         """Rows that go into an index."""
-        return self.rows if self.built else self.changed
+        return self.rows if self.built else self.changed + self.held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +112,15 @@ def forecast_base(
     changes = compare_rows(unique, old, base=shards)
     gone = len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh)
     if keeps and not is_stale(options, live.entry.shards[number], changes, number=number, rows=len(unique)):
-        return _count(unique, changes.fresh, _find_given(changes.found, live, number), gone=gone, built=False)
+        taken = changes.held if len(live.entry.deltas) >= options.max_deltas else []
+        held = [row for row, _ in taken]
+        written, places = [*changes.fresh, *held], [*changes.found, *(old for _, old in taken)]
+        given = _find_given(places, live, number)
+        counted = _count(unique, written, given, gone=gone, built=False)
+        return replace(counted, changed=len(changes.fresh), held=len(held))
     places = _find_given(find_old_texts(unique, old), live, number)
     counted = _count(unique, unique, places, gone=gone, built=True)
-    return BaseForecast(**{**asdict(counted), "changed": len(changes.fresh)})
+    return replace(counted, changed=len(changes.fresh))
 
 
 def choose_bases(shards: int) -> range:

@@ -26,7 +26,7 @@ MOST_SPARE = 2
 """Times as many shards as are needed may stay."""
 COMPARED_ROW_BYTES = 400
 """Of a row of the live release that it is compared with."""
-LIBRARY_BYTES = 400 << 20
+LIBRARY_BYTES = 500 << 20
 """Interpreter, libraries, encoder and one batch."""
 
 
@@ -60,19 +60,24 @@ def plan_collection(config: Config, intake: Intake, *, live: int = 0) -> Collect
     return CollectionPlan(intake=intake, shards=count_filled(intake, wanted), shards_wanted=wanted)
 
 
-def estimate_peak_bytes(config: Config, plan: CollectionPlan, dimension: int, *, compared: bool = False) -> int:
-    """Return the memory at the peak of the build, decided by the largest shard; `compared` with a live one or not."""
+def estimate_peak_bytes(
+    config: Config, plan: CollectionPlan, dimension: int, *, compared: bool = False, dealt: bool = False
+) -> int:
+    """Return the memory at the peak of the build, decided by the largest shard.
+
+    `compared` with live rows or not; `dealt` where those come with their vectors from other shards.
+    """
     rows = plan.largest_shard
-    row_bytes = ROW_TEXT_BYTES + (COMPARED_ROW_BYTES if compared else 0)
+    row_bytes = ROW_TEXT_BYTES + (COMPARED_ROW_BYTES if compared else 0) + (4 * dimension if dealt else 0)
     return LIBRARY_BYTES + rows * row_bytes + estimate_bytes(rows, dimension, config.index)
 
 
-def require_memory(config: Config, plan: CollectionPlan, dimension: int, *, compared: bool) -> int:
+def require_memory(config: Config, plan: CollectionPlan, dimension: int, *, compared: bool, dealt: bool = False) -> int:
     """Return the expected peak; raises ConfigError above the limit, naming the number of shards that would fit."""
     limit = int(config.index.memory_limit_gib * 2**30)
 
     def peak(shards: int) -> int:
-        return estimate_peak_bytes(config, replace(plan, shards=shards), dimension, compared=compared)
+        return estimate_peak_bytes(config, replace(plan, shards=shards), dimension, compared=compared, dealt=dealt)
 
     if not limit or peak(plan.shards) <= limit:
         return peak(plan.shards)

@@ -212,7 +212,13 @@ def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, 
             rejected=plan.intake.rejected.total(),
             shards=plan.shards,
             shards_wanted=plan.shards_wanted,
-            peak_bytes=require_memory(run.config, plan, description.dimension, compared=live is not None),
+            peak_bytes=require_memory(
+                run.config,
+                plan,
+                description.dimension,
+                compared=live is not None,
+                dealt=live is not None and not live.is_aligned(plan.shards),
+            ),
         )
         keeps = run.reuse == "all" and keeps_shards(live, plan, options)
         texts = [row.text for row in sampled[name][:RATED_TEXTS]]

@@ -71,6 +71,20 @@ def test_a_night_of_changes_says_what_changed(make_shop: Shop, build: Any, produ
     assert only(build(config, "2026-11-22", reuse="none", dry=True)).items() >= {"texts": 401, "built": 2}.items()
 
 
+def test_a_night_that_takes_the_deltas_in_says_so(make_shop: Shop, build: Any, products: Any):
+    rows = products(400)
+    build(make_shop(rows, shards=1, max_deltas=1))
+    for night, serial in ((21, 1), (22, 2)):
+        rows = [(f"P{serial:05d}", f"red mug {serial}", "acme") if row[0] == f"P{serial:05d}" else row for row in rows]
+        built = build(make_shop(rows, shards=1, max_deltas=1), f"2026-11-{night}")
+    # The second delta holds both nights' rows, of which one text is embedded.
+    assert only(built).items() >= {"changed": 1, "texts": 1, "built": 0}.items()
+    one = only(
+        build(make_shop([("P00003", "red mug 3", "acme"), *rows[:3], *rows[4:]], shards=1), "2026-11-23", dry=True)
+    )
+    assert only(built)["upload_bytes"] > 1.8 * one["upload_bytes"]
+
+
 def test_bytes_of_a_full_build_are_foreseen(make_shop: Shop, build: Any, products: Any):
     built = build(make_shop(products(500), shards=2))
     written = [path for path in Path(built.url).glob("v/*/products-*") if "probe" not in path.name]
@@ -101,8 +115,8 @@ def test_a_plan_of_a_run_that_was_replaced_does_not_bring_it_back(make_shop: Sho
 
 def test_a_build_above_the_memory_limit_names_how_many_shards_would_fit(make_shop: Shop, build: Any, products: Any):
     config = make_shop(products(50))
-    # 400 MiB of libraries; a shard of 1,000 rows of 32 dimensions is next to nothing.
-    with pytest.raises(ConfigError, match=r"products in 1 shards need about 400 MiB, the limit is 307 MiB; no number"):
+    # 500 MiB of libraries; a shard of 50 rows of 32 dimensions is next to nothing.
+    with pytest.raises(ConfigError, match=r"products in 1 shards need about 500 MiB, the limit is 307 MiB; no number"):
         build(replace(config, index=replace(config.index, memory_limit_gib=0.3)))
     assert not list(Path(config.shop.release).rglob("log/*"))
     roomy = replace(config, index=replace(config.index, memory_limit_gib=0.5))
@@ -121,6 +135,8 @@ def test_the_number_of_shards_that_fits_is_the_smallest(
     # A row: 1,000 bytes of texts, 4 * 384 of its vector, as many of its copy, 8 * 8 of links and 300 more.
     row_bytes = 1_000 + 8 * 384 + 64 + 300
     assert plan.estimate_peak_bytes(config, found, 384) == row_bytes * 1_000_000
+    dealt = plan.estimate_peak_bytes(config, found, 384, compared=True, dealt=True)
+    assert dealt == (row_bytes + 400 + 4 * 384) * 1_000_000
     with pytest.raises(ConfigError, match=r"index.shards = 5 would fit"):
         plan.require_memory(config, found, 384, compared=False)
     fits = [row_bytes * (1_000_000 / shards + 4 * (1_000_000 / shards) ** 0.5 + 1) <= 2**30 for shards in (4, 5)]

@@ -258,12 +258,13 @@ class Simulation:
             if actor.body.dead:
                 actors.remove(actor)
         for actor in actors:
-            self._kill(actor)
+            actor.body.throw(Killed())
+            self.outcomes["unfinished"] += 1
 
     def _kill(self, actor: Actor) -> None:
-        if actor.body:
-            actor.body.throw(Killed())
-        self.outcomes["killed"] += 1
+        """End a process in the middle of a call, or before its first."""
+        self.outcomes["killed"] += bool(actor.body)
+        actor.body.throw(Killed())
 
     def _step(self, actor: Actor) -> None:
         self.world.clock += 1
