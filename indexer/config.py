@@ -34,6 +34,7 @@ CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
 UNCHOSEN_EF_SEARCH = 128
+"""In index files, and for searches of no release."""
 
 REUSE = ("all", "vectors", "none")
 """What a build uses again of the live release: shards and vectors, vectors alone (compaction), or nothing."""

@@ -193,7 +193,6 @@ def check_self_test(encoder: Encoder, place: str) -> None:
     least = MIN_SELF_TEST_COSINE[encoder.description.precision]
     for test in encoder.description.self_test:
         text = normalise_query(test.text) if test.kind == "query" else test.text
-        # Alone, because the scales of int8 arithmetic depend on the other texts of a batch.
         found = encoder.encode([text], kind=test.kind).vectors[0]
         cosine = float(found @ np.array(test.vector, dtype=np.float32))
         if not cosine >= least:

@@ -120,6 +120,19 @@ def live_entry(store: Store, head: int | None = None) -> LogEntry | None:
     return None
 
 
+def require_live(store: Store, head: int | None = None) -> LogEntry:
+    """Return the live entry; raises StoreError where nothing was published."""
+    entry = live_entry(store, head)
+    if entry is None:
+        raise refuse_empty(store.url)
+    return entry
+
+
+def refuse_empty(url: str) -> StoreError:
+    """Return the error about a store in which nothing was published."""
+    return StoreError(f"{url}: no release is published here (no {log_key(1)}); build one first")
+
+
 def read_manifest(store: Store, entry: LogEntry) -> Manifest:
     """Return the manifest an entry names; raises IntegrityError unless size, hash and run id are the entry's."""
     place = f"{store.url}/{entry.manifest.key}"

@@ -14,10 +14,10 @@ import faiss
 import numpy as np
 
 from indexer.encoder import Vectors
-from indexer.errors import ConfigError, IntegrityError, StoreError
+from indexer.errors import ConfigError, IntegrityError
 from indexer.id_filter import IdFilter, make_filter
 from indexer.loaded_release import LoadedRelease, Place, load_release
-from indexer.log import live_entry, log_key, read_head, read_manifest
+from indexer.log import live_entry, read_head, read_manifest, require_live
 from indexer.object_cache import ObjectCache, default_cache
 from indexer.search_pool import SearchPool
 from indexer.store import Store, open_store
@@ -209,9 +209,7 @@ class Index:
             return True
 
     def _load(self, head: int) -> LoadedRelease:
-        entry = live_entry(self._store, head)
-        if entry is None:
-            raise StoreError(f"{self._store.url}: no release is published here (no {log_key(1)}); build one first")
+        entry = require_live(self._store, head)
         manifest = read_manifest(self._store, entry)
         loaded = load_release(
             entry.sequence,

@@ -17,7 +17,6 @@ from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.config import REUSE, Config
 from indexer.config_file import load_config
-from indexer.errors import ConfigError
 from indexer.runs import check_run_date
 from indexer.text import escape
 from jobs.command import exit_codes, job_session, show_value
@@ -46,11 +45,7 @@ def command(
     """Run the job as a command."""
     with exit_codes(STEP):
         config = load_config(config_path, options=options)
-        if encoder and not Path(encoder).is_dir():
-            raise ConfigError(
-                f"--encoder {encoder}: no such folder; expected encoder.json, encoder.onnx, tokenizer.json"
-            )
-        directory = Path(encoder) if encoder else find_encoder(config, check_run_date(run_date))
+        directory = find_encoder(config, check_run_date(run_date), encoder)
         with job_session(config, STEP) as session:
             summary = run(session, config, run_date, encoder_directory=directory, reuse=reuse).as_dict()
     click.echo(json.dumps(summary, indent=1) if as_json else format_summary(summary))

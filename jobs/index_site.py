@@ -1,6 +1,5 @@
 """The executors of a cluster as the site of a build: rows are read and dealt by Spark, one shard a task."""
 
-import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,19 +101,18 @@ class ClusterSite:
     def sample_rows(self, collection: str, count: int) -> list[Row]:
         """Return at most `count` rows of different display texts of a collection, by their hashes."""
         with _failures():
-            picked = self._intakes[collection].frame.mapInArrow(index_tasks.pick_rows(count), index_tasks.ROWS)
-            return sample_rows([Row(*row) for row in picked.collect()], count)
+            pick = index_tasks.pick_rows(count)
+            picked = self._intakes[collection].frame.mapInArrow(pick, index_tasks.ROWS)
+            # Those of all partitions are too many for the driver.
+            best = picked.repartition(1).mapInArrow(pick, index_tasks.ROWS)
+            return sample_rows([Row(*row) for row in best.collect()], count)
 
     def survey_ids(self, collection: str, wanted: frozenset[str]) -> tuple[IdSample, set[str]]:
         """Return a sample of a collection's ids, and which of the wanted ones are among them."""
-        sample, known = IdSample(), set[str]()
         with _failures():
             found = self._intakes[collection].frame.mapInArrow(index_tasks.survey(wanted), index_tasks.DONE)
-            for row in found.collect():
-                part, seen = pickle.loads(row["data"])
-                sample.merge(part)
-                known |= seen
-        return sample, known
+            joined = found.repartition(1).mapInArrow(index_tasks.join_surveys, index_tasks.DONE).collect()
+        return index_tasks.join(bytes(row["data"]) for row in joined)
 
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool

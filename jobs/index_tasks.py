@@ -19,7 +19,7 @@ from pyspark import SparkFiles, TaskContext
 from indexer.build import live
 from indexer.build.base_shard import BaseBuilder, FinishedBase
 from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shard_of, smallest_rows
-from indexer.build.drift import survey_ids
+from indexer.build.drift import IdSample, survey_ids
 from indexer.build.live import LiveCollection, OldRow, find_strays
 from indexer.build.publish import RunFolder
 from indexer.build.recall import ProbeQueries
@@ -173,6 +173,21 @@ def survey(wanted: frozenset[str]) -> Task:
         yield from pack(0, found)
 
     return look
+
+
+def join_surveys(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn what was said of every partition into what is to be said of all."""
+    yield from pack(0, join(data for batch in batches for data in batch.column("data").to_pylist()))
+
+
+def join(surveys: Iterable[bytes]) -> tuple[IdSample, set[str]]:
+    """Return the sample and the wanted ids of all parts, each pickled."""
+    sample, known = IdSample(), set[str]()
+    for data in surveys:
+        part, seen = pickle.loads(data)
+        sample.merge(part)
+        known |= seen
+    return sample, known
 
 
 def deal_rows(shards: int) -> Task:

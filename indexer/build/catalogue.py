@@ -228,8 +228,8 @@ def as_batch(rows: list[Row]) -> pa.RecordBatch:
     )
 
 
-def _place_in_sample(row: Row) -> tuple[bytes, str]:
-    return hashlib.blake2b(row.display.encode(), digest_size=8).digest(), row.id
+def _place_in_sample(row: Row) -> tuple[int, str]:
+    return hash_id(row.display), row.id
 
 
 def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import Config, as_document
-from indexer.errors import ContractError
+from indexer.errors import ConfigError, ContractError
+from indexer.manifest import ENCODER_FILES
 from indexer.runs import StepCommit, StepFolder, check_run_date
 
 SPARK_STEPS = ("purchase_gram", "npmi_pairs", "taxonomy_labels", "hard_negatives", "curated_queries")
@@ -14,8 +15,15 @@ SIDE_STEP = "calibrate_npmi"
 """Runs on its own; where it did, the report shows it."""
 
 
-def find_encoder(config: Config, run_date: str) -> Path:
-    """Return the directory of the encoder that serves the date; raises ContractError where there is none."""
+def find_encoder(config: Config, run_date: str, named: str | None = None) -> Path:
+    """Return the directory of the encoder that serves the date, or of the one that an option names.
+
+    Raises ContractError where none was distilled, ConfigError where the named folder is not there.
+    """
+    if named:
+        if not Path(named).is_dir():
+            raise ConfigError(f"--encoder {named}: no such folder; expected {', '.join(ENCODER_FILES)}")
+        return Path(named)
     training = find_training(config, run_date)
     if training is None:
         raise ContractError(f"no encoder for {run_date}: run `indexer distill` first, or name one by --encoder")

@@ -190,14 +190,20 @@ def encoder_entry(sealed: SealedEncoder) -> EncoderEntry:
 def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
     """Store the manifest and commit it, where no release went live since the head it names as its parent.
 
-    Entries about what is kept may have come between: then its objects are looked for again, and the run must not be
-    retired. Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
+    Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
     """
-    stored, head = None, manifest.parent
+    _require_whole(run.store, manifest)
+    return commit_publication(run.store, manifest, run.put_manifest(manifest), manifest.parent)
+
+
+def commit_publication(store: Store, manifest: Manifest, stored: ObjectEntry, head: int) -> LogEntry:
+    """Make a stored manifest live, whose objects were there at a head, unless a release went live since.
+
+    Entries about what is kept may have come between: then its objects are looked for again, and the run must not be
+    retired. Where another process published the same run its entry is returned. Raises as `publish` does.
+    """
+    since = head
     for _ in range(COMMIT_ATTEMPTS):
-        if damage := find_damage(run.store, manifest.objects):
-            raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
-        stored = stored or run.put_manifest(manifest)
         entry = LogEntry(
             sequence=head + 1,
             kind="publish",
@@ -207,21 +213,27 @@ def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
             created_at=now_text(),
         )
         try:
-            return commit_entry(run.store, head, entry)
+            return commit_entry(store, head, entry)
         except PublishConflictError:
-            history = read_history(run.store)
-            if manifest.run_id in history.retired:
+            history = read_history(store)
+        if manifest.run_id in history.retired:
+            raise PublishConflictError(f"{store.url}: run {manifest.run_id} was retired while it was built; run again")
+        for later in history.entries[since:]:
+            if isinstance(later, LogEntry) and later.run_id == manifest.run_id and later.kind == "publish":
+                return later
+            if isinstance(later, LogEntry):
                 raise PublishConflictError(
-                    f"{run.store.url}: run {manifest.run_id} was retired while it was built; run again"
-                ) from None
-            for later in history.entries[manifest.parent :]:
-                if isinstance(later, LogEntry):
-                    raise PublishConflictError(
-                        f"{run.store.url}: run {later.run_id} was published first, as log entry {later.sequence}; run "
-                        f"{manifest.run_id} is not live, plan it again on the new head"
-                    ) from None
-            head = history.head
-    raise PublishConflictError(f"{run.store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
+                    f"{store.url}: run {later.run_id} was published first, as log entry {later.sequence}; run "
+                    f"{manifest.run_id} is not live, plan it again on the new head"
+                )
+        head = history.head
+        _require_whole(store, manifest)
+    raise PublishConflictError(f"{store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
+
+
+def _require_whole(store: Store, manifest: Manifest) -> None:
+    if damage := find_damage(store, manifest.objects):
+        raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
 
 
 def _read_sealed_shard(record: Record) -> SealedShard:

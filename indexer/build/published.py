@@ -1,11 +1,11 @@
 """What a new build finds in the log: itself, a run that replaced it, or a newer night that it must not replace."""
 
+from indexer.build.publish import commit_publication
 from indexer.build.summary import ReleaseSummary, summarise_published
 from indexer.errors import IntegrityError, PublishConflictError
-from indexer.log import LogEntry, commit_entry, find_damage, live_entry, read_entry, read_manifest
+from indexer.log import LogEntry, find_damage, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
 from indexer.releases.history import History
-from indexer.runs import now_text
 from indexer.store import Store
 
 
@@ -38,7 +38,7 @@ def find_published(
         return summarise_published("published before", store.url, earlier, manifest)
     if dry:
         return summarise_published("to be published again", store.url, earlier, manifest)
-    again = _publish_again(store, earlier, history.head)
+    again = commit_publication(store, manifest, earlier.manifest, history.head)
     return summarise_published("published again", store.url, again, manifest)
 
 
@@ -80,16 +80,3 @@ def read_whole(store: Store, entry: LogEntry) -> Manifest | None:
     except IntegrityError:
         return None
     return None if find_damage(store, manifest.objects) else manifest
-
-
-def _publish_again(store: Store, published: LogEntry, head: int) -> LogEntry:
-    """Make the stored release of an earlier entry live again, by a new entry."""
-    entry = LogEntry(
-        sequence=head + 1,
-        kind="publish",
-        run_id=published.run_id,
-        manifest=published.manifest,
-        parent=head,
-        created_at=now_text(),
-    )
-    return commit_entry(store, head, entry)

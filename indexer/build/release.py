@@ -196,8 +196,7 @@ def _plan(run: _Run) -> list[CollectionPlan]:
         queries = run.site.read_queries()
         intakes += [queries] if queries.rows else []
     live = {name: len(found.entry.base) for name, found in run.live.collections.items()}
-    plans = [plan_collection(run.config, intake, live=live.get(intake.collection, 0)) for intake in intakes]
-    return plans
+    return [plan_collection(run.config, intake, live=live.get(intake.collection, 0)) for intake in intakes]
 
 
 def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, Sequence[Row]]) -> BuildForecast:

@@ -26,7 +26,7 @@ from indexer.config import Config
 from indexer.encoder import EncoderDescription
 from indexer.manifest import EncoderEntry
 
-Dealt = tuple[Sequence[Path], Sequence[Path | None]]
+DealtFiles = tuple[Sequence[Path], Sequence[Path | None]]
 """Files of rows and of live rows, one per base shard."""
 
 
@@ -69,7 +69,7 @@ class LocalSite:
     def __init__(self, config: Config, run_date: str, folder: Path, *, progress: bool) -> None:
         self._config, self._run_date, self._folder, self._progress = config, run_date, folder, progress
         self._spools: dict[str, Spool] = {}
-        self._dealt: dict[str, Dealt] = {}
+        self._dealt: dict[str, DealtFiles] = {}
 
     def identify_catalogue(self) -> Any:
         """Return None: the files are hashed here."""
@@ -126,7 +126,7 @@ class LocalSite:
         for number, (file, old_file) in enumerate(pairs):
             yield bases.finish(number, _drain_rows(file), _drain_old_rows(old_file) if old_file else ())
 
-    def _deal(self, collection: str, shards: int, live: LiveCollection | None) -> Dealt:
+    def _deal(self, collection: str, shards: int, live: LiveCollection | None) -> DealtFiles:
         """Write one file of rows per base shard, once, and one of the live rows of its ids that lie elsewhere."""
         if collection not in self._dealt:
             files = split_spool(self._spools[collection], shards)

@@ -1,13 +1,10 @@
 """`indexer build`: embed catalogue and curated queries and publish a release."""
 
-from pathlib import Path
-
 import click
 
 from indexer.cli.options import config_options, date_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_plan, print_release
 from indexer.config import REUSE
-from indexer.errors import ConfigError
 
 
 @click.command()
@@ -52,13 +49,10 @@ def build(
     if memory_limit is not None:
         settings = (*settings, f"index.memory_limit_gib={memory_limit}")
     loaded = open_config(config_path, settings)
-    if encoder and not Path(encoder).is_dir():
-        raise ConfigError(f"--encoder {encoder}: no such folder; expected encoder.json, encoder.onnx, tokenizer.json")
-    directory = Path(encoder) if encoder else find_encoder(loaded, run_date)
     summary = build_release(
         loaded,
         run_date,
-        encoder_directory=directory,
+        encoder_directory=find_encoder(loaded, run_date, encoder),
         story=collect_story(loaded, run_date),
         progress=show_progress(no_progress),
         reuse=reuse,

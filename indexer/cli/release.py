@@ -72,7 +72,7 @@ def show(url: str, run_id: str | None, as_json: bool) -> None:
     history = read_history(store)
     entry = history.find_release(run_id) if run_id else history.require_live()
     document = describe_release(history, entry, read_manifest(store, entry))
-    print_json(document) if as_json else _print_lines(document)
+    _show(document, as_json)
 
 
 @release.command()
@@ -96,7 +96,7 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
     history = read_history(store)
     entries = [history.find_release(before), history.find_release(after) if after else history.require_live()]
     document = compare_releases(*(read_manifest(store, entry) for entry in entries))
-    print_json(document) if as_json else _print_lines(document)
+    _show(document, as_json)
 
 
 @release.command()
@@ -114,8 +114,7 @@ def rollback(url: str, run_id: str | None, as_json: bool) -> None:
     from indexer.store import open_store
 
     entry = roll_back(open_store(url), run_id)
-    document = {"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}
-    print_json(document) if as_json else _print_lines(document)
+    _show({"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
@@ -133,8 +132,7 @@ def pin(url: str, run_id: str, as_json: bool) -> None:
     from indexer.store import open_store
 
     entry = changes.pin(open_store(url), run_id)
-    document = {"status": "pinned", "run_id": run_id, "sequence": entry.sequence}
-    print_json(document) if as_json else _print_lines(document)
+    _show({"status": "pinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
@@ -152,8 +150,7 @@ def unpin(url: str, run_id: str, as_json: bool) -> None:
     from indexer.store import open_store
 
     entry = changes.unpin(open_store(url), run_id)
-    document = {"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}
-    print_json(document) if as_json else _print_lines(document)
+    _show({"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
@@ -188,7 +185,7 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, as_json: bool) -> None:
         "bytes_left": plan.left,
         "foreign_objects": plan.foreign,
     }
-    print_json(document) if as_json else _print_lines(document)
+    _show(document, as_json)
     if not yes and not as_json and (plan.retire or plan.delete):
         click.echo("nothing was changed; give --yes to do it")
 
@@ -220,11 +217,15 @@ def verify(url: str, run_id: str | None, sizes_only: bool, as_json: bool) -> Non
     bar = tqdm(found, total=len(objects), desc="verify", unit=" objects", disable=not show_progress(False))
     damage = [sentence for sentence in bar if sentence]
     document = {"run_id": entry.run_id, "objects": len(objects), "damaged": damage}
-    print_json(document) if as_json else _print_lines(document)
+    _show(document, as_json)
     if damage:
         raise IntegrityError(
             f"{len(damage)} of {len(objects)} objects are damaged; roll back, or build the night again"
         )
+
+
+def _show(document: dict[str, Any], as_json: bool) -> None:
+    print_json(document) if as_json else _print_lines(document)
 
 
 def _print_lines(document: dict[str, Any], indent: str = "") -> None:

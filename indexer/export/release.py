@@ -14,7 +14,7 @@ from indexer.export.arrays import write_npy, write_parquet
 from indexer.export.documents import NAMESPACE, write_opensearch, write_vespa
 from indexer.export.graph import write_hnswlib
 from indexer.export.rows import ShardRows, load_rows
-from indexer.log import live_entry, log_key, read_manifest
+from indexer.log import read_manifest, require_live
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.object_cache import ObjectCache, default_cache
 from indexer.store import hash_file, open_store, sync_folder
@@ -116,9 +116,7 @@ def export_release(
     try:
         _check_target(target)
         store = open_store(url)
-        entry = live_entry(store)
-        if entry is None:
-            raise StoreError(f"{store.url}: no release is published here (no {log_key(1)}); build one first")
+        entry = require_live(store)
         manifest = read_manifest(store, entry)
         objects = ObjectCache(store, cache or default_cache())
         summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)

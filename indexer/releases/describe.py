@@ -24,7 +24,7 @@ def describe_history(history: History) -> list[dict[str, Any]]:
                 "run_id": run_id,
                 "sequence": entry.sequence,
                 "published_at": entry.created_at,
-                "replaced_at": history.find_replaced(run_id),
+                "replaced_at": history.replaced.get(run_id),
                 "state": [name for name, holds in states.items() if holds],
             }
         )

@@ -103,7 +103,7 @@ def _find_kept(history: History, rule: KeepingRule, now: datetime) -> list[str]:
     return [
         run_id
         for run_id in releases
-        if run_id in newest | live | history.pinned or _is_recent(history.find_replaced(run_id), rule, now)
+        if run_id in newest | live | history.pinned or _is_recent(history.replaced.get(run_id), rule, now)
     ]
 
 

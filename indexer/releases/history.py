@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
-from indexer.errors import ConfigError, StoreError
-from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head
+from indexer.errors import ConfigError
+from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head, refuse_empty
 from indexer.store import Store
 
 READERS = 16
@@ -25,12 +27,12 @@ class History:
         """The number of the newest entry."""
         return len(self.entries)
 
-    @property
+    @cached_property
     def live(self) -> LogEntry | None:
         """The newest entry that makes a release live."""
         return next((entry for entry in reversed(self.entries) if isinstance(entry, LogEntry)), None)
 
-    @property
+    @cached_property
     def releases(self) -> dict[str, LogEntry]:
         """Run -> its newest publication, in the order of these."""
         found: dict[str, LogEntry] = {}
@@ -40,12 +42,12 @@ class History:
                 found[entry.run_id] = entry
         return found
 
-    @property
+    @cached_property
     def retired(self) -> frozenset[str]:
         """Runs that can never go live again."""
         return frozenset(run for entry in self._keeping("retire") for run in entry.runs)
 
-    @property
+    @cached_property
     def pinned(self) -> frozenset[str]:
         """Runs that are kept until they are unpinned."""
         found: set[str] = set()
@@ -53,16 +55,12 @@ class History:
             found = found | set(entry.runs) if entry.kind == "pin" else found - set(entry.runs)
         return frozenset(found)
 
-    def publications(self, run_id: str) -> list[LogEntry]:
-        """Return the entries that published a run, oldest first."""
-        lived = (entry for entry in self.entries if isinstance(entry, LogEntry) and entry.kind == "publish")
-        return [entry for entry in lived if entry.run_id == run_id]
-
-    def find_replaced(self, run_id: str) -> str | None:
-        """Return when the run was live last, as the time of the entry after it; None while it is live."""
+    @cached_property
+    def replaced(self) -> dict[str, str]:
+        """Run that is not live -> when it was live last, as the time of the entry after it."""
         lived = [entry for entry in self.entries if isinstance(entry, LogEntry)]
-        places = [place for place, entry in enumerate(lived) if entry.run_id == run_id]
-        return None if not places or places[-1] + 1 == len(lived) else lived[places[-1] + 1].created_at
+        found = {earlier.run_id: later.created_at for earlier, later in pairwise(lived)}
+        return {run_id: time for run_id, time in found.items() if run_id != lived[-1].run_id}
 
     def find_release(self, run_id: str) -> LogEntry:
         """Return the newest publication of a run; raises ConfigError for one that is not there or retired."""
@@ -85,7 +83,7 @@ class History:
     def require_live(self) -> LogEntry:
         """Return the live entry; raises StoreError where nothing was published."""
         if self.live is None:
-            raise StoreError(f"{self.url}: nothing is published here; build a release first")
+            raise refuse_empty(self.url)
         return self.live
 
     def _keeping(self, *kinds: str) -> Iterable[KeepingEntry]:

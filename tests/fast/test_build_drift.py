@@ -205,14 +205,19 @@ def test_golden_queries_are_asked_of_every_shard(build: Any, products: Any, tmp_
         build(rows[1:], 3, kept_probes=1, gates=write_golden(tmp_path, [*golden[:1], late]))
 
 
-def test_other_golden_queries_measure_a_sealed_shard_anew(
-    build: Any, products: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    rows = products(200)
+def interrupt(build: Any, rows: Sequence[Product], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the first night up to its publication."""
     with monkeypatch.context() as patch:
         patch.setattr(release, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(rows, 1)
+
+
+def test_other_golden_queries_measure_a_sealed_shard_anew(
+    build: Any, products: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = products(200)
+    interrupt(build, rows, monkeypatch)
     with pytest.raises(GateError, match="1 not within rank"):
         build(rows, 1, gates=write_golden(tmp_path, [("red mug", "P00000", 1), ("red mug", rows[9][0], 100)]))
     _, summary = build(rows, 1)
@@ -223,10 +228,7 @@ def test_a_marker_of_the_format_before_is_built_anew(
     build: Any, products: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rows = products(200)
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            build(rows, 1)
+    interrupt(build, rows, monkeypatch)
     markers = list((tmp_path / "release").glob("v/*/done/products-*.json"))
     assert len(markers) == 4
     for marker in markers:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from indexer.build.publish import RunFolder, publish
+from indexer.build.publish import RunFolder, SealedEncoder, commit_publication, publish
 from indexer.cli.group import indexer
 from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError
 from indexer.log import live_entry, read_head, read_manifest
-from indexer.manifest import CollectionEntry, EncoderEntry, Manifest, ObjectEntry, ShardEntry
+from indexer.manifest import Manifest, ObjectEntry, ShardEntry
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
 from indexer.releases.describe import compare_releases
@@ -22,6 +22,7 @@ from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.releases.verify import list_objects, verify_objects
 from indexer.store import LocalStore, hash_file
+from tests.proof.simulation import make_manifest as describe_run
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 ONE = KeepingRule(releases=1)
@@ -47,28 +48,8 @@ def make_shard(store: LocalStore, run_id: str, number: int = 0) -> ShardEntry:
 def make_manifest(store: LocalStore, run_id: str, shards: tuple[ShardEntry, ...], parent: int) -> Manifest:
     described = put(store, f"v/{run_id}/encoder.json", run_id.encode())
     others = [put(store, f"v/{run_id}/{name}", b"x") for name in ("encoder.onnx", "tokenizer.json")]
-    collection = CollectionEntry(
-        name="products",
-        rows=len(shards),
-        rows_in=len(shards),
-        duplicates=0,
-        rejected={},
-        dimension=2,
-        metric="inner_product",
-        storage="flat",
-        m=4,
-        ef_construction=8,
-        ef_search=8,
-        shards=shards,
-    )
-    return Manifest(
-        run_id=run_id,
-        run_date="2026-11-20",
-        created_at="2026-11-20T04:00:00+00:00",
-        parent=parent,
-        encoder=EncoderEntry(fingerprint=described.sha256, objects=(described, *others)),
-        collections=(collection,),
-    )
+    encoder = SealedEncoder(fingerprint=described.sha256, objects=(described, *others))
+    return describe_run(run_id, parent, encoder, list(shards))
 
 
 def publish_run(store: LocalStore, run_id: str, *kept: ShardEntry) -> ShardEntry:
@@ -211,6 +192,25 @@ def test_a_publisher_goes_on_after_entries_about_what_is_kept(store: LocalStore)
     assert live_run(store) == "b"
 
 
+def test_a_run_that_is_published_again_goes_on_after_them_too(store: LocalStore):
+    for run_id in ("a", "b"):
+        publish_run(store, run_id)
+    first, head = read_history(store).releases["a"], read_head(store)
+    pin(store, "b")
+    assert commit_publication(store, read_manifest(store, first), first.manifest, head).sequence == 4
+    assert live_run(store) == "a"
+
+
+def test_of_two_publishers_of_a_run_the_second_takes_the_entry_of_the_first(store: LocalStore):
+    publish_run(store, "a")
+    head = read_head(store)
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), head)
+    pin(store, "a")
+    entries = [publish(RunFolder(store, "b"), manifest) for _ in range(2)]
+    assert entries[0] == entries[1]
+    assert read_head(store) == 3
+
+
 def test_a_publisher_whose_run_was_retired_gives_up(store: LocalStore):
     publish_run(store, "a")
     manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
@@ -347,4 +347,4 @@ def test_a_store_without_releases_is_told_in_one_sentence(tmp_path: Path):
     result = CliRunner().invoke(indexer, ["release", "show", str(tmp_path)])
     assert result.exit_code == 75
     assert result.stderr.count("\n") == 1
-    assert "nothing is published here; build a release first" in result.stderr
+    assert "no release is published here" in result.stderr
