@@ -64,7 +64,7 @@ def test_a_night_of_changes_says_what_changed(make_shop: Shop, build: Any, produ
     # Only the text of N2 is known: it is embedded again, since it lies in a shard of another id.
     assert built.collections[0]["embedded"] == 3
     new = sum(
-        path.stat().st_size for path in Path(built.url).glob(f"v/{built.run_id}/*.[fit]*") if "probe" not in path.name
+        path.stat().st_size for path in Path(built.url).glob(f"v/{built.run_id}/products-*") if "probe" not in path.name
     )
     assert planned["upload_bytes"] == pytest.approx(new, rel=0.35)
     assert only(build(config, "2026-11-22", reuse="vectors", dry=True)).items() >= {"texts": 0, "built": 2}.items()
