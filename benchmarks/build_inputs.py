@@ -1,4 +1,4 @@
-"""Vectors for `benchmarks/build.py`: those of real texts, with copies among them, and random ones as the hard case."""
+"""Vectors for `benchmarks/build.py`: of real texts, with copies or crowds of copies among them, and random ones."""
 
 import csv
 import gzip
@@ -15,11 +15,13 @@ LAYERS = (0, 3, 5)
 LIMITS = {"query_tokens": 32, "product_tokens": 96}
 QUERIES = 1_000
 COPIES = 0.05
+CROWDS, CROWD = 20, 200
+"""Vectors that stand so many times among the others: more often than a node has links."""
 JITTER = 0.25
 """Length of the noise of a vector that stands beside a real one."""
 TEXT_FIELDS = ("title", "name", "short_description", "description", "bullet_points", "query")
 SHORTEST, LONGEST = 8, 400
-SHAPES = ("texts", "copies", "random")
+SHAPES = ("texts", "copies", "crowds", "random")
 
 Vectors = npt.NDArray[np.float32]
 
@@ -64,6 +66,9 @@ def make_vectors(shape: str, real: Vectors, rows: int) -> tuple[Vectors, Vectors
     if shape == "copies":
         places = rng.choice(rows, round(COPIES * rows), replace=False)
         base[places] = base[rng.integers(0, rows, len(places))]
+    if shape == "crowds":
+        places = rng.choice(rows, CROWDS * CROWD, replace=False)
+        base[places] = np.repeat(base[places[:CROWDS]], CROWD, axis=0)
     return base, queries
 
 

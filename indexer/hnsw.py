@@ -1,7 +1,8 @@
 """FAISS HNSW indexes with the same bytes for the same vectors.
 
 The graph of a large shard is made on cheap codes, and the vectors are put in their place afterwards: what decides who
-neighbours whom needs fewer numbers than what decides who is best. The file is that of a stock HNSW index.
+neighbours whom needs fewer numbers than what decides who is best. Of equal vectors one alone takes part. The file is
+that of a stock HNSW index.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from indexer.config import IndexConfig
+from indexer.graph_copies import Copies, drop_copies, find_copies, hang_copies
 
 BYTES_PER_NUMBER = {"flat": 4, "sqfp16": 2, "sq8": 1}
 CODED_ROWS = 10_000
@@ -28,15 +30,22 @@ Vectors = npt.NDArray[np.float32]
 def build_index(vectors: Vectors, options: IndexConfig) -> Any:
     """Build an inner-product HNSW index of unit vectors (KD-Boost section 5.2: M = 64, efConstruction = 256).
 
-    All rows go into one `add`: FAISS 1.15.1 gives equal bytes for any number of threads, but other bytes for
+    All distinct rows go into one `add`: FAISS 1.15.1 gives equal bytes for any number of threads, but other bytes for
     another split of the rows.
     """
+    copies = find_copies(vectors)
     index: Any = _empty_index(vectors.shape[1], options)
     index.train(vectors)
-    if is_coded(vectors, options):
-        coded = _build_coded(vectors, options)
-        index.hnsw = coded.hnsw
-        del coded
+    if copies.found or is_coded(vectors, options):
+        made = (
+            _build_coded(vectors, copies, options)
+            if is_coded(vectors, options)
+            else _build_distinct(vectors, copies, options)
+        )
+        index.hnsw = made.hnsw
+        del made
+        if copies.found:
+            hang_copies(index.hnsw, copies)
         index.storage.add(vectors)
         index.ntotal = len(vectors)
     else:
@@ -78,21 +87,32 @@ def write_index(index: Any, path: Path) -> None:
 def estimate_bytes(rows: int, dimension: int, options: IndexConfig) -> int:
     """Return the memory at the peak of a build: the vectors, their copy in the index, links, and per-row lists.
 
-    Codes, as numbers of four bytes and of one, are gone before the vectors are copied.
+    Codes, as numbers of four bytes and of one, are gone before the vectors are copied. Not counted are
+    the distinct vectors, which are there once more where a shard has copies and no codes are used.
     """
     codes = 5 * options.graph_dimensions if rows >= CODED_ROWS else 0
     copied = max(BYTES_PER_NUMBER[options.storage] * dimension, codes)
     return rows * (4 * dimension + copied + 8 * options.m + 300)
 
 
-def _build_coded(vectors: Vectors, options: IndexConfig) -> Any:
+def _build_coded(vectors: Vectors, copies: Copies, options: IndexConfig) -> Any:
     kind: Any = faiss.ScalarQuantizer.QT_8bit_direct_signed
     coded: Any = faiss.IndexHNSWSQ(options.graph_dimensions, kind, options.m, faiss.METRIC_INNER_PRODUCT)
     coded.hnsw.efConstruction = options.ef_construction
     codes = encode_vectors(vectors, options.graph_dimensions)
+    if copies.found:
+        codes = drop_copies(codes, copies)
     coded.train(codes)
     coded.add(codes)
     return coded
+
+
+def _build_distinct(vectors: Vectors, copies: Copies, options: IndexConfig) -> Any:
+    index: Any = _empty_index(vectors.shape[1], options)
+    index.train(vectors)
+    index.hnsw.efConstruction = options.ef_construction
+    index.add(vectors[copies.first])
+    return index
 
 
 def _empty_index(dimension: int, options: IndexConfig) -> Any:
