@@ -51,7 +51,8 @@ def drop_copies(codes: Vectors, copies: Copies) -> Vectors:
     """Move the first rows to the front of the array, which is lost, and return them."""
     for start in range(0, len(copies.first), BLOCK_ROWS):
         # A first row never moves back, so none is overwritten before its turn.
-        codes[start : start + BLOCK_ROWS] = codes[copies.first[start : start + BLOCK_ROWS]]
+        moved = codes[copies.first[start : start + BLOCK_ROWS]]
+        codes[start : start + len(moved)] = moved
     return codes[: len(copies.first)]
 
 
