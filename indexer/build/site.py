@@ -76,9 +76,8 @@ class LocalSite:
         return None
 
     def tell(self, plan: str) -> None:
-        """Write the plan above the bars."""
-        if self._progress:
-            tqdm.write(plan, file=sys.stderr)
+        """Write the plan, above the bars where there are any; the log of a night without a terminal has it, too."""
+        tqdm.write(plan, file=sys.stderr)
 
     def read_products(self, encoder: EncoderDescription) -> Intake:
         """Write the catalogue's rows to disk; raises ContractError where it breaks its contract."""

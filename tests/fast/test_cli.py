@@ -140,10 +140,20 @@ def test_a_bad_catalogue_publishes_nothing(shop, tmp_path, encoder_directory, co
     (tmp_path / "catalogue.csv").write_bytes(content)
     result = run("build", "--config", shop, "--run-date", RUN_DATE, "--encoder", encoder_directory)
     assert result.exit_code == code, result.output
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    *plan, error = result.stderr.strip().splitlines()
+    assert message in error
+    assert not plan or plan[0].startswith("run 2026-11-20-")
     assert read_head(open_store(str(tmp_path / "live"))) == 1
     assert open_index(str(tmp_path / "live")).release.sequence == 1
+
+
+def test_a_build_says_what_is_ahead_where_there_is_no_terminal(shop, encoder_directory):
+    result = run(
+        "build", "--config", shop, "--run-date", RUN_DATE, "--encoder", encoder_directory, "--set", "index.m=12"
+    )
+    assert result.exit_code == 0, result.output
+    assert "HNSW M=12" in result.stderr
+    assert "expected peak memory" in result.stderr
 
 
 def test_an_unreachable_bucket_is_a_storage_error(monkeypatch):
