@@ -4,6 +4,7 @@ Defaults are the papers' values, with the place they stand in, or a choice of th
 Field names equal the keys of the file; `config_file.load_config` fills them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from indexer.input_config import (
     BlockedWordsConfig,
     CatalogueConfig,
     CrosswalkConfig,
+    InputConfig,
     LabelsConfig,
     PairsConfig,
     PurchasesConfig,
@@ -448,6 +450,9 @@ class LlmConfig:
         require_ranges(self, temperature=(0, 2), answer_tokens=(0, 10**6), max_requests=(0, MANY))
         require_ranges(self, max_total_tokens=(0, 10**12), parallel=(1, 256), retries=(0, 100))
         require_ranges(self, backoff_seconds=(0, 60), timeout_seconds=(0.1, 3_600))
+        # A key that was put here by mistake must not be printed.
+        named = re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", self.key_variable)
+        require(named is not None, "key_variable: expected the name of an environment variable, not a key (not shown)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -578,6 +583,24 @@ class Config:
     llm: LlmConfig = LlmConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse folders of the job's own inside an input, which would be read as parts of it the next night."""
+        for name in (item.name for item in fields(self)):
+            source = getattr(self, name)
+            if not isinstance(source, InputConfig) or not source.path:
+                continue
+            for key, place in (("work", self.shop.work), ("release", self.shop.release)):
+                require(
+                    not _lies_in(place, source.path),
+                    f"shop.{key}: {place} lies inside the input {name}.path, {source.path}; choose a folder outside it",
+                )
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    """Tell whether an address is that of the folder, or of something below it, as far as their texts tell."""
+    parts, above = (text.rstrip("/").split("/") for text in (place, folder))
+    return parts[: len(above)] == above
 
 
 def as_document(value: Any) -> Any:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from indexer.config import CROSS, SCORES, Config, ShopConfig
+from indexer.console import LEVEL_VARIABLE
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
+from indexer.redaction import has_credentials
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
@@ -46,6 +48,7 @@ def collect_settings(
         _option_settings(options),
     ):
         for section, key, setting in source:
+            _refuse_credentials(f"{section}.{key} in {setting.origin}", setting.value)
             settings[section][key] = setting
     return settings
 
@@ -68,6 +71,17 @@ def build_config(settings: Mapping[str, Mapping[str, Setting]]) -> Config:
 def section_types() -> dict[str, type]:
     """Return section name -> dataclass, in the order of the file."""
     return get_type_hints(Config)
+
+
+def _refuse_credentials(place: str, value: Any) -> None:
+    """Raise ConfigError, which does not name the value, where a text of a setting is or holds a credential."""
+    if isinstance(value, str) and has_credentials(value):
+        raise ConfigError(
+            f"{place}: holds an access key, a password or a signature (not shown); releases carry the configuration, "
+            "so leave credentials to the standard AWS chain or to environment variables"
+        )
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ():
+        _refuse_credentials(place, item)
 
 
 def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
@@ -95,7 +109,7 @@ def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
 def _environment_settings(environment: Mapping[str, str]) -> Iterable[tuple[str, str, Setting]]:
     names = {f"{PREFIX}{section.upper()}_": section for section in section_types()}
     for name, text in sorted(environment.items()):
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name == LEVEL_VARIABLE:
             continue
         place = f"environment variable {name}"
         section = next((section for start, section in names.items() if name.startswith(start)), None)

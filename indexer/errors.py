@@ -14,14 +14,20 @@ IndexerError                    1   unexpected
     ObjectMissingError              no object under this key
     ObjectExistsError               create-only write of an existing key
 
-A message says what, where, expected, found and what to do, in at most three sentences.
+A message says what, where, expected, found and what to do, in at most three sentences. It never holds a secret.
 """
+
+from indexer.redaction import redact
 
 
 class IndexerError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message without secrets: what a library said of a failed request is part of many."""
+        return redact(super().__str__())
 
 
 class EncoderError(IndexerError):

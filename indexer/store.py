@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError, StoreRefusedError
+from indexer.redaction import has_credentials
 
 CHUNK_BYTES = 1 << 20
 READ_ATTEMPTS = 3
@@ -60,6 +61,11 @@ class Store(Protocol):
 
 def open_store(url: str) -> Store:
     """Open a folder or `s3://bucket/prefix`; raises ConfigError for any other address."""
+    if has_credentials(url):
+        raise ConfigError(
+            "store address: holds an access key, a password or a signature (not shown); expected s3://bucket/prefix, "
+            "credentials come from the standard AWS chain"
+        )
     if url.startswith("s3://"):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket or ".." in prefix.split("/"):
@@ -184,6 +190,9 @@ class S3Store:
         with _s3_errors(self.url, ""):
             session = Session()
             self._client = session.client("s3", config=ClientConfig(retries=retries, **timeouts))
+            # Whole files say that they are new, too: a bucket's policy may ask every object for it.
+            for request in ("PutObject", "CompleteMultipartUpload"):
+                self._client.meta.events.register(f"before-parameter-build.s3.{request}", _say_new)
             # A retried create-only write would meet its own object and read as a lost race.
             once = {"mode": "standard", "total_max_attempts": 1}
             self._once = session.client("s3", config=ClientConfig(retries=once, **timeouts))
@@ -205,10 +214,15 @@ class S3Store:
             self._once.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
 
     def put_file(self, key: str, path: Path) -> None:
-        """Upload a file in parts under a key of its own."""
-        with _s3_errors(self.url, key):
-            extra = {"ChecksumAlgorithm": "SHA256"}
-            self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
+        """Upload a file in parts under a key of its own; raises ObjectExistsError where another object is there."""
+        try:
+            with _s3_errors(self.url, key):
+                extra = {"ChecksumAlgorithm": "SHA256"}
+                self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
+        except ObjectExistsError:
+            # No other process uses the key: most likely this one sent it, and the answer was lost.
+            if self.size(key) != path.stat().st_size:
+                raise
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes; raises ObjectMissingError."""
@@ -231,6 +245,10 @@ class S3Store:
 
     def _key(self, key: str) -> str:
         return self.prefix + check_key(key)
+
+
+def _say_new(params: dict[str, Any], **_: Any) -> None:
+    params.setdefault("IfNoneMatch", "*")
 
 
 @contextlib.contextmanager

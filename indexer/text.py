@@ -89,9 +89,11 @@ def normalise_query(text: str) -> str:
     return clean_text(text).lower()
 
 
-def escape(text: str) -> str:
-    """Return text that cannot steer a terminal: control characters are shown, not sent."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def escape(text: str, *, keep: str = "") -> str:
+    """Return text that cannot steer a terminal: control characters are shown, not sent, but for those to `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def product_text(product: Mapping[str, object], *, fields: Sequence[str], separator: str) -> str:

@@ -15,8 +15,10 @@ from pyspark.sql import SparkSession
 from indexer.build.night import collect_story, find_encoder
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
+from indexer.cli.options import log_options
 from indexer.config import REUSE, Config
 from indexer.config_file import load_config
+from indexer.console import start_logging
 from indexer.runs import check_run_date
 from indexer.text import escape
 from jobs.command import exit_codes, job_session, show_value
@@ -39,10 +41,19 @@ STEP = "build_index"
     help="What of the live release is used again: vectors builds every shard anew (compaction), none embeds anew, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of plan and table.")
+@log_options
 def command(
-    config_path: str | None, run_date: str, options: tuple[str, ...], encoder: str | None, reuse: str, as_json: bool
+    config_path: str | None,
+    run_date: str,
+    options: tuple[str, ...],
+    encoder: str | None,
+    reuse: str,
+    as_json: bool,
+    log_level: str,
+    unsafe_debug: bool,
 ) -> None:
     """Run the job as a command."""
+    start_logging(log_level, unsafe=unsafe_debug)
     with exit_codes(STEP):
         config = load_config(config_path, options=options)
         directory = find_encoder(config, check_run_date(run_date), encoder)

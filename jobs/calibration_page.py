@@ -1,9 +1,10 @@
 """The calibration of tau as one HTML page that runs nothing and loads nothing."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from typing import Any
 
+from indexer.console import clean
 from indexer.line_plot import COLOURS, Series, draw_lines
 from jobs.command import show_value
 
@@ -53,6 +54,11 @@ def render_page(figures: Mapping[str, Any], *, run_date: str, shop: str) -> str:
         deciles=_table(figures["deciles"]),
         samples=_table(figures["samples"]),
     )
+
+
+def escape(text: str) -> str:
+    """Return text for the page: no markup, no secrets, no control characters."""
+    return escape_html(clean(text))
 
 
 def _plot(deciles: Sequence[Mapping[str, Any]], target: float) -> str:

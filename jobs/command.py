@@ -9,8 +9,10 @@ from typing import Any
 import click
 from pyspark.sql import SparkSession
 
+from indexer.cli.options import log_options
 from indexer.config import Config
 from indexer.config_file import load_config
+from indexer.console import clean, describe_traceback, start_logging
 from indexer.errors import IndexerError
 from indexer.runs import StepCommit, StepFolder, check_run_date
 from indexer.text import escape
@@ -33,7 +35,17 @@ def make_command(step: str, run: Run) -> click.Command:
     @click.option("--set", "options", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")
     @click.option("--force", is_flag=True, help="Build again although nothing has changed.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
-    def command(config_path: str | None, run_date: str, options: tuple[str, ...], force: bool, as_json: bool) -> None:
+    @log_options
+    def command(
+        config_path: str | None,
+        run_date: str,
+        options: tuple[str, ...],
+        force: bool,
+        as_json: bool,
+        log_level: str,
+        unsafe_debug: bool,
+    ) -> None:
+        start_logging(log_level, unsafe=unsafe_debug)
         with exit_codes(step):
             config = load_config(config_path, options=options)
             before = StepFolder(config.shop.work, step, check_run_date(run_date)).newest()
@@ -95,12 +107,16 @@ def show_value(value: Any) -> str:
 
 @contextmanager
 def exit_codes(step: str) -> Iterator[None]:
-    """End the process with the exit code of an error of ours, after its sentence."""
+    """End the process with the exit code of an error of ours, after its sentence; of any other show the traceback."""
     try:
         yield
     except IndexerError as error:
         click.echo(f"{step}: {escape(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        click.echo(describe_traceback(error), err=True)
+        click.echo(f"{step}: unexpected {type(error).__name__}: {clean(str(error))}; please report it", err=True)
+        sys.exit(IndexerError.exit_code)
 
 
 @contextmanager

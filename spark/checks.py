@@ -12,6 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from indexer.contracts.checks import NOT_IN_IDS
 from indexer.contracts.rejects import WITHHELD
 from indexer.contracts.schemas import Column as ContractColumn
 from indexer.contracts.schemas import Table
@@ -26,7 +27,6 @@ FIX = "_fix_"
 SMALLEST_MILLISECONDS = 10**11
 """As seconds this is the year 5138."""
 
-CONTROLS = r"[\x00-\x1f\x7f]"
 PATTERNS = {
     "long": r"^[+-]?[0-9]{1,18}$",
     "double": r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$",
@@ -151,7 +151,7 @@ def _column_faults(column: ContractColumn) -> list[Column]:
     if column.max_bytes is not None and not _is_cut(column):
         faults.append(_fault(f"{column.name}_too_long", F.octet_length(value) > column.max_bytes, raw))
     if column.identifier:
-        faults.append(_fault(f"{column.name}_chars", value.rlike(CONTROLS), raw))
+        faults.append(_fault(f"{column.name}_chars", value.rlike(NOT_IN_IDS), raw))
     outside = _outside(column, value)
     return faults if outside is None else [*faults, _fault(f"{column.name}_range", outside, raw)]
 

@@ -55,6 +55,8 @@ LINE = r"^\x{FEFF}?\s*(\S+)\s+[:-]\s+(.*\S)\s*$"
 """A node on a line of its own, as Shopify (`id : path`) and Google (`id - path`) publish theirs."""
 COMMENT = r"^\x{FEFF}?\s*#"
 HEADERS_AT_ONCE = 16
+CUT_CHARACTERS = 1 << 20
+"""What is left of a Parquet cell beyond RECORD_BYTES: more than any column may hold."""
 KEY_SAMPLE_ROWS = 1_000
 """Records of which all keys are looked at."""
 
@@ -253,7 +255,7 @@ def _open_parquet(session: SparkSession, table: Table, location: Location, colum
     if table.nested:
         known = _nested_columns(frame.schema) | known
     matched = match_columns(table, columns, known, shown=location.shown)
-    chosen = [_text_of_number(frame, table, known[name], column) for column, name in matched.items()]
+    chosen = [_raw_column(frame, table, known[name], column) for column, name in matched.items()]
     return frame.select(
         *chosen,
         F.lit(None).cast("string").alias("_line"),
@@ -274,10 +276,13 @@ def _nested_columns(schema: T.StructType, before: tuple[str, ...] = ()) -> dict[
     return found
 
 
-def _text_of_number(frame: DataFrame, table: Table, name: str, column: str) -> Column:
-    """Return a column; logs may write ids as numbers."""
-    value = F.col(name)
-    whole = table.nested and isinstance(frame.select(name).schema[0].dataType, T.IntegralType)
+def _raw_column(frame: DataFrame, table: Table, name: str, column: str) -> Column:
+    """Return a column of a Parquet file as the rules take it; logs may write ids as numbers."""
+    value, kind = F.col(name), frame.select(name).schema[0].dataType
+    if isinstance(kind, T.StringType):
+        # Every rule would hold a copy of such a cell; it stays too long for any column.
+        value = F.when(F.octet_length(value) > RECORD_BYTES, F.substring(value, 1, CUT_CHARACTERS)).otherwise(value)
+    whole = table.nested and isinstance(kind, T.IntegralType)
     return (value.cast("string") if whole and table.column(column).type == pa.string() else value).alias(column)
 
 

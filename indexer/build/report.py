@@ -7,12 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from indexer.console import show_text
 from indexer.line_plot import Series, draw_lines
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("indexer.build", "."),
     autoescape=select_autoescape(default=True, default_for_string=True),
     undefined=StrictUndefined,
+    finalize=show_text,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -12,15 +12,17 @@ from indexer.cli.evaluate import evaluate
 from indexer.cli.export import export
 from indexer.cli.label import label
 from indexer.cli.nightly import nightly
-from indexer.cli.options import ErrorGroup
+from indexer.cli.options import ErrorGroup, log_options
 from indexer.cli.query import query
 from indexer.cli.release import release
+from indexer.console import start_logging
 
 
 @click.group(cls=ErrorGroup, context_settings={"show_default": True})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@log_options
 @click.version_option(__version__, package_name="nightly-semantic-index")
-def indexer(debug: bool) -> None:
+def indexer(debug: bool, log_level: str, unsafe_debug: bool) -> None:
     """Nightly batch job and embedding index builder behind e-commerce semantic search.
 
     \b
@@ -28,6 +30,7 @@ def indexer(debug: bool) -> None:
     3 input contract, 4 quality gate, 5 publish conflict, 6 integrity,
     75 storage or network (try again).
     """
+    start_logging(log_level, unsafe=unsafe_debug)
 
 
 for command in (demo, nightly, distill, build, query, release, export, evaluate, compare, label, config):

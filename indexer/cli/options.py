@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from indexer.config import Config
 from indexer.config_file import load_config
+from indexer.console import LEVEL_VARIABLE, LEVELS, clean, describe_traceback
 from indexer.errors import ConfigError, IndexerError
 from indexer.text import escape
 
@@ -39,14 +40,35 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def log_options(command: Command) -> Command:
+    """Add --log-level and --unsafe-debug."""
+    command = click.option(
+        "--unsafe-debug", is_flag=True, help="With --log-level debug: also the requests that are sent to storage."
+    )(command)
+    return click.option(
+        "--log-level",
+        type=click.Choice(LEVELS, case_sensitive=False),
+        default="warning",
+        envvar=LEVEL_VARIABLE,
+        show_envvar=True,
+        help="What libraries log to stderr; secrets are hidden at every level.",
+    )(command)
+
+
 def open_config(config_path: str | None, settings: tuple[str, ...]) -> Config:
     """Load the configuration by the precedence option, environment, file, default."""
     return load_config(config_path, options=settings)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document to stdout."""
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    """Print one JSON document to stdout; characters that could steer a terminal stand in it as JSON's own escapes."""
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    click.echo("".join(c if c.isprintable() or c == "\n" else _escape_json(c) for c in text))
+
+
+def _escape_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def show_progress(no_progress: bool) -> bool:
@@ -58,19 +80,29 @@ class ErrorGroup(click.Group):
     """A group whose commands end with the exit code of the error they raise."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; print an IndexerError, or a package that is not installed, as one sentence."""
+        """Run the command; print an error of any kind as one sentence, with its traceback where it is wanted or new."""
+        debug = bool(context.params.get("debug"))
         try:
             return super().invoke(context)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.UsageError as error:
+            # Such a message quotes what was typed.
+            raise click.UsageError(clean(error.format_message()), error.ctx) from None
         except IndexerError as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"indexer: {escape(str(error))}", err=True)
-            context.exit(error.exit_code)
+            _end(context, error, escape(str(error)), error.exit_code, traced=debug)
         except ModuleNotFoundError as error:
-            if context.params.get("debug") or error.name is None or error.name.startswith("indexer"):
-                raise
-            click.echo(
-                f"indexer: this command needs the package {error.name}; run: pip install 'nightly-semantic-index[all]'",
-                err=True,
-            )
-            context.exit(ConfigError.exit_code)
+            known = error.name is not None and not error.name.startswith("indexer")
+            needs = f"this command needs the package {error.name}; run: pip install 'nightly-semantic-index[all]'"
+            sentence = needs if known else clean(str(error))
+            _end(context, error, sentence, ConfigError.exit_code if known else 1, traced=debug or not known)
+        except Exception as error:
+            sentence = f"unexpected {type(error).__name__}: {clean(str(error))}; please report it"
+            _end(context, error, sentence, IndexerError.exit_code, traced=True)
+
+
+def _end(context: click.Context, error: Exception, sentence: str, exit_code: int, *, traced: bool) -> NoReturn:
+    if traced:
+        click.echo(describe_traceback(error), err=True)
+    click.echo(f"indexer: {sentence}", err=True)
+    context.exit(exit_code)

@@ -15,6 +15,7 @@ from indexer.config import SCORES, Config
 from indexer.contracts.files import local_files
 from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.log import read_head
+from indexer.redaction import redact
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 from indexer.store import open_store
 
@@ -55,7 +56,7 @@ def run_nightly(
     except BaseException as error:
         summary.status = "unknown" if isinstance(error, OutcomeUnknownError) else "failed"
         summary.exit_code = error.exit_code if isinstance(error, IndexerError) else 1
-        summary.reason = str(error) or type(error).__name__
+        summary.reason = redact(str(error)) or type(error).__name__
         raise
     finally:
         summary.seconds = round(time.monotonic() - started, 1)

@@ -35,7 +35,7 @@ def print_release(release: Mapping[str, Any]) -> None:
         click.echo(escape(f"  {line}"))
     for reject in release["rejects"]:
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}"))
-    click.echo(f"  size    {release['bytes'] / 2**20:.1f} MiB at {release['url']}")
+    click.echo(f"  size    {release['bytes'] / 2**20:.1f} MiB at {escape(release['url'])}")
     click.echo(f"  report  {release['report']}")
 
 
@@ -55,7 +55,7 @@ def print_night(summary: NightlySummary) -> None:
             click.echo("models on held-out queries")
             print_table(step["counts"]["evaluation"])
     print_release(summary.release)
-    click.echo(f"{summary.shop}  {summary.run_date}  {summary.status}  {summary.seconds:.1f} s in all")
+    click.echo(f"{escape(summary.shop)}  {summary.run_date}  {summary.status}  {summary.seconds:.1f} s in all")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,8 @@ from indexer.contracts.schemas import Column, Table
 from indexer.errors import ContractError
 from indexer.text import SPACES, decode_entities
 
-CONTROL = r"[\x00-\x1f\x7f]"
+NOT_IN_IDS = r"[\x00-\x1f\x7f]|(^|[/\\])\.\.($|[/\\])"
+"""Control characters, and steps to a folder above: a consumer may put ids into addresses."""
 WHOLE_NUMBER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
 DAY = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}\s*$"
@@ -55,7 +56,7 @@ def check_column(
             findings.append((f"{column.name}_missing", pc.is_null(typed)))
     typed, cut = _limit_text(typed, column, findings)
     if column.identifier:
-        findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, CONTROL))))
+        findings.append((f"{column.name}_chars", _true(pc.match_substring_regex(typed, NOT_IN_IDS))))
     if column.minimum is not None or column.maximum is not None:
         findings.append((f"{column.name}_range", _out_of_range(typed, column)))
     return decode_texts(typed) if column.text and pa.types.is_string(typed.type) else typed, findings, cut

@@ -103,7 +103,8 @@ def readable(path: Path, part: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeError) as error:
-        raise ContractError(f"{path}{part}: cannot be read: {error}; write it again") from error
+        # Some of their messages have several lines.
+        raise ContractError(f"{path}{part}: cannot be read: {' '.join(str(error).split())}; write it again") from error
 
 
 def _check_unique(names: list[str], place: str) -> list[str]:

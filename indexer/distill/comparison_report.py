@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from indexer.config import DistillConfig, as_document
+from indexer.console import show_text
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_table import TableRow
 from indexer.distill.evaluate import WHOLE
@@ -29,6 +30,7 @@ _ENVIRONMENT = Environment(
     loader=PackageLoader("indexer.distill", "."),
     autoescape=select_autoescape(default=True, default_for_string=True),
     undefined=StrictUndefined,
+    finalize=show_text,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -17,6 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from indexer.config import LlmConfig
 from indexer.errors import ConfigError, StoreError
+from indexer.redaction import hide_value, redact
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_WAIT_SECONDS = 60.0
@@ -54,6 +55,9 @@ class ChatClient:
         self._cache, self._sleep = cache, sleep
         self._lock = threading.Lock()
         self._opener = build_opener(_NoRedirect())
+        if key:
+            # Its variable may have any name, and an endpoint may quote the key in its answer.
+            hide_value(key)
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
     def ask(self, prompt: str, *, generation: int, parse: Callable[[str], Parsed]) -> Parsed:
@@ -72,8 +76,8 @@ class ChatClient:
         try:
             parsed = parse(answer)
         except ValueError:
-            raise NoAnswerError("answer_malformed", answer) from None
-        _write_text(file, answer)
+            raise NoAnswerError("answer_malformed", redact(answer)) from None
+        _write_text(file, redact(answer))
         return parsed
 
     def _request(self, prompt: str, generation: int) -> str:
@@ -166,7 +170,7 @@ def _find_wait(headers: Message | None) -> float | None:
 
 
 def _shorten(body: bytes) -> str:
-    return " ".join(body.decode("utf-8", "replace").split())[:200]
+    return redact(" ".join(body.decode("utf-8", "replace").split()))[:200]
 
 
 def _read_text(file: Path) -> str | None:

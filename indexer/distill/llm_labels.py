@@ -29,6 +29,8 @@ from indexer.input_config import GRADES, CatalogueConfig, PairsConfig
 from indexer.text import normalise_query
 
 SOURCE = "llm"
+FORMULA = ("=", "+", "-", "@", "\t")
+"""What a cell begins with that a spreadsheet computes."""
 COLUMNS = ("query", "product_id", "label", "source")
 WORD_OF_GRADE = ("irrelevant", "complement", "substitute", "exact")
 QUESTIONS_AT_ONCE = 1_000
@@ -214,6 +216,10 @@ def _write_queries(question: Question, client: ChatClient, prompt: str) -> Outco
     try:
         written = client.ask(fill_prompt(prompt, product=question.product), generation=1, parse=parse_queries)
         for query, grade in written:
+            if query.startswith(FORMULA):
+                # No shopper types it; a seller's title may have led the model to it, for whoever opens the CSV.
+                whole.reasons.append(("query_formula", query))
+                continue
             text = fill_prompt(LABEL_PROMPT, query=query, product=question.product)
             one = _agree(query, grade, client.ask(text, generation=2, parse=parse_label))
             whole = Outcome(whole.labels + one.labels, whole.reasons + one.reasons)

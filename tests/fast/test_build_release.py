@@ -261,6 +261,7 @@ def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "broken marker"])
+@pytest.mark.line(91, 92)
 def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, damage: str
 ):

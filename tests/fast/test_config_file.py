@@ -57,6 +57,7 @@ def test_option_beats_environment_beats_file_beats_default(tmp_path):
         ("[npmi\n", "cannot be read"),
     ],
 )
+@pytest.mark.line(73, 74, 75)
 def test_wrong_file_is_refused_with_the_place(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -79,6 +80,7 @@ def test_wrong_option_is_refused(option, message):
         load_config(options=[option], environment={})
 
 
+@pytest.mark.line(73)
 def test_wrong_environment_key_is_refused():
     with pytest.raises(ConfigError, match=r"INDEXER_NPMI_TUA.*did you mean 'tau'"):
         load_config(environment={"INDEXER_NPMI_TUA": "0.3"})
@@ -105,6 +107,7 @@ def test_unknown_environment_section_is_refused():
         "index.threads=-3",
     ],
 )
+@pytest.mark.line(75)
 def test_a_value_out_of_range_is_refused_with_its_key(option):
     key = option.partition("=")[0].partition(".")[2]
     with pytest.raises(ConfigError, match=rf"{key}.*: expected .* \(set in --set"):

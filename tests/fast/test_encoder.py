@@ -222,6 +222,7 @@ def test_an_encoder_that_computes_other_vectors_is_refused(copied: Path):
         open_encoder(copied)
 
 
+@pytest.mark.line(99)
 def test_a_self_test_vector_of_nan_is_refused(copied: Path):
     rewrite(copied, self_test=[{"kind": "query", "text": "a", "vector": [float("nan")] * 32}])
     with pytest.raises(EncoderError, match="NaN is no JSON number"):
@@ -251,6 +252,7 @@ def test_a_model_with_other_inputs_is_refused(copied: Path):
         open_encoder(copied)
 
 
+@pytest.mark.line(99)
 def test_weights_outside_the_model_are_never_read(copied: Path, monkeypatch: pytest.MonkeyPatch):
     model = onnx.load(str(copied / "encoder.onnx"))
     onnx.save_model(

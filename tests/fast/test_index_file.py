@@ -59,6 +59,7 @@ def test_the_same_vectors_give_the_same_bytes_on_any_number_of_threads(tmp_path:
         (IndexShape(rows=ROWS, dimension=DIMENSION, m=M, storage="sq8"), "type: expected b'IHNs', found b'IHNf'"),
     ],
 )
+@pytest.mark.line(94)
 def test_an_index_of_another_shape_is_refused(tmp_path: Path, shape: IndexShape, message: str):
     path, _ = make_file(tmp_path / "index")
     with pytest.raises(IntegrityError, match=message):
@@ -83,6 +84,7 @@ def foreign_indexes() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["flat", "ivf", "l2", "ids", "pca"])
+@pytest.mark.line(96)
 def test_other_kinds_of_index_are_never_opened(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "index"
     write_index(dict(foreign_indexes())[name], path)
@@ -109,6 +111,7 @@ def test_cut_and_lengthened_files_are_refused(tmp_path: Path, storage: str):
             check_index_file(path, shape)
 
 
+@pytest.mark.line(97)
 def test_a_header_that_claims_a_terabyte_is_refused_without_reading_it(tmp_path: Path):
     path, shape = make_file(tmp_path / "index")
     data = bytearray(path.read_bytes())

@@ -252,6 +252,7 @@ def test_label_vocabularies(tmp_path, words, grades):
     assert [row["label"] for row in rows] == [("irrelevant", "irrelevant", "low", "high")[grade] for grade in grades]
 
 
+@pytest.mark.line(69)
 def test_unknown_label_words_are_rejected(tmp_path):
     (tmp_path / "l.tsv").write_text("query\tproduct_id\tlabel\nq\t1\tE\nq\t2\t3.5\nq\t3\t\nq\t4\ttrue\n")
     reader = open_input(schemas.LABELS, LabelsConfig(path=str(tmp_path / "l.tsv"), **LENIENT))

@@ -234,6 +234,7 @@ def test_a_malformed_entry_is_refused(store: MemoryStore, field: str, value: obj
         read_entry(store, 1)
 
 
+@pytest.mark.line(88)
 def test_a_gap_in_the_log_is_found(store: MemoryStore):
     commit(store, 0, "a")
     commit(store, 1, "b")
@@ -251,6 +252,7 @@ def test_a_foreign_or_huge_object_in_the_log_is_refused(store: MemoryStore):
         read_head(store)
 
 
+@pytest.mark.line(89)
 def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: Path):
     data = next((golden / "release_v1").glob("v/*/manifest.*.json")).read_bytes()
     named = ObjectEntry(key="v/run/manifest.a.json", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -45,6 +45,7 @@ def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
     assert len(manifest.downloads) == 3 + 5 * 3 + 2
 
 
+@pytest.mark.line(85)
 def test_a_manifest_of_format_1_is_read(golden: Path):
     manifest = parse_manifest(newest_manifest(golden / "release_v1"), "m")
     assert [(item.name, item.rows, len(item.shards)) for item in manifest.collections] == [
@@ -138,6 +139,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES)
+@pytest.mark.line(81, 82, 83, 85, 86, 87)
 def test_every_broken_field_is_named(document: Document, change: Callable[[Document], None], message: str):
     change(document)
     with pytest.raises(ManifestError, match=message):
@@ -150,6 +152,7 @@ def test_every_field_is_needed(document: Document):
             parse_manifest(json.dumps({k: v for k, v in document.items() if k != name}).encode(), "m")
 
 
+@pytest.mark.line(86)
 def test_an_object_is_listed_once(document: Document):
     shard = document["collections"][0]["shards"][0]
     shard["ids"]["key"] = shard["index"]["key"]
@@ -176,6 +179,7 @@ def test_an_object_is_listed_once(document: Document):
         b" " * (17 << 20),
     ],
 )
+@pytest.mark.line(84)
 def test_what_is_not_strict_json_is_refused(data: bytes):
     with pytest.raises(ManifestError, match=r"not strict JSON|expected an object|expected at most"):
         parse_record(data, "m", ManifestError)

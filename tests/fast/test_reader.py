@@ -154,6 +154,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("name", "objects"), [("release_v1", 15), ("release_v2", 20)])
+@pytest.mark.line(93)
 def test_every_damaged_object_is_refused_before_it_is_parsed(
     golden: Path, tmp_path: Path, name: str, objects: int, damage: str, monkeypatch: pytest.MonkeyPatch
 ):

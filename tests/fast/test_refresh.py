@@ -49,6 +49,7 @@ class TestRefresh:
         assert index.refresh() is False
         assert index.release.sequence == 1
 
+    @pytest.mark.line(88)
     def test_a_log_that_lost_entries_is_refused(self, index: Index, release: Path):
         append_entry(release, 2)
         index.refresh()

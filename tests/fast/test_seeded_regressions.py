@@ -156,6 +156,7 @@ def test_ids_that_belong_to_other_vectors(shop: Shop, tonight: Any, monkeypatch:
     )
 
 
+@pytest.mark.line(95)
 def test_ids_that_stand_twice(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
     spoil_vectors(monkeypatch, lambda embedded: replace(embedded, rows=[embedded.rows[1], *embedded.rows[1:]]))
     expect_refusal(shop, tonight, "1 ids stand twice", IntegrityError)
@@ -300,6 +301,7 @@ def test_a_vector_near_everything(shop: Shop, tonight: Any, monkeypatch: pytest.
     )
 
 
+@pytest.mark.line(94)
 def test_a_wrong_metric(shop: Shop, tonight: Any, monkeypatch: pytest.MonkeyPatch):
     def build(vectors: np.ndarray, options: IndexConfig) -> Any:
         index = faiss.IndexHNSWFlat(vectors.shape[1], options.m, faiss.METRIC_L2)
@@ -393,6 +395,7 @@ def narrow_weights(data: bytes) -> bytes:
     [{"tokenizer": swap_words}, {"model": pool_first_word}, {"model": other_weights}, {"model": narrow_weights}],
     ids=["wrong tokenizer", "wrong pooling", "stale weights", "other dimension"],
 )
+@pytest.mark.line(100)
 def test_an_encoder_that_does_not_compute_what_it_was_exported_with(
     shop: Shop, tonight: Any, encoder_directory: Path, tmp_path: Path, changes: Any
 ):
@@ -409,6 +412,7 @@ def test_weights_that_were_exchanged_under_the_same_name(
     expect_refusal(shop, tonight, "expected SHA-256", EncoderError)
 
 
+@pytest.mark.line(100)
 def test_wrong_pooling_that_was_exported_so(shop: Shop, tonight: Any, encoder_directory: Path, tmp_path: Path):
     shop.encoder = copy_encoder(encoder_directory, tmp_path / "encoder", tested=True, model=pool_first_word)
     expect_refusal(shop, tonight, r"products found by their own text: expected at least 0\.5, found 0\.")

@@ -161,7 +161,7 @@ JUDGED = {
     "id of 256 bytes": ("p.jsonl", ids(b'"' + b"x" * 256 + b'"'), ["a", "z"], {}),
     "id over 256 bytes": ("p.jsonl", ids(b'"' + b"x" * 257 + b'"'), ["a"], {"product_id_too_long": 1}),
     "id with NUL or newline": ("p.jsonl", ids(b'"\\u0000"', b'"p\\nq"', b'"\\u007f"'), ["a"], {"product_id_chars": 3}),
-    "id with ../": ("p.jsonl", ids(b'"../p"'), ["a", "z"], {}),
+    "id with ../": ("p.jsonl", ids(b'"../p"', b'"a..b"'), ["a", "z"], {"product_id_chars": 1}),
     "ids that look like numbers": ("p.jsonl", ids(b"-1", b"9223372036854775808", b'"007"'), ["a", "z", "z", "z"], {}),
     "invalid UTF-8": ("p.csv", HEADER + b"a,p,1\n\xff,p,1\n", ["a"], {"encoding": 1}),
     "half a character in JSON": ("p.jsonl", ids(b'"\\ud800"'), ["a"], {"encoding": 1}),

@@ -218,6 +218,7 @@ def read(config, table):
     return {row.pop("query"): row for row in ds.dataset(folder, format="parquet").to_table().to_pylist()}
 
 
+@pytest.mark.line(41, 42, 43, 44, 45, 46, 47)
 def test_bad_and_odd_queries_through_the_jobs(session, shop):
     config = shop()
     gram = purchase_gram.run(session, config, DATE)

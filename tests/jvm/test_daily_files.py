@@ -87,6 +87,7 @@ def test_only_the_days_that_count_are_read_and_tell_the_step_from_another(sessio
         ("part-0.csv", "a,p,9,2026-11-19", "part-0.csv names no day; expected YYYY-MM-DD"),
     ],
 )
+@pytest.mark.line(54)
 def test_only_other_days_are_refused(session, tmp_path, name, row, message):
     write_days(tmp_path / "in", {name: [f"{row},"]})
     settings = PurchasesConfig(

@@ -102,6 +102,7 @@ def read_pairs(config, run_date=DATE):
     return {(row["query"], row["product_id"]): row["purchases"] for row in rows}
 
 
+@pytest.mark.line(50, 51, 53, 55)
 def test_every_event_counts_or_is_accounted_for(session, shop, tmp_path):
     path = tmp_path / "log.ndjson"
     records = [*EVENTS, *itertools.chain.from_iterable(BAD_EVENTS.values())]

@@ -136,6 +136,7 @@ def test_a_night_from_purchases_to_negatives(config, night):
     assert list((folder.folder.parents[1] / "staging").iterdir()) == []
 
 
+@pytest.mark.line(62)
 def test_a_rerun_does_nothing_until_something_changes(session, config, tmp_path, night):
     assert run_all(session, config) == night
     forced = npmi_pairs.run(session, config, DATE, force=True)
@@ -186,6 +187,7 @@ def test_a_shops_own_tree_and_classifier(session, config, tmp_path, night):
 
 
 @pytest.mark.usefixtures("night")
+@pytest.mark.line(49)
 def test_purchases_of_products_that_the_catalogue_lacks(session, config, tmp_path):
     lines = (tmp_path / "catalogue.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "catalogue.jsonl").write_text("".join(lines[:-1]))
@@ -215,6 +217,7 @@ def test_contradicting_rows_of_a_product_are_rejected_and_counted(session, confi
 
 
 @pytest.mark.usefixtures("night")
+@pytest.mark.line(39)
 def test_a_night_that_lost_its_categories_is_refused_and_leaves_nothing(session, config, tmp_path):
     purchase_gram.run(session, config, LATER)
     records = [{"id": name, "title": "t", "category_path": "All"} for name in PRODUCTS]
@@ -244,12 +247,14 @@ def with_purchases(config, tmp_path, text, **options):
         ("query,product_id,purchases\n\u200b,p,20\n", "1 query_empty"),
     ],
 )
+@pytest.mark.line(51)
 def test_purchases_that_cannot_be_used(session, config, tmp_path, text, message):
     with pytest.raises(ContractError, match=message):
         purchase_gram.run(session, with_purchases(config, tmp_path, text), DATE)
     assert list(StepFolder(config.shop.work, "purchase_gram", DATE).folder.glob("*")) == []
 
 
+@pytest.mark.line(56)
 def test_a_sum_beyond_64_bits_is_refused(session, config, tmp_path):
     huge = 10**17 * 9
     text = "query,product_id,purchases\n" + "".join(f"a{n % 2},p,{huge}\n" for n in range(24))

@@ -63,6 +63,7 @@ def work(session, tmp_path_factory):
         ),
     ],
 )
+@pytest.mark.line(68)
 def test_too_many_of_them_stop_the_run(session, work, tmp_path, table, content, options, message):
     settings = [f"shop.work={work}"]
     for name, text in {**SHOP, table: content}.items():

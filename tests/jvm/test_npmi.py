@@ -57,6 +57,7 @@ def gram(frame, *, blocks=1, top_k=0):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.line(59)
 def test_three_by_three_oracle(purchases, variant):
     rows = score(purchases(FIRST), variant)
     marginals, pairs = ORACLE[variant]
@@ -82,6 +83,7 @@ def test_gram_of_the_oracle_by_hand(purchases):
     assert rows["q0", "q1"].gram == pytest.approx(40 / 60 * 20 / 40 + 20 / 60 * 20 / 40)
 
 
+@pytest.mark.line(59)
 def test_second_matrix_reaches_its_ceiling_and_literal_is_infinite(purchases):
     frame = purchases(SECOND)
     walk = score(frame, "walk")["q0", "q1"]

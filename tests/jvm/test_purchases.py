@@ -167,6 +167,7 @@ def test_weights_halve_and_end():
     assert len(halving_weights(365, longest=30)) == 31
 
 
+@pytest.mark.line(52)
 def test_a_click_farm_counts_little(sums):
     farm = [("q", "p", 10, 0, "bot")] * 3 + [
         ("q", "p", 4, 1, "bot"),
@@ -183,6 +184,7 @@ def test_a_click_farm_counts_little(sums):
     assert kept(sums(farm + others, max_user_day=8))[("other", "p")] == 8 + 60
 
 
+@pytest.mark.line(58)
 def test_pairs_of_too_few_users_are_dropped(sums):
     rows = [("two", "p", 5, 0, "ann"), ("two", "p", 5, 1, "bea"), ("one", "p", 50, 0, "ann"), ("one", "p", 9, 1, "ann")]
     rows += [("nobody", "p", 99, 0, None), ("two", "q", 1, 0, "ann"), ("two", "q", 1, 0, "bea")]

@@ -238,6 +238,7 @@ GRAM = {"query_a": "a", "query_b": "b", "overlap": 9, "gram": 0.5, "joint": 0.1,
         "more products than purchases",
     ],
 )
+@pytest.mark.line(57, 60)
 def test_a_table_that_breaks_its_own_rules_is_not_left_standing(session, tmp_path, table, row, rule):
     frame = session.createDataFrame([row], spark_schema(table)).coalesce(1)
     if rule is None:

@@ -42,17 +42,20 @@ def test_lineages_run_from_the_root_down():
         ([Node("a", "b", "A"), Node("b", "c", "B"), Node("c", "b", "C")], "cycle: b -> c -> b"),
     ],
 )
+@pytest.mark.line(63, 64, 67)
 def test_a_broken_tree_is_refused(extra, message):
     with pytest.raises(ContractError, match=message):
         grow([*GOOD, *extra])
 
 
+@pytest.mark.line(65)
 def test_orphans_are_left_out_with_all_below_them():
     tree = grow([*GOOD, Node("8", "missing", "Lost"), Node("9", "8", "Below")])
     assert [node.node_id for node in tree.orphans] == ["8", "9"]
     assert set(tree.nodes) == {"1", "2", "3", "4"}
 
 
+@pytest.mark.line(66)
 def test_depth_is_limited():
     chain = [Node(str(n), str(n - 1) if n else None, f"level {n}") for n in range(40)]
     assert len(grow(chain, max_depth=40).nodes) == 40
@@ -60,6 +63,7 @@ def test_depth_is_limited():
         grow(chain)
 
 
+@pytest.mark.line(63, 66)
 def test_a_very_long_chain_is_refused_and_a_very_long_cycle_named():
     chain = [Node(f"{n:06d}", f"{n + 1:06d}", "level") for n in range(200_000)]
     with pytest.raises(ContractError, match="lies 33 levels deep, more than 32"):
@@ -69,6 +73,7 @@ def test_a_very_long_chain_is_refused_and_a_very_long_cycle_named():
 
 
 @pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.line(64)
 def test_of_two_parents_the_first_that_is_there_can_be_kept(turn):
     extra = [Node("3", "4", "Pans"), Node("2", "missing", "Kitchen"), Node("4", "2", "Toys"), Node("5", "lost", "Five")]
     rows = [*GOOD, *extra, Node("5", None, "Five")][::turn]

@@ -97,6 +97,7 @@ def attempts(folder):
     return {path.name for path in folder.folder.glob("attempt=*")}
 
 
+@pytest.mark.line(78)
 def test_one_wins_the_other_is_told_and_the_next_run_has_nothing_to_do(session, shop, drivers):
     config = load_config(str(shop / "shop.toml"), environment={})
     earlier = purchase_gram.run(session, config, EARLIER)

@@ -81,6 +81,7 @@ def test_labels_join_product_texts(shop):
     assert len(texts) == 80
 
 
+@pytest.mark.line(68)
 def test_every_label_row_is_accounted_for(shop):
     relabel(
         shop,
@@ -162,6 +163,7 @@ def test_a_product_that_contradicts_itself_has_no_text_as_it_has_no_place_in_the
     assert found.counts["catalogue"] == {"rows_in": 4, "rows_out": 2, "rejected": 2}
 
 
+@pytest.mark.line(72)
 def test_each_query_stands_in_one_part(shop):
     data = read_training_data(shop, DATE)
     parts = [set(part.query.tolist()) for part in (data.train, data.validation, data.test)]
@@ -194,6 +196,7 @@ def test_starts_of_the_test_part_make_folds():
 
 
 @pytest.mark.parametrize("label", ["E", "I"])
+@pytest.mark.line(71)
 def test_one_class_is_refused(shop, label):
     relabel(shop, [(f"q{number:02d}", f"goodq{number:02d}", label, "1") for number in range(40)])
     with pytest.raises(GateError, match="training part: expected both relevant"):
@@ -335,6 +338,7 @@ def test_traffic_is_summed_by_query(tmp_path):
         ([(2, 1, "a"), (2, 3, "b"), (0, 4, "")], (0, 8 / 3, "")),
     ],
 )
+@pytest.mark.line(70)
 def test_labels_of_one_pair_settle_on_a_grade_and_its_source(votes, settled):
     for order in (1, -1):
         assert settle_votes([Vote(*vote) for vote in votes][::order], ("llm",)) == settled

@@ -1,0 +1,79 @@
+"""Secrets in text: known by their value, by their form or by the name before them; what is printed or kept has none.
+
+Every message of an IndexerError passes through `redact`, and so do the lines of all loggers and every traceback that
+a command prints (`indexer/console.py`).
+"""
+
+import base64
+import os
+import re
+from urllib.parse import quote
+
+HIDDEN = "[hidden]"
+SECRET_NAME = re.compile(
+    r"(?<!SECRET_)(SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)(?!.*_(FILE|DIR|PATH)$)", re.I
+)
+"""What an environment variable is called whose value is never shown."""
+SHORTEST = 8
+"""Shorter values are words of everyday use, and hiding them everywhere would hide the message."""
+
+ADDRESS_SECRETS = re.compile(
+    r"\w://[^\s/@'\":]*:[^\s@'\"]*@|s3a?://[^\s/@'\"]*@|[?&](X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|sig)=", re.I
+)
+"""An address that carries a user's name and password, or the parameters of a signed one."""
+KEY_FORM = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,124}\b|\bsk-[A-Za-z0-9_-]{16,200}")
+"""Key ids of AWS, and keys of language models, tell themselves by their first letters."""
+
+_RULES = (
+    # user:password@ of an address
+    (re.compile(r"(\w://)[^\s/@'\":]*:[^\s@'\"]+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(s3a?://)[^\s/@'\"]+@", re.I), rf"\1{HIDDEN}@"),
+    # parameters of a signed address, and parts of a signature in a header
+    (
+        re.compile(
+            r"\b(X-Amz-(?:Signature|Credential|Security-Token)|Signature|Credential|AWSAccessKeyId|sig)"
+            r"(=|%3D)[^&\s'\",;)]+",
+            re.I,
+        ),
+        rf"\1\2{HIDDEN}",
+    ),
+    # headers, as they are and as Python prints a mapping of them
+    (
+        re.compile(r"((?:Proxy-)?Authorization|X-Amz-Security-Token)(['\"]?\s*[:=]\s*)b?(['\"]?)[^\r\n'\"]+", re.I),
+        rf"\1\2\3{HIDDEN}",
+    ),
+    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{8,}", re.I), rf"\1 {HIDDEN}"),
+    # name = value, as configuration files, JSON and XML have it
+    (
+        re.compile(
+            r"((?:secret|session|security)[_-]?(?:access[_-]?)?(?:key|token)|access[_-]?key(?:[_-]?id)?|api[_-]?key|"
+            r"password|passwd)(['\"]?\s*(?:[:=]|>)\s*)b?(['\"]?)[^\s'\"<>,;&]{4,}",
+            re.I,
+        ),
+        rf"\1\2\3{HIDDEN}",
+    ),
+    (KEY_FORM, HIDDEN),
+)
+_known: set[str] = set()
+
+
+def hide_value(value: str) -> None:
+    """Have a value hidden wherever it would be printed from now on: a key whose variable may have any name."""
+    if len(value) >= SHORTEST:
+        _known.add(value)
+
+
+def has_credentials(text: str) -> bool:
+    """Tell whether a setting or address carries an access key, a password or a signature."""
+    return ADDRESS_SECRETS.search(text) is not None or KEY_FORM.search(text) is not None
+
+
+def redact(text: str) -> str:
+    """Return the text without secrets: values of the environment and of `hide_value`, and what looks like one."""
+    named = (value for name, value in os.environ.items() if len(value) >= SHORTEST and SECRET_NAME.search(name))
+    for value in sorted({*named, *_known}, key=len, reverse=True):
+        for form in (value, quote(value, safe=""), quote(value), base64.b64encode(value.encode()).decode()):
+            text = text.replace(form, HIDDEN)
+    for pattern, instead in _RULES:
+        text = pattern.sub(instead, text)
+    return text
