@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proof fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
+.PHONY: help demo test check proof fuzz fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,7 @@ TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-mar
 TABLE_SEEDS := --folds 5 --seeds 2
 TABLE_SWEEPS := --sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]'
 TABLE_OPTIONS :=
+FUZZ_SECONDS := 600
 ABLATIONS := --sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:alpha_dissimilar=[0, 1]' \
 	--sweep 'kd-boost:alpha_similar=[0, 1]'
 define COMPARE
@@ -71,8 +72,13 @@ ablations: TABLE_CONFIG := demo-shop-medium/shop.toml
 generated-table ablations: TABLE_DATE := 2026-01-07
 generated-table ablations: TABLE_SEEDS := --folds 5 --test-folds 1 --seeds 1
 
-proof: $(VENV)/test ## Run the protocol of releases on 20,000 simulated schedules: ten minutes
+proof: $(VENV)/test ## Run the protocol of releases on 20,000 simulated schedules, and damage every kind of object: 20 minutes
 	$(BIN)/python tests/proof/simulation.py --schedules 20000
+	$(BIN)/python -m tests.proof.corruption --full
+
+fuzz: $(VENV)/test ## Fuzz every reader of bytes from outside, FUZZ_SECONDS each: 80 minutes
+	$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m tests.proof.fuzz all --seconds $(FUZZ_SECONDS)
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf

@@ -58,6 +58,14 @@ class ShopConfig:
     """Folder of the tables, models and unfinished shards of every run."""
     release: str = "release"
     """Folder or `s3://bucket/prefix` that releases are published to."""
+    signing_key: str = ""
+    """PEM file of an Ed25519 key that signs what is published, for consumers that pin its public half."""
+    expires_days: int = 0
+    """Days after which these consumers refuse a release that no newer one has replaced; 0 means never."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self, expires_days=(0, 36_500))
+        require(bool(self.signing_key) or not self.expires_days, "expires_days: expected a signing_key beside it")
 
 
 @dataclass(frozen=True, kw_only=True)

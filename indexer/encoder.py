@@ -20,10 +20,17 @@ from tokenizers import Tokenizer
 
 from indexer.errors import EncoderError
 from indexer.manifest import ENCODER_FILES
-from indexer.strict_json import Record, check_format, parse_record
+from indexer.onnx_file import MAX_MODEL_BYTES, check_model
+from indexer.strict_json import MAX_DOCUMENT_BYTES, Record, check_format, parse_record
 from indexer.text import normalise_query
 
 FORMAT = 1
+MAX_FILE_BYTES = {
+    "encoder.json": MAX_DOCUMENT_BYTES,
+    "encoder.onnx": MAX_MODEL_BYTES,
+    "tokenizer.json": 64 << 20,
+}
+"""A vocabulary of a million words takes 40 MB."""
 MIN_SELF_TEST_COSINE = {"fp32": 0.999, "int8": 0.98}
 """Least cosine between a stored vector and the loaded encoder's; int8 arithmetic differs between CPU families."""
 
@@ -176,12 +183,13 @@ def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 512) 
 
 def load_encoder(files: Mapping[str, Path], *, threads: int = 0, batch_tokens: int = 512) -> Encoder:
     """Load an encoder from its three files, wherever they lie."""
-    contents = {name: _read_file(files[name]) for name in ENCODER_FILES}
+    contents = {name: _read_file(files[name], MAX_FILE_BYTES[name]) for name in ENCODER_FILES}
     description = parse_description(contents["encoder.json"], str(files["encoder.json"]))
     for name, expected in description.files.items():
         found = hashlib.sha256(contents[name]).hexdigest()
         if found != expected:
             raise EncoderError(f"{files[name]}: expected SHA-256 {expected}, found {found}; export the encoder again")
+    check_model(contents["encoder.onnx"], str(files["encoder.onnx"]))
     fingerprint = hashlib.sha256(contents["encoder.json"]).hexdigest()
     encoder = Encoder(description, fingerprint, contents, threads, batch_tokens)
     check_self_test(encoder, str(files["encoder.json"].parent))
@@ -193,7 +201,11 @@ def check_self_test(encoder: Encoder, place: str) -> None:
     least = MIN_SELF_TEST_COSINE[encoder.description.precision]
     for test in encoder.description.self_test:
         text = normalise_query(test.text) if test.kind == "query" else test.text
-        found = encoder.encode([text], kind=test.kind).vectors[0]
+        try:
+            found = encoder.encode([text], kind=test.kind).vectors[0]
+        except Exception as error:
+            # ONNX Runtime has kinds of error of its own, and finds some faults of a model when it first computes.
+            raise EncoderError(f"{place}: self-test {test.text!r}: cannot be computed: {str(error)[:300]}") from None
         cosine = float(found @ np.array(test.vector, dtype=np.float32))
         if not cosine >= least:
             raise EncoderError(
@@ -265,8 +277,11 @@ def _check_width(session: onnxruntime.InferenceSession, dimension: int) -> None:
         )
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, most: int) -> bytes:
     try:
+        size = path.stat().st_size
+        if size > most:
+            raise EncoderError(f"{path}: {size} bytes, expected at most {most}; export the encoder again")
         return path.read_bytes()
     except OSError as error:
         raise EncoderError(f"{path}: cannot be read: {error.strerror}; expected {', '.join(ENCODER_FILES)}") from None

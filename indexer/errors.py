@@ -1,9 +1,9 @@
 """Every error the project raises on purpose, with the exit code a command ends with.
 
 IndexerError                    1   unexpected
-  EncoderError                  1   a model file that cannot be used
   ConfigError                   2   command line or configuration
   ContractError                 3   input schema, empty input, too many rejects
+  EncoderError                  3   a model file that cannot be used; of a release an IntegrityError
   GateError                     4   quality gate; the live release is untouched
   PublishConflictError          5   another run published first
   IntegrityError                6   hash, size, count or id mismatch
@@ -32,6 +32,8 @@ class IndexerError(Exception):
 
 class EncoderError(IndexerError):
     """A model or encoder file cannot be loaded or does not do what it says."""
+
+    exit_code = 3
 
 
 class ConfigError(IndexerError):

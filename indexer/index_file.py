@@ -1,10 +1,11 @@
 """FAISS index files: their bytes are checked against an allow-list before FAISS parses any of them.
 
 Accepted are an HNSW graph over flat or scalar-quantised vectors (`IHNf` over `IxFI`, `IHNs` over `IxSQ`) with
-inner product, whose counts add up to the file's exact length. Everything else FAISS could open is refused,
-inverted lists and pre-transforms among them.
+inner product, whose counts add up to the file's exact length and whose links lead to rows of it (`index_graph`).
+Everything else FAISS could open is refused, inverted lists and pre-transforms among them.
 """
 
+import math
 import struct
 import threading
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import IO, Any
 import faiss
 
 from indexer.errors import IntegrityError
+from indexer.index_graph import GraphLayout, Span, check_graph_links
 
 HEADER = "<iqqqBi"
 """Dimension, rows, two unused numbers, trained, metric: what every FAISS index starts with."""
@@ -44,6 +46,7 @@ class _File:
 
     def __init__(self, file: IO[bytes], size: int, place: str) -> None:
         self.file = file
+        self.size = size
         self.left = size
         self.place = place
 
@@ -55,12 +58,13 @@ class _File:
         data = self.file.read(count)
         return data if len(data) == count else self.refuse(what, f"{count} bytes", f"{len(data)}")
 
-    def skip_vector(self, item_bytes: int, what: str) -> int:
-        """Pass over a vector and return its length."""
+    def skip_vector(self, item_bytes: int, what: str) -> Span:
+        """Pass over a vector and return where it lies."""
         (length,) = self.numbers("<Q", what)
+        start = self.size - self.left
         self._use(int(length) * item_bytes, what)
         self.file.seek(int(length) * item_bytes, 1)
-        return int(length)
+        return Span(start, int(length))
 
     def expect(self, found: object, expected: object, what: str) -> None:
         if found != expected:
@@ -76,20 +80,26 @@ class _File:
 
 
 def check_index_file(path: Path, shape: IndexShape) -> None:
-    """Raise IntegrityError unless the file is laid out exactly as an index of this shape."""
+    """Raise IntegrityError unless the file is laid out exactly as an index of this shape and its graph stays in it."""
+    check_graph_links(path, read_layout(path, shape), rows=shape.rows, m=shape.m)
+
+
+def read_layout(path: Path, shape: IndexShape) -> GraphLayout:
+    """Return where the parts of the graph lie; raises IntegrityError unless counts and types are those of the shape."""
     graph_tag, storage_tag, quantiser = STORED_AS[shape.storage]
     with path.open("rb") as handle:
         file = _File(handle, path.stat().st_size, str(path))
         file.expect(file.take(4, "type"), graph_tag, "type")
         _check_header(file, shape)
-        _check_graph(file, shape)
+        layout = _read_graph(file, shape)
         file.expect(file.take(4, "storage type"), storage_tag, "storage type")
         _check_header(file, shape)
         if quantiser is None:
-            file.expect(file.skip_vector(4, "vectors"), shape.rows * shape.dimension, "numbers of the vectors")
+            file.expect(file.skip_vector(4, "vectors").length, shape.rows * shape.dimension, "numbers of the vectors")
         else:
             _check_quantiser(file, shape, quantiser)
         file.expect(file.left, 0, "bytes after the index")
+    return layout
 
 
 def read_index(path: Path, shape: IndexShape, *, mapped: bool = False) -> Any:
@@ -123,18 +133,28 @@ def _check_header(file: _File, shape: IndexShape) -> None:
     file.expect((trained, metric), (1, faiss.METRIC_INNER_PRODUCT), "trained flag and metric")
 
 
-def _check_graph(file: _File, shape: IndexShape) -> None:
-    lengths = {what: file.skip_vector(size, what) for what, size in GRAPH_VECTORS}
-    file.expect(lengths["levels"], shape.rows, "levels")
-    file.expect(lengths["offsets"], shape.rows + 1, "offsets")
-    levels = lengths["level probabilities"]
-    if not 1 <= levels <= 64 or lengths["neighbours per level"] != levels + 1:
+def _read_graph(file: _File, shape: IndexShape) -> GraphLayout:
+    spans = {what: file.skip_vector(size, what) for what, size in GRAPH_VECTORS}
+    file.expect(spans["levels"].length, shape.rows, "levels")
+    file.expect(spans["offsets"].length, shape.rows + 1, "offsets")
+    levels = spans["level probabilities"].length
+    if not 1 <= levels <= 64 or spans["neighbours per level"].length != levels + 1:
         file.refuse("levels of the graph", "1 to 64", levels)
-    if lengths["links"] > shape.rows * MAX_LINKS * 64 or lengths["links"] < shape.rows * 2 * shape.m:
-        file.refuse("links", f"at least {shape.rows * 2 * shape.m}", lengths["links"])
-    entry, highest, *_ = file.numbers(GRAPH_TAIL, "entry point")
+    links = spans["links"].length
+    if links > shape.rows * MAX_LINKS * 64 or links < shape.rows * 2 * shape.m:
+        file.refuse("links", f"at least {shape.rows * 2 * shape.m}", links)
+    entry, highest, ef_construction, ef_search, _ = file.numbers(GRAPH_TAIL, "entry point")
     if not 0 <= entry < shape.rows or not 0 <= highest < 64:
         file.refuse("entry point and highest level", f"below {shape.rows} and 64", (entry, highest))
+    return GraphLayout(
+        per_level=spans["neighbours per level"],
+        levels=spans["levels"],
+        offsets=spans["offsets"],
+        links=spans["links"],
+        entry=entry,
+        highest=highest,
+        ef=(ef_construction, ef_search),
+    )
 
 
 def _check_quantiser(file: _File, shape: IndexShape, quantiser: int) -> None:
@@ -143,7 +163,8 @@ def _check_quantiser(file: _File, shape: IndexShape, quantiser: int) -> None:
     dimension, code_bytes = file.numbers("<QQ", "quantiser")
     file.expect(dimension, shape.dimension, "dimension of the quantiser")
     file.expect(code_bytes, shape.dimension * CODE_BYTES[shape.storage], "bytes per vector")
-    file.expect(
-        file.skip_vector(4, "trained numbers"), 2 * shape.dimension if shape.storage == "sq8" else 0, "trained numbers"
-    )
-    file.expect(file.skip_vector(1, "codes"), shape.rows * code_bytes, "bytes of the codes")
+    (trained,) = file.numbers("<Q", "trained numbers")
+    file.expect(trained, 2 * shape.dimension if shape.storage == "sq8" else 0, "trained numbers")
+    if not all(map(math.isfinite, file.numbers(f"<{trained}f", "trained numbers"))):
+        file.refuse("trained numbers", "finite ones", "others")
+    file.expect(file.skip_vector(1, "codes").length, shape.rows * code_bytes, "bytes of the codes")

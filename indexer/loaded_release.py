@@ -1,9 +1,10 @@
 """A release that is loaded as a whole: its encoder, its shards, and the search over all shards of a collection."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ import faiss
 import numpy as np
 
 from indexer.encoder import Encoder, Vectors, load_encoder
-from indexer.errors import ConfigError, IntegrityError
+from indexer.errors import ConfigError, EncoderError, IntegrityError
 from indexer.id_filter import IdFilter
 from indexer.loaded_shard import LoadedShard, open_shard
 from indexer.manifest import Manifest
@@ -85,21 +86,42 @@ class LoadedRelease:
         return search_shards(pool, shards, selections, vectors, k, ef_search)
 
 
-def load_release(
-    sequence: int, manifest: Manifest, cache: ObjectCache, *, threads: int, mapped: bool, place: str
+def fetch_files(manifest: Manifest, cache: ObjectCache) -> dict[str, Path]:
+    """Return the file of each object that a consumer reads, verified; raises IntegrityError where one is not whole."""
+    return {item.key: cache.fetch(item) for item in manifest.downloads}
+
+
+def open_release(
+    sequence: int,
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    *,
+    threads: int,
+    mapped: bool,
+    place: str,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> LoadedRelease:
-    """Verify every file and load or map them; raises IntegrityError where they are not as the manifest says."""
-    files = {item.key: cache.fetch(item) for item in manifest.downloads}
-    encoder = load_encoder({name: files[item.key] for name, item in manifest.encoder.files.items()}, threads=threads)
+    """Load or map verified files; raises IntegrityError where they are not as the manifest says.
+
+    `tell` is given the key of each object that a parser is about to see.
+    """
+    tell(manifest.encoder.files["encoder.onnx"].key)
+    try:
+        named = {name: files[item.key] for name, item in manifest.encoder.files.items()}
+        encoder = load_encoder(named, threads=threads)
+    except EncoderError as error:
+        raise IntegrityError(f"{place}: the encoder of the release: {error}") from None
     shards: dict[str, tuple[LoadedShard, ...]] = {}
     for collection in manifest.collections:
         if collection.dimension != encoder.dimension:
             raise IntegrityError(
                 f"{place}: {collection.name} has {collection.dimension} dimensions, its encoder {encoder.dimension}"
             )
-        shards[collection.name] = tuple(
-            open_shard(collection, shard, files, mapped=mapped) for shard in collection.shards
-        )
+        opened = []
+        for shard in collection.shards:
+            tell(shard.index.key)
+            opened.append(open_shard(collection, shard, files, mapped=mapped))
+        shards[collection.name] = tuple(opened)
     return LoadedRelease(sequence=sequence, manifest=manifest, encoder=encoder, shards=shards, mapped=mapped)
 
 

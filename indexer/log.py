@@ -1,14 +1,15 @@
 """The log of a store: numbered, create-only entries that say which release is live.
 
 A publisher that read head n creates entry n + 1 and nothing else. Entries are never replaced or deleted,
-so a rollback is an entry as well; the number decides every race.
+so a rollback is an entry as well; the number decides every race. An entry may carry a signature (`signature`): it names
+the manifest by its hash, so that the signature covers every byte of a release.
 """
 
 import hashlib
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from indexer.errors import (
@@ -21,10 +22,12 @@ from indexer.errors import (
     StoreRefusedError,
 )
 from indexer.manifest import RUN_ID, Manifest, ObjectEntry, parse_manifest, read_object
+from indexer.signature import PATTERN
 from indexer.store import Store
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 1
+FORMAT, SIGNED_FORMAT = 1, 2
+"""Entries that nobody signs are written as they always were."""
 RELEASE_KINDS = ("publish", "rollback")
 """Entries that make a release live."""
 KEEPING_KINDS = ("pin", "unpin", "retire")
@@ -44,6 +47,9 @@ class LogEntry:
     parent: int
     """Head the publisher had read."""
     created_at: str
+    expires_at: str | None = None
+    """When a consumer that pins a key serves it no more."""
+    signature: str | None = None
     format: int = FORMAT
 
 
@@ -56,6 +62,7 @@ class KeepingEntry:
     runs: tuple[str, ...]
     parent: int
     created_at: str
+    signature: str | None = None
     format: int = FORMAT
 
 
@@ -97,7 +104,7 @@ def read_any_entry(store: Store, sequence: int) -> Entry:
 def parse_entry(data: bytes, place: str, sequence: int) -> Entry:
     """Read the bytes of an entry; raises ManifestError where they break the format."""
     record = parse_record(data, place, ManifestError)
-    check_format(record, FORMAT)
+    known = check_format(record, SIGNED_FORMAT, oldest=FORMAT)
     kind = record.text("kind")
     number = record.integer("sequence", minimum=1)
     if number != sequence:
@@ -105,24 +112,36 @@ def parse_entry(data: bytes, place: str, sequence: int) -> Entry:
     if kind not in RELEASE_KINDS + KEEPING_KINDS:
         record.refuse(f"one of {', '.join(RELEASE_KINDS + KEEPING_KINDS)}, or a newer program", kind, "kind")
     entry = _read_keeping(record, number, kind) if kind in KEEPING_KINDS else _read_release(record, number, kind)
+    if known == SIGNED_FORMAT:
+        entry = replace(entry, format=known, signature=record.text("signature", pattern=PATTERN))
+        if isinstance(entry, LogEntry) and "expires_at" in record.names():
+            entry = replace(entry, expires_at=record.time("expires_at"))
     record.finish()
     if entry.parent != sequence - 1:
         record.refuse(str(sequence - 1), entry.parent, "parent")
+    if known == SIGNED_FORMAT and data != write_entry(entry):
+        record.refuse("the one spelling that is signed", "another")
     return entry
 
 
-def live_entry(store: Store, head: int | None = None) -> LogEntry | None:
-    """Return the newest entry that makes a release live, or None where nothing was published."""
+def live_entry(
+    store: Store, head: int | None = None, check: Callable[[Entry], None] = lambda _: None
+) -> LogEntry | None:
+    """Return the newest entry that makes a release live, or None where nothing was published.
+
+    `check` is given it, and before it those after it, and raises where one is not to be trusted.
+    """
     for sequence in range(read_head(store) if head is None else head, 0, -1):
-        entry = read_entry(store, sequence)
-        if entry is not None:
+        entry = read_any_entry(store, sequence)
+        check(entry)
+        if isinstance(entry, LogEntry):
             return entry
     return None
 
 
-def require_live(store: Store, head: int | None = None) -> LogEntry:
-    """Return the live entry; raises StoreError where nothing was published."""
-    entry = live_entry(store, head)
+def require_live(store: Store, head: int | None = None, check: Callable[[Entry], None] = lambda _: None) -> LogEntry:
+    """Return the live entry; raises StoreError where nothing was published, and what `check` raises."""
+    entry = live_entry(store, head, check)
     if entry is None:
         raise refuse_empty(store.url)
     return entry
@@ -181,7 +200,7 @@ def commit_entry(
     """
     if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
         raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
-    data = write_document(asdict(entry))
+    data = write_entry(entry)
     # What is in the log stays there: an entry that nobody can read would end it.
     parse_entry(data, f"{store.url}/{log_key(entry.sequence)}", entry.sequence)
     problem: StoreError | None = None
@@ -202,6 +221,16 @@ def commit_entry(
         f"{store.url}: log entry {entry.sequence} was sent, but its outcome cannot be read back ({problem}); "
         "nothing was deleted, run the same command again to settle it"
     )
+
+
+def write_entry(entry: Entry) -> bytes:
+    """Return the entry's bytes; the fields of format 2 stand only where they are used."""
+    return write_document({name: value for name, value in asdict(entry).items() if value is not None})
+
+
+def signed_bytes(entry: Entry) -> bytes:
+    """Return what the signature of an entry covers: all its fields but itself."""
+    return write_entry(replace(entry, signature=None))
 
 
 def _read_release(record: Record, sequence: int, kind: str) -> LogEntry:

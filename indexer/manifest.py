@@ -11,8 +11,8 @@ from typing import Any
 from indexer.errors import ManifestError
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 2
-"""Format 1 had no deltas and no dead rows; it is read, too."""
+FORMAT = 3
+"""Format 1 had no deltas and no dead rows, format 2 no canaries; both are read, too."""
 ENCODER_FILES = ("encoder.json", "encoder.onnx", "tokenizer.json")
 DEAD_BYTES = 4
 """Of the number of one dead row."""
@@ -145,19 +145,22 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     report: ObjectEntry | None = None
+    canaries: ObjectEntry | None = None
+    """Queries with the builder's own answers, which whoever opens the release must get, too; see `canaries`."""
     format: int = FORMAT
 
     @property
     def objects(self) -> tuple[ObjectEntry, ...]:
         """Every object of the release, the report included."""
         shards = [entry for item in self.collections for shard in item.shards for entry in shard.objects]
-        return (*self.encoder.objects, *shards, *((self.report,) if self.report else ()))
+        others = (self.canaries, self.report)
+        return (*self.encoder.objects, *shards, *(entry for entry in others if entry))
 
     @property
     def downloads(self) -> tuple[ObjectEntry, ...]:
         """Every object that a consumer reads."""
         shards = [entry for item in self.collections for shard in item.shards for entry in shard.downloads]
-        return (*self.encoder.objects, *shards)
+        return (*self.encoder.objects, *shards, *((self.canaries,) if self.canaries else ()))
 
 
 def write_manifest(manifest: Manifest) -> bytes:
@@ -181,6 +184,7 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         config=record.mapping("config"),
         versions=record.mapping("versions"),
         report=record.optional("report", read_object),
+        canaries=record.optional("canaries", read_object) if known > 2 else None,
     )
     record.finish()
     _check_names(manifest, place)

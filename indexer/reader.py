@@ -1,7 +1,7 @@
 """Open a published release, search it, and follow newer ones: all that a serving process needs.
 
 Every file is verified by size and SHA-256 before any parser sees it. A release is swapped in as a whole;
-whatever goes wrong on the way leaves the one that is being served.
+whatever goes wrong on the way leaves the one that is being served: a newer release is opened in a child process first.
 """
 
 import threading
@@ -9,17 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, get_args
 
 import faiss
 import numpy as np
 
 from indexer.encoder import Vectors
 from indexer.errors import ConfigError, IntegrityError
+from indexer.guard import try_release
 from indexer.id_filter import IdFilter, make_filter
-from indexer.loaded_release import LoadedRelease, Place, load_release
+from indexer.loaded_release import LoadedRelease, Place, fetch_files, open_release
 from indexer.log import live_entry, read_head, read_manifest, require_live
+from indexer.log_signature import trust
 from indexer.object_cache import ObjectCache, default_cache
 from indexer.search_pool import SearchPool
+from indexer.signature import PublicKey, open_public_key
 from indexer.store import Store, open_store
 from indexer.text import normalise_query
 
@@ -27,6 +31,8 @@ MAX_HITS = 10_000
 MAX_REFORMULATIONS = 100
 ALL_CORES = faiss.omp_get_max_threads()
 """What FAISS takes of itself; asked before anything sets another number."""
+Guard = Literal["always", "refresh", "never"]
+"""When a release is opened in a child process first."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,18 @@ class ReleaseInfo:
 class Index:
     """The live release of a store; safe to share between threads."""
 
-    def __init__(self, store: Store, cache: ObjectCache, threads: int, mapped: bool) -> None:
+    def __init__(
+        self, store: Store, cache: ObjectCache, threads: int, mapped: bool, guard: Guard, key: PublicKey | None
+    ) -> None:
         self._store = store
+        self._guard = guard
+        self._check = trust(key, store.url)
         self._cache = cache
         self._threads = threads
         self._mapped = mapped
         self._pool = SearchPool(threads or ALL_CORES)
         self._refreshing = threading.Lock()
-        self._release = self._load(read_head(store))
+        self._release = self._load(read_head(store), tried=guard == "always")
 
     @property
     def release(self) -> ReleaseInfo:
@@ -191,7 +201,8 @@ class Index:
         """Swap to the newest live release and return whether there was one.
 
         Searches in flight finish on the release they began with. Any error keeps the served release and is
-        raised; a log that is shorter than before is an IntegrityError.
+        raised; a log that is shorter than before is an IntegrityError, and so is a release that a child process does
+        not survive.
         """
         with self._refreshing:
             head = read_head(self._store)
@@ -200,24 +211,27 @@ class Index:
                     f"{self._store.url}: log ends at {head}, but {self._release.sequence} was served already; "
                     "the log lost entries, restore them"
                 )
-            entry = live_entry(self._store, head)
+            entry = live_entry(self._store, head, self._check)
             if entry is not None and entry.sequence == self._release.sequence:
                 return False
-            newer = self._load(head)
+            if entry is None or entry.sequence < self._release.sequence:
+                raise IntegrityError(
+                    f"{self._store.url}: log entry {self._release.sequence} was served already, but "
+                    f"{entry.sequence if entry else 'none'} is live; an entry was changed, restore it"
+                )
+            newer = self._load(head, tried=self._guard != "never")
             newer.take_filters(self._release)
             self._release = newer
             return True
 
-    def _load(self, head: int) -> LoadedRelease:
-        entry = require_live(self._store, head)
+    def _load(self, head: int, *, tried: bool) -> LoadedRelease:
+        entry = require_live(self._store, head, self._check)
         manifest = read_manifest(self._store, entry)
-        loaded = load_release(
-            entry.sequence,
-            manifest,
-            self._cache,
-            threads=self._threads,
-            mapped=self._mapped,
-            place=self._store.url,
+        files = fetch_files(manifest, self._cache)
+        if tried:
+            try_release(manifest, files, place=self._store.url)
+        loaded = open_release(
+            entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
         )
         self._cache.prune()
         return loaded
@@ -228,17 +242,32 @@ class Index:
         return [place for place in found if _name(place) != asked][:count]
 
 
-def open_index(url: str, *, cache: Path | None = None, threads: int = 1, mapped: bool = False) -> Index:
+def open_index(
+    url: str,
+    *,
+    cache: Path | None = None,
+    threads: int = 1,
+    mapped: bool = False,
+    guard: Guard = "refresh",
+    public_key: str | Path | None = None,
+) -> Index:
     """Open the live release of a folder or `s3://bucket/prefix`.
 
     Objects of a bucket are kept in `cache` under their hash (by default below the user's cache folder) and are
     downloaded once. `threads` is for encoding and searching: 1 gives the steadiest latency, 0 takes one per core.
     With `mapped`, files of indexes, ids and texts are mapped instead of read, so that processes share their memory;
     they must not be changed while they are served. Searching sets FAISS's number of threads to 1 in the calling thread.
+    `guard` says when a release is opened in a child process first, so that one that cannot be survived takes nothing
+    down: before a `refresh` swaps (the default), `always`, or `never`. With `public_key`, a PEM file, only releases are
+    served that one of its Ed25519 keys signed and that have not expired; this needs the extra `signing`.
     Raises StoreError where nothing is published or storage fails, IntegrityError where bytes are not as promised.
     """
+    if guard not in get_args(Guard):
+        raise ConfigError(f"guard: expected one of {', '.join(get_args(Guard))}, found {guard!r}")
     store = open_store(url)
-    return Index(store, ObjectCache(store, cache or default_cache()), threads, mapped)
+    return Index(
+        store, ObjectCache(store, cache or default_cache()), threads, mapped, guard, open_public_key(public_key)
+    )
 
 
 def _check(

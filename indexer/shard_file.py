@@ -38,18 +38,32 @@ class Lines:
 
     def line(self, row: int) -> bytes:
         """Return a line's bytes without its end."""
-        start = int(self._ends[row - 1]) + 1 if row else 0
-        return self._data[start : int(self._ends[row])]
+        start, end = self._span(row, row + 1)
+        return self._data[start:end]
+
+    def check_encoding(self) -> None:
+        """Raise IntegrityError unless every line is UTF-8; otherwise the first search that finds a wrong one would."""
+        for start in range(0, len(self), HASH_ROWS):
+            first, end = self._span(start, min(start + HASH_ROWS, len(self)))
+            try:
+                self._data[first:end].decode("utf-8")
+            except UnicodeDecodeError as error:
+                row = int(np.searchsorted(self._ends, first + error.start))
+                raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error.reason}") from None
 
     def hash_all(self) -> npt.NDArray[np.int64]:
         """Return Python's hash of every line's bytes, which is the same as long as the process lives."""
         hashes = np.empty(len(self), dtype=np.int64)
         for start in range(0, len(self), HASH_ROWS):
             end = min(start + HASH_ROWS, len(self))
-            first = int(self._ends[start - 1]) + 1 if start else 0
-            lines = self._data[first : int(self._ends[end - 1])].split(b"\n")
+            first, last = self._span(start, end)
+            lines = self._data[first:last].split(b"\n")
             hashes[start:end] = np.fromiter(map(hash, lines), dtype=np.int64, count=end - start)
         return hashes
+
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        """Return where the bytes of some lines begin, and where the end of the last one stands."""
+        return int(self._ends[start - 1]) + 1 if start else 0, int(self._ends[end - 1])
 
 
 def read_dead(path: Path, rows: int) -> npt.NDArray[np.uint32]:

@@ -13,14 +13,16 @@ from typing import Generic, TypeVar
 
 from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError, PublishConflictError
 from indexer.log import COMMIT_ATTEMPTS, LogEntry, commit_entry, find_damage
+from indexer.log_signature import sign_entry
 from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
 from indexer.object_cache import ObjectCache
 from indexer.releases.history import read_history
 from indexer.runs import now_text
+from indexer.signature import SigningKey
 from indexer.store import Store, hash_file
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
-FORMAT = 4
+FORMAT = 5
 """Of the markers and of the probes they name."""
 MAX_MARKERS = 20
 """A marker is replaced by the next one of its name when its objects got lost; so often at most."""
@@ -83,6 +85,8 @@ class RunFolder:
     run_id: str
     cache: ObjectCache | None = None
     """Where sealed objects are hashed before they are used again; without it their sizes say that they are whole."""
+    key: SigningKey | None = None
+    """What signs the markers and the entry that makes the run live."""
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def upload(self, path: Path, name: str) -> ObjectEntry:
@@ -115,7 +119,7 @@ class RunFolder:
         """Create the marker, or adopt the one that another process created for the same work."""
         for number in range(MAX_MARKERS):
             try:
-                self.store.put_new(self._marker_key(seal.name, number), write_document(asdict(document)))
+                self.store.put_new(self._marker_key(seal.name, number), _write_marker(document, self.key))
                 return document
             except ObjectExistsError:
                 winner = self._read_marker(seal, number)
@@ -133,10 +137,17 @@ class RunFolder:
         try:
             record = parse_record(data, f"{self.store.url}/{key}", ManifestError)
             check_format(record, FORMAT)
+            record.hash("sha256")
+            if "signature" in record.names():
+                record.text("signature")
             sealed = seal.read(record)
         except ManifestError:
             return None
-        return sealed if sealed.fingerprint == seal.fingerprint and self._is_whole(sealed.objects) else None
+        # No hash stands above a marker, so that it carries its own, and is read in no other spelling. Where runs are
+        # signed, what others wrote is not adopted: the same key makes the same signature of the same.
+        if data != _write_marker(sealed, self.key) or sealed.fingerprint != seal.fingerprint:
+            return None
+        return sealed if self._is_whole(sealed.objects) else None
 
     def _is_whole(self, objects: Sequence[ObjectEntry]) -> bool:
         if self.cache is None:
@@ -193,10 +204,12 @@ def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
     Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
     """
     _require_whole(run.store, manifest)
-    return commit_publication(run.store, manifest, run.put_manifest(manifest), manifest.parent)
+    return commit_publication(run.store, manifest, run.put_manifest(manifest), manifest.parent, run.key)
 
 
-def commit_publication(store: Store, manifest: Manifest, stored: ObjectEntry, head: int) -> LogEntry:
+def commit_publication(
+    store: Store, manifest: Manifest, stored: ObjectEntry, head: int, key: SigningKey | None = None
+) -> LogEntry:
     """Make a stored manifest live, whose objects were there at a head, unless a release went live since.
 
     Entries about what is kept may have come between: then its objects are looked for again, and the run must not be
@@ -213,9 +226,9 @@ def commit_publication(store: Store, manifest: Manifest, stored: ObjectEntry, he
             created_at=now_text(),
         )
         try:
-            return commit_entry(store, head, entry)
+            return commit_entry(store, head, sign_entry(entry, key))
         except PublishConflictError:
-            history = read_history(store)
+            history = read_history(store, key=key.public if key else None)
         if manifest.run_id in history.retired:
             raise PublishConflictError(f"{store.url}: run {manifest.run_id} was retired while it was built; run again")
         for later in history.entries[since:]:
@@ -229,6 +242,13 @@ def commit_publication(store: Store, manifest: Manifest, stored: ObjectEntry, he
         head = history.head
         _require_whole(store, manifest)
     raise PublishConflictError(f"{store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
+
+
+def _write_marker(document: SealedShard | SealedEncoder, key: SigningKey | None) -> bytes:
+    """Return the marker's bytes, with the SHA-256 of what it says and, where there is a key, a signature."""
+    content = asdict(document)
+    content["sha256"] = hashlib.sha256(write_document(content)).hexdigest()
+    return write_document(content if key is None else {**content, "signature": key.sign(write_document(content))})
 
 
 def _require_whole(store: Store, manifest: Manifest) -> None:

@@ -1,33 +1,40 @@
 """What a new build finds in the log: itself, a run that replaced it, or a newer night that it must not replace."""
 
+from datetime import UTC, datetime, timedelta
+
 from indexer.build.publish import commit_publication
 from indexer.build.summary import ReleaseSummary, summarise_published
 from indexer.errors import IntegrityError, PublishConflictError
 from indexer.log import LogEntry, find_damage, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
 from indexer.releases.history import History
+from indexer.signature import SigningKey
 from indexer.store import Store
 
 
 def find_published(
-    store: Store, run_id: str, run_date: str, history: History, *, dry: bool = False
+    store: Store, run_id: str, run_date: str, history: History, key: SigningKey | None = None, *, dry: bool = False
 ) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 
     A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
     inputs, options, encoder and code. One that another run of its date replaced goes live again, unless
     an operator's rollback stands. One of an earlier night stays what it was: published before. A run whose objects
-    are lost is built anew. Raises PublishConflictError where a night that was never published would replace a
+    are lost is built anew. What is left alone is published once more where half of its time is over.
+    Raises PublishConflictError where a night that was never published would replace a
     newer one, or where another run was first.
     """
     live = history.live
     if live is None:
         return None
     live_manifest = read_whole(store, live)
+    same = live.run_id.endswith(run_id[len(run_date) :])
+    if live_manifest and (live.run_id == run_id or (same and live_manifest.run_date < run_date)):
+        status = "already published" if live.run_id == run_id else "unchanged"
+        standing = live if dry else _renew(store, live, live_manifest, history.head, key)
+        return summarise_published(status, store.url, standing, live_manifest)
     if live.run_id == run_id:
-        return summarise_published("already published", store.url, live, live_manifest) if live_manifest else None
-    if live_manifest and live_manifest.run_date < run_date and live.run_id.endswith(run_id[len(run_date) :]):
-        return summarise_published("unchanged", store.url, live, live_manifest)
+        return None
     earlier = history.releases.get(run_id)
     manifest = read_whole(store, earlier) if earlier else None
     replaced_by = live_manifest.run_date if live_manifest else run_date
@@ -38,8 +45,18 @@ def find_published(
         return summarise_published("published before", store.url, earlier, manifest)
     if dry:
         return summarise_published("to be published again", store.url, earlier, manifest)
-    again = commit_publication(store, manifest, earlier.manifest, history.head)
+    again = commit_publication(store, manifest, earlier.manifest, history.head, key)
     return summarise_published("published again", store.url, again, manifest)
+
+
+def _renew(store: Store, live: LogEntry, manifest: Manifest, head: int, key: SigningKey | None) -> LogEntry:
+    """Return the live entry, published once more where half of its time is over; rollbacks are operators' to renew."""
+    if key is None or not key.expires_days or live.kind == "rollback":
+        return live
+    half = timedelta(days=key.expires_days) / 2
+    if live.expires_at and datetime.fromisoformat(live.expires_at) - datetime.now(UTC) > half:
+        return live
+    return commit_publication(store, manifest, live.manifest, head, key)
 
 
 def refuse_older(store: Store, run_date: str, head: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import faiss
 
+from indexer.build.canaries import write_canaries
 from indexer.build.catalogue import Row
 from indexer.build.collection import finish_collection, keeps_shards
 from indexer.build.drift import Baseline, Drift, IdSample, measure_drift
@@ -41,6 +42,7 @@ from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, 
 from indexer.object_cache import ObjectCache
 from indexer.releases.history import read_history
 from indexer.runs import check_run_date, now_text
+from indexer.signature import open_signing_key
 from indexer.store import open_store
 
 RATED_TEXTS = 200
@@ -101,7 +103,11 @@ def build_release(
     if reuse not in REUSE:
         raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
     store = open_store(config.shop.release)
-    history = read_history(store)
+    key = open_signing_key(config.shop.signing_key, expires_days=config.shop.expires_days)
+    history = read_history(store, key=key.public if key else None)
+    if key and history.live and history.live.signature is None:
+        # What nobody has signed yet is not made part of what is signed.
+        reuse = "none"
     head = history.head
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
@@ -109,7 +115,7 @@ def build_release(
     run_id = history.name_unretired(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
     if reuse != "all":
         refuse_older(store, run_date, head)
-    elif published := find_published(store, run_id, run_date, history, dry=dry):
+    elif published := find_published(store, run_id, run_date, history, key, dry=dry):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
@@ -122,7 +128,7 @@ def build_release(
             encoder=encoder,
             encoder_directory=encoder_directory,
             # What is not to be used again is not trusted either: sealed objects are read and hashed.
-            folder=RunFolder(store, run_id, cache if reuse == "none" else None),
+            folder=RunFolder(store, run_id, cache if reuse == "none" else None, key),
             head=head,
             cache=cache,
             live=find_live(store, head, cache, encoder=encoder.fingerprint) if reuse != "none" else LiveRelease(),
@@ -171,7 +177,8 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         raise refusal
     with run.stage("publish"):
         stored = run.folder.upload(report, "report.html")
-        manifest = _describe(run, encoder, finished, gates, stored)
+        canaries = run.folder.upload(write_canaries(run.scratch / "canaries.json", finished), "canaries.json")
+        manifest = _describe(run, encoder, finished, gates, report=stored, canaries=canaries)
         entry = publish(run.folder, manifest)
     return ReleaseSummary(
         status="published",
@@ -360,7 +367,9 @@ def _describe(
     encoder: EncoderEntry,
     finished: Sequence[FinishedCollection],
     gates: Sequence[GateResult],
+    *,
     report: ObjectEntry,
+    canaries: ObjectEntry,
 ) -> Manifest:
     options = run.config.index
     config = {name: as_document(getattr(run.config, name)) for name in ("catalogue", "index", "gates", "curated")}
@@ -377,4 +386,5 @@ def _describe(
         config=config,
         versions=read_versions(),
         report=report,
+        canaries=canaries,
     )

@@ -55,6 +55,18 @@ def log_options(command: Command) -> Command:
     )(command)
 
 
+def public_key_option(command: Command) -> Command:
+    """Add --public-key."""
+    meaning = "Trust only what one of this PEM file's keys signed."
+    return click.option("--public-key", metavar="FILE", help=meaning)(command)
+
+
+def signing_key_option(command: Command) -> Command:
+    """Add --signing-key."""
+    meaning = "Sign the log entry with this PEM key."
+    return click.option("--signing-key", default="", metavar="FILE", help=meaning)(command)
+
+
 def open_config(config_path: str | None, settings: tuple[str, ...]) -> Config:
     """Load the configuration by the precedence option, environment, file, default."""
     return load_config(config_path, options=settings)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from indexer.cli.options import json_option, print_json
+from indexer.cli.options import json_option, print_json, public_key_option
 from indexer.errors import ConfigError
 from indexer.text import escape
 
@@ -18,8 +18,11 @@ from indexer.text import escape
 @click.option(
     "--reformulations", default=0, metavar="N", help="Search through the N nearest curated queries, too, and say which."
 )
+@public_key_option
 @json_option
-def query(url: str, text: str, collection: str, k: int, reformulations: int, as_json: bool) -> None:
+def query(
+    url: str, text: str, collection: str, k: int, reformulations: int, public_key: str | None, as_json: bool
+) -> None:
     """Search the live release at URL (a folder or s3://bucket/prefix) for TEXT.
 
     \b
@@ -32,7 +35,7 @@ def query(url: str, text: str, collection: str, k: int, reformulations: int, as_
 
     if reformulations and collection != "products":
         raise ConfigError(f"--reformulations: expected the collection products, found {collection}")
-    index = open_index(url)
+    index = open_index(url, public_key=public_key)
     hits: Sequence[Hit]
     if reformulations:
         hits = index.source(text, k, reformulations=reformulations)

@@ -1,13 +1,18 @@
 """`indexer release`: what is published, what is live, what is kept, and what can go."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.cli.options import json_option, print_json
+from indexer.cli.options import json_option, print_json, public_key_option, signing_key_option
 from indexer.errors import IntegrityError
 from indexer.text import escape
+
+if TYPE_CHECKING:
+    from indexer.log import LogEntry
+    from indexer.releases.history import History
+    from indexer.store import Store
 
 url_argument = click.argument("url")
 run_argument = click.argument("run_id", metavar="RUN")
@@ -29,8 +34,9 @@ def release() -> None:
 
 @release.command("list")
 @url_argument
+@public_key_option
 @json_option
-def list_releases(url: str, as_json: bool) -> None:
+def list_releases(url: str, public_key: str | None, as_json: bool) -> None:
     """List the published runs, newest first.
 
     \b
@@ -38,11 +44,9 @@ def list_releases(url: str, as_json: bool) -> None:
       indexer release list release
     """
     from indexer.releases.describe import describe_history
-    from indexer.releases.history import read_history
     from indexer.store import open_store
 
-    history = read_history(open_store(url))
-    history.require_live()
+    history, _ = _read_trusted(open_store(url), public_key)
     lines = describe_history(history)
     if as_json:
         print_json(lines)
@@ -55,8 +59,9 @@ def list_releases(url: str, as_json: bool) -> None:
 @release.command()
 @url_argument
 @click.argument("run_id", metavar="[RUN]", required=False)
+@public_key_option
 @json_option
-def show(url: str, run_id: str | None, as_json: bool) -> None:
+def show(url: str, run_id: str | None, public_key: str | None, as_json: bool) -> None:
     """Show one release, by default the live one.
 
     \b
@@ -65,12 +70,10 @@ def show(url: str, run_id: str | None, as_json: bool) -> None:
     """
     from indexer.log import read_manifest
     from indexer.releases.describe import describe_release
-    from indexer.releases.history import read_history
     from indexer.store import open_store
 
     store = open_store(url)
-    history = read_history(store)
-    entry = history.find_release(run_id) if run_id else history.require_live()
+    history, entry = _read_trusted(store, public_key, run_id)
     document = describe_release(history, entry, read_manifest(store, entry))
     _show(document, as_json)
 
@@ -102,8 +105,12 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
 @release.command()
 @url_argument
 @click.argument("run_id", metavar="[RUN]", required=False)
+@signing_key_option
+@click.option(
+    "--expires-days", default=0, type=click.IntRange(0, 36_500), help="Days for which a signed one is served."
+)
 @json_option
-def rollback(url: str, run_id: str | None, as_json: bool) -> None:
+def rollback(url: str, run_id: str | None, signing_key: str, expires_days: int, as_json: bool) -> None:
     """Make an earlier release live again, by default the one that was live before.
 
     \b
@@ -111,17 +118,19 @@ def rollback(url: str, run_id: str | None, as_json: bool) -> None:
       indexer release rollback s3://bucket/search
     """
     from indexer.releases.changes import roll_back
+    from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = roll_back(open_store(url), run_id)
+    entry = roll_back(open_store(url), run_id, open_signing_key(signing_key, expires_days=expires_days))
     _show({"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
 @url_argument
 @run_argument
+@signing_key_option
 @json_option
-def pin(url: str, run_id: str, as_json: bool) -> None:
+def pin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
     """Keep a release until it is unpinned.
 
     \b
@@ -129,17 +138,19 @@ def pin(url: str, run_id: str, as_json: bool) -> None:
       indexer release pin release 2026-11-19-4f0c1d2e3a5b
     """
     from indexer.releases import changes
+    from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.pin(open_store(url), run_id)
+    entry = changes.pin(open_store(url), run_id, open_signing_key(signing_key))
     _show({"status": "pinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
 @url_argument
 @run_argument
+@signing_key_option
 @json_option
-def unpin(url: str, run_id: str, as_json: bool) -> None:
+def unpin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
     """Keep a release no longer than others.
 
     \b
@@ -147,9 +158,10 @@ def unpin(url: str, run_id: str, as_json: bool) -> None:
       indexer release unpin release 2026-11-19-4f0c1d2e3a5b
     """
     from indexer.releases import changes
+    from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.unpin(open_store(url), run_id)
+    entry = changes.unpin(open_store(url), run_id, open_signing_key(signing_key))
     _show({"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
@@ -158,8 +170,9 @@ def unpin(url: str, run_id: str, as_json: bool) -> None:
 @click.option("--keep", default=7, type=click.IntRange(2), help="Newest releases that are kept.")
 @click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
+@signing_key_option
 @json_option
-def gc(url: str, keep: int, grace_days: int, yes: bool, as_json: bool) -> None:
+def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, as_json: bool) -> None:
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
@@ -170,12 +183,13 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, as_json: bool) -> None:
       indexer release gc release --keep 7 --grace-days 3 --yes
     """
     from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
+    from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    store = open_store(url)
-    plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)))
+    store, key = open_store(url), open_signing_key(signing_key)
+    plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
     if yes:
-        collect_garbage(store, plan)
+        collect_garbage(store, plan, key)
     document = {
         "status": "deleted" if yes else "planned",
         "kept": list(plan.kept),
@@ -194,9 +208,10 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, as_json: bool) -> None:
 @url_argument
 @click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--sizes-only", is_flag=True, help="Ask for sizes and read no bytes.")
+@public_key_option
 @json_option
-def verify(url: str, run_id: str | None, sizes_only: bool, as_json: bool) -> None:
-    """Read every object of a release, by default the live one, and compare it with its hash.
+def verify(url: str, run_id: str | None, sizes_only: bool, public_key: str | None, as_json: bool) -> None:
+    """Read every object of a release, by default the live one, compare it with its hash, and open it in a child.
 
     \b
     Example:
@@ -205,23 +220,40 @@ def verify(url: str, run_id: str | None, sizes_only: bool, as_json: bool) -> Non
     from tqdm import tqdm
 
     from indexer.cli.options import show_progress
-    from indexer.releases.history import read_history
-    from indexer.releases.verify import list_objects, verify_objects
+    from indexer.log import read_manifest
+    from indexer.releases.verify import verify_release
     from indexer.store import open_store
 
     store = open_store(url)
-    history = read_history(store)
-    entry = history.find_release(run_id) if run_id else history.require_live()
-    objects = list_objects(store, entry)
-    found = verify_objects(store, objects, sizes_only=sizes_only)
-    bar = tqdm(found, total=len(objects), desc="verify", unit=" objects", disable=not show_progress(False))
+    _, entry = _read_trusted(store, public_key, run_id)
+    manifest = read_manifest(store, entry)
+    found, count = verify_release(store, manifest, sizes_only=sizes_only), len(manifest.objects)
+    bar = tqdm(found, total=count, desc="verify", unit=" objects", disable=not show_progress(False))
     damage = [sentence for sentence in bar if sentence]
-    document = {"run_id": entry.run_id, "objects": len(objects), "damaged": damage}
+    document = {"run_id": entry.run_id, "objects": count, "opened": not (sizes_only or damage), "damaged": damage}
     _show(document, as_json)
     if damage:
         raise IntegrityError(
-            f"{len(damage)} of {len(objects)} objects are damaged; roll back, or build the night again"
+            f"{len(damage)} of {count} objects are damaged or cannot be opened; roll back, or build the night again"
         )
+
+
+def _read_trusted(store: "Store", public_key: str | None, run_id: str | None = None) -> "tuple[History, LogEntry]":
+    """Return what the log says, and the entry of a run or of what is live.
+
+    With a key, raises IntegrityError unless that entry is signed and, where it is the live one, has not expired.
+    """
+    from indexer.log_signature import check_signature, trust
+    from indexer.releases.history import read_history
+    from indexer.signature import open_public_key
+
+    key = open_public_key(public_key)
+    history = read_history(store, key=key)
+    entry = history.find_release(run_id) if run_id else history.require_live()
+    if key is not None and run_id:
+        check_signature(entry, key, store.url)
+    trust(key, store.url)(history.require_live())
+    return history, entry
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:

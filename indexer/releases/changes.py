@@ -2,18 +2,20 @@
 
 from indexer.errors import ConfigError, IntegrityError
 from indexer.log import KeepingEntry, LogEntry, commit_entry, find_damage, read_manifest
+from indexer.log_signature import sign_entry
 from indexer.releases.history import History, read_history
 from indexer.runs import now_text
+from indexer.signature import SigningKey
 from indexer.store import Store
 
 
-def roll_back(store: Store, run_id: str | None = None) -> LogEntry:
+def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = None) -> LogEntry:
     """Make an earlier release live again, by default the one that was live before; return the new entry.
 
     Raises ConfigError for a run that was never published or is retired, IntegrityError where an object of it is lost,
     PublishConflictError where another entry was first.
     """
-    history = read_history(store)
+    history = _read_own(store, key)
     target = history.find_release(run_id or _find_previous(history))
     live = history.live
     if live is not None and live.run_id == target.run_id and live.manifest == target.manifest:
@@ -28,31 +30,37 @@ def roll_back(store: Store, run_id: str | None = None) -> LogEntry:
         parent=history.head,
         created_at=now_text(),
     )
-    return commit_entry(store, history.head, entry)
+    return commit_entry(store, history.head, sign_entry(entry, key))
 
 
-def pin(store: Store, run_id: str) -> KeepingEntry:
+def pin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
     """Keep a release until it is unpinned; raises ConfigError for one that is not there, retired or pinned already."""
-    history = read_history(store)
+    history = _read_own(store, key)
     history.find_release(run_id)
     if run_id in history.pinned:
         raise ConfigError(f"{store.url}: run {run_id} is pinned already")
-    return commit_keeping(store, history, "pin", (run_id,))
+    return commit_keeping(store, history, "pin", (run_id,), key)
 
 
-def unpin(store: Store, run_id: str) -> KeepingEntry:
+def unpin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
     """Keep a release no longer than others; raises ConfigError for one that is not pinned."""
-    history = read_history(store)
+    history = _read_own(store, key)
     if run_id not in history.pinned:
         pinned = ", ".join(sorted(history.pinned)) or "none"
         raise ConfigError(f"{store.url}: run {run_id} is not pinned; pinned are: {pinned}")
-    return commit_keeping(store, history, "unpin", (run_id,))
+    return commit_keeping(store, history, "unpin", (run_id,), key)
 
 
-def commit_keeping(store: Store, history: History, kind: str, runs: tuple[str, ...]) -> KeepingEntry:
+def commit_keeping(
+    store: Store, history: History, kind: str, runs: tuple[str, ...], key: SigningKey | None = None
+) -> KeepingEntry:
     """Add an entry on runs after the history's head; raises PublishConflictError where another entry was first."""
     entry = KeepingEntry(sequence=history.head + 1, kind=kind, runs=runs, parent=history.head, created_at=now_text())
-    return commit_entry(store, history.head, entry)
+    return commit_entry(store, history.head, sign_entry(entry, key))
+
+
+def _read_own(store: Store, key: SigningKey | None) -> History:
+    return read_history(store, key=key.public if key else None)
 
 
 def _find_previous(history: History) -> str:

@@ -13,6 +13,7 @@ from indexer.log import read_manifest
 from indexer.manifest import RUN_ID
 from indexer.releases.changes import commit_keeping
 from indexer.releases.history import History, read_history
+from indexer.signature import SigningKey
 from indexer.store import Store, StoredObject
 
 OBJECTS = "v/"
@@ -51,12 +52,14 @@ class GarbagePlan:
         return sum(item.bytes for item in self.delete)
 
 
-def plan_garbage(store: Store, rule: KeepingRule, now: datetime | None = None) -> GarbagePlan:
+def plan_garbage(
+    store: Store, rule: KeepingRule, now: datetime | None = None, key: SigningKey | None = None
+) -> GarbagePlan:
     """Work out what can go, reading the log, the manifests of kept releases and one listing; change nothing.
 
     Raises IntegrityError where the manifest of a kept release cannot be read: what it names would be unknown.
     """
-    history = read_history(store)
+    history = read_history(store, key=key.public if key else None)
     clock = now or datetime.now(UTC)
     stored: dict[str, list[StoredObject]] = {}
     foreign = 0
@@ -83,13 +86,13 @@ def plan_garbage(store: Store, rule: KeepingRule, now: datetime | None = None) -
     )
 
 
-def collect_garbage(store: Store, plan: GarbagePlan) -> int:
+def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = None) -> int:
     """Retire and delete as planned; return the bytes deleted.
 
     Raises PublishConflictError where the log has moved on since the plan was made: then nothing was deleted.
     """
     if plan.retire:
-        commit_keeping(store, plan.history, "retire", plan.retire)
+        commit_keeping(store, plan.history, "retire", plan.retire, key)
     for item in plan.delete:
         store.delete(item.key)
     return plan.bytes

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from indexer.errors import ConfigError
 from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head, refuse_empty
+from indexer.log_signature import check_entries
+from indexer.signature import PublicKey
 from indexer.store import Store
 
 READERS = 16
@@ -90,9 +92,14 @@ class History:
         return (entry for entry in self.entries if isinstance(entry, KeepingEntry) and entry.kind in kinds)
 
 
-def read_history(store: Store, head: int | None = None) -> History:
-    """Read the log up to a head, or all of it; raises IntegrityError where it is damaged."""
+def read_history(store: Store, head: int | None = None, key: PublicKey | None = None) -> History:
+    """Read the log up to a head, or all of it; raises IntegrityError where it is damaged.
+
+    With a key, also where an entry is not signed by it that comes after one that is signed.
+    """
     numbers = range(1, (read_head(store) if head is None else head) + 1)
     with ThreadPoolExecutor(READERS) as pool:
         entries = tuple(pool.map(lambda number: read_any_entry(store, number), numbers))
+    if key is not None:
+        check_entries(entries, key, store.url)
     return History(url=store.url, entries=entries)

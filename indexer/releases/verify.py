@@ -1,49 +1,55 @@
-"""Read every object of a release again and compare it with what its manifest promises."""
+"""Read every object of a release again, compare it with what its manifest promises, and open it as a consumer does."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import uuid4
 
-from indexer.errors import ObjectMissingError
-from indexer.log import LogEntry, find_damage, read_manifest
-from indexer.manifest import ObjectEntry
-from indexer.store import LocalStore, Store, hash_file
+from indexer.errors import IntegrityError
+from indexer.guard import try_release
+from indexer.loaded_release import fetch_files
+from indexer.log import find_damage
+from indexer.manifest import Manifest, ObjectEntry
+from indexer.object_cache import ObjectCache
+from indexer.store import Store
 
 READERS = 4
-"""Objects that are read at once; the disk holds as many."""
+"""Objects that are read at once."""
 
 
-def list_objects(store: Store, entry: LogEntry) -> tuple[ObjectEntry, ...]:
-    """Return all objects of a release; raises IntegrityError where its manifest is not the one published."""
-    return read_manifest(store, entry).objects
-
-
-def verify_objects(store: Store, objects: Iterable[ObjectEntry], *, sizes_only: bool = False) -> Iterator[str | None]:
+def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False) -> Iterator[str | None]:
     """Yield one sentence for each damaged object and None for each that is whole, in any number of bytes.
 
-    `sizes_only` asks the store for sizes and reads no bytes.
+    Where all are whole, the release is opened in a child process at last, which may yield one sentence more.
+    Objects of a bucket are downloaded for that, to the folder for temporary files. `sizes_only` asks the store for
+    sizes, reads no bytes and opens nothing.
     """
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(READERS) as pool:
+    with tempfile.TemporaryDirectory() as folder:
+        cache, whole = ObjectCache(store, Path(folder)), True
+        for damage in verify_objects(store, manifest.objects, None if sizes_only else cache):
+            whole = whole and damage is None
+            yield damage
+        if whole and not sizes_only:
+            try:
+                try_release(manifest, fetch_files(manifest, cache), place=store.url)
+            except IntegrityError as error:
+                yield str(error)
+
+
+def verify_objects(store: Store, objects: Iterable[ObjectEntry], cache: ObjectCache | None) -> Iterator[str | None]:
+    """Yield what is wrong with each object, or None, by its bytes; without a cache to read them into, by its size."""
+    with ThreadPoolExecutor(READERS) as pool:
 
         def check(entry: ObjectEntry) -> str | None:
             damage = next(iter(find_damage(store, [entry])), None)
-            return damage if damage or sizes_only else _compare_bytes(store, entry, Path(folder) / uuid4().hex)
+            return damage if damage or cache is None else _compare_bytes(cache, entry)
 
         yield from pool.map(check, objects)
 
 
-def _compare_bytes(store: Store, entry: ObjectEntry, path: Path) -> str | None:
-    """Hash an object: in place where it is a local file, else in the file of the path, which is removed."""
+def _compare_bytes(cache: ObjectCache, entry: ObjectEntry) -> str | None:
     try:
-        if isinstance(store, LocalStore):
-            found = hash_file(store.local_path(entry.key))
-        else:
-            store.get_file(entry.key, path)
-            found = hash_file(path)
-    except (ObjectMissingError, FileNotFoundError):
-        return f"{store.url}/{entry.key}: no such object"
-    finally:
-        path.unlink(missing_ok=True)
-    return None if found == entry.sha256 else f"{store.url}/{entry.key}: expected SHA-256 {entry.sha256}, found {found}"
+        cache.fetch(entry)
+    except IntegrityError as error:
+        return str(error)
+    return None

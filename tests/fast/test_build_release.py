@@ -260,7 +260,7 @@ def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
     assert not list(Path(config.shop.work).rglob("scratch-*"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "broken marker"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "other count", "broken marker"])
 @pytest.mark.line(91, 92)
 def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -281,6 +281,8 @@ def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
         document = json.loads(marker.read_text())
         document["shard"]["fingerprint"] = "0" * 64
         marker.write_text(json.dumps(document))
+    elif damage == "other count":
+        marker.write_text(marker.read_text().replace('"truncated": 0', '"truncated": 8'))
     else:
         marker.write_text("{")
     built = count_builds(monkeypatch)

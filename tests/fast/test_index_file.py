@@ -163,3 +163,14 @@ def test_lines_come_back_by_number(tmp_path: Path):
 @given(st.text())
 def test_any_text_becomes_one_line(text: str):
     assert len(as_one_line(text).splitlines()) <= 1
+
+
+def test_a_line_that_is_not_utf8_is_found_before_it_is_asked_for():
+    lines = [b"a", "\u00fcn\u00efcode".encode(), b"", b"\xd0!", b"z"] + [b"more"] * 70_000 + [b"\xff"]
+    with pytest.raises(IntegrityError, match="ids: line 4: not UTF-8"):
+        Lines(b"".join(line + b"\n" for line in lines), "ids").check_encoding()
+    lines[3] = b"whole"
+    with pytest.raises(IntegrityError, match="ids: line 70006: not UTF-8"):
+        Lines(b"".join(line + b"\n" for line in lines), "ids").check_encoding()
+    Lines(b"".join(line + b"\n" for line in lines[:-1]), "ids").check_encoding()
+    Lines(b"", "ids").check_encoding()

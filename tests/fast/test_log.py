@@ -1,8 +1,9 @@
 """The commit protocol: one winner, read-back after lost answers, and nothing else."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from indexer.log import (
     read_entry,
     read_head,
     read_manifest,
+    write_entry,
 )
 from indexer.manifest import ObjectEntry
 from indexer.store import StoredObject
@@ -167,7 +169,7 @@ def test_a_lost_request_is_sent_again_under_the_same_number(store: MemoryStore):
 
 def test_a_lost_race_behind_a_lost_answer_is_a_conflict(store: MemoryStore):
     def rival() -> None:
-        store.objects[log_key(1)] = write_document(asdict(entry(1, "rival")))
+        store.objects[log_key(1)] = write_entry(entry(1, "rival"))
         raise StoreError("timeout")
 
     store.before = [rival]
@@ -220,7 +222,10 @@ def test_entries_about_keeping_change_nothing_for_a_consumer(store: MemoryStore)
     ("field", "value", "message"),
     [
         ("kind", "replace", "kind: expected one of publish, rollback"),
-        ("format", 2, "this program reads format 1, found 2; upgrade"),
+        ("format", 3, "this program reads formats 1 to 2, found 3; upgrade"),
+        ("format", 2, "field 'signature' is missing"),
+        ("signature", "A" * 86 + "==", "unknown field 'signature'"),
+        ("expires_at", "2026-11-21T00:00:00Z", "unknown field 'expires_at'"),
         ("sequence", 7, "sequence: expected 1, found 7"),
         ("parent", 3, "parent: expected 0, found 3"),
         ("run_id", "../x", "run_id: expected text of the form"),
@@ -229,7 +234,7 @@ def test_entries_about_keeping_change_nothing_for_a_consumer(store: MemoryStore)
     ],
 )
 def test_a_malformed_entry_is_refused(store: MemoryStore, field: str, value: object, message: str):
-    store.objects[log_key(1)] = write_document(asdict(entry(1, "a")) | {field: value})
+    store.objects[log_key(1)] = write_document(json.loads(write_entry(entry(1, "a"))) | {field: value})
     with pytest.raises(ManifestError, match=message):
         read_entry(store, 1)
 

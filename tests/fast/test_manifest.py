@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 @pytest.fixture
 def document(golden: Path) -> Document:
-    return json.loads(newest_manifest(golden / "release_v2"))
+    return json.loads(newest_manifest(golden / "release_v3"))
 
 
 def newest_manifest(release: Path) -> bytes:
@@ -26,7 +26,7 @@ def newest_manifest(release: Path) -> bytes:
 
 
 def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
-    data = newest_manifest(golden / "release_v2")
+    data = newest_manifest(golden / "release_v3")
     manifest = parse_manifest(data, "m")
     assert write_manifest(manifest) == data
     products, queries = manifest.collections
@@ -40,9 +40,9 @@ def test_the_golden_manifest_is_read_and_written_unchanged(golden: Path):
         (7, 7, True),
     ]
     assert (len(products.base), len(products.deltas)) == (2, 1)
-    # Encoder, index, ids, texts and digests of each shard, two lists of dead rows, report.
-    assert len(manifest.objects) == 3 + 5 * 4 + 2 + 1
-    assert len(manifest.downloads) == 3 + 5 * 3 + 2
+    # Encoder, index, ids, texts and digests of each shard, two lists of dead rows, canaries, report.
+    assert len(manifest.objects) == 3 + 5 * 4 + 2 + 1 + 1
+    assert len(manifest.downloads) == 3 + 5 * 3 + 2 + 1
 
 
 @pytest.mark.line(85)
@@ -55,6 +55,13 @@ def test_a_manifest_of_format_1_is_read(golden: Path):
     shards = [shard for item in manifest.collections for shard in item.shards]
     assert {(shard.digests, shard.dead, shard.delta) for shard in shards} == {(None, None, False)}
     assert len(manifest.objects) == len(manifest.downloads) + 1 == 3 + 4 * 3 + 1
+
+
+def test_a_manifest_of_format_2_is_read(golden: Path):
+    manifest = parse_manifest(newest_manifest(golden / "release_v2"), "m")
+    assert [shard.delta for shard in manifest.collections[0].shards] == [False, False, True]
+    assert manifest.canaries is None
+    assert len(manifest.objects) == len(manifest.downloads) + 5 + 1 == 3 + 5 * 4 + 2 + 1
 
 
 def set_at(*path: str | int, value: object) -> Callable[[Document], None]:
@@ -99,7 +106,7 @@ CHANGES = [
     (set_at(*INDEX, "bytes", value=value), "index.bytes: expected a whole number from 0")
     for value in (-1, 2**64, 1.5, "7", True, None)
 ] + [
-    (set_at("format", value=3), "format: this program reads formats 1 to 2, found 3; upgrade it"),
+    (set_at("format", value=4), "format: this program reads formats 1 to 3, found 4; upgrade it"),
     (set_at("format", value="1"), "format: expected a whole number"),
     (set_at("run_id", value="a/b"), "run_id: expected text of the form"),
     (set_at("run_date", value="20.11.2026"), "run_date"),

@@ -36,8 +36,9 @@ def release(golden: Path, tmp_path: Path) -> Path:
 
 
 class TestGoldenReleaseOfTwoNights:
-    def test_it_opens_and_answers_as_on_the_first_day(self, golden: Path):
-        index = open_index(str(golden / "release_v2"))
+    @pytest.mark.parametrize("name", ["release_v2", "release_v3"])
+    def test_it_opens_and_answers_as_on_the_first_day(self, golden: Path, name: str):
+        index = open_index(str(golden / name))
         hits = index.search("red baby bottle", k=4)
         assert [hit.id for hit in hits] == ["P005", "P010", "P015", "P000"]
         # Its title is that of the second night.
@@ -135,6 +136,7 @@ def objects_of(release: Path) -> list[str]:
     shards = [shard for item in manifest["collections"] for shard in item["shards"]]
     entries = manifest["encoder"]["objects"] + [shard[kind] for shard in shards for kind in ("index", "ids", "texts")]
     entries += [shard["dead"]["rows"] for shard in shards if shard.get("dead")]
+    entries += [manifest["canaries"]] if manifest.get("canaries") else []
     return [entry["key"] for entry in entries]
 
 
@@ -153,23 +155,21 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(("name", "objects"), [("release_v1", 15), ("release_v2", 20)])
+@pytest.mark.parametrize(("name", "objects"), [("release_v1", 15), ("release_v2", 20), ("release_v3", 21)])
 @pytest.mark.line(93)
 def test_every_damaged_object_is_refused_before_it_is_parsed(
     golden: Path, tmp_path: Path, name: str, objects: int, damage: str, monkeypatch: pytest.MonkeyPatch
 ):
     release = Path(shutil.copytree(golden / name, tmp_path / "release"))
-    for parser in ("load_encoder", "open_shard"):
-        monkeypatch.setattr(
-            f"indexer.loaded_release.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified")
-        )
+    for parser in ("reader.try_release", "loaded_release.load_encoder", "loaded_release.open_shard"):
+        monkeypatch.setattr(f"indexer.{parser}", lambda *_, **__: pytest.fail("parsed before all was verified"))
     keys = objects_of(release)
     assert len(keys) == objects
     for key in keys:
         original = (release / key).read_bytes()
         (release / key).write_bytes(DAMAGES[damage](original))
         with pytest.raises(IntegrityError, match="it was changed") as caught:
-            open_index(str(release))
+            open_index(str(release), guard="always")
         assert key in str(caught.value)
         assert caught.value.exit_code == 6
         (release / key).write_bytes(original)

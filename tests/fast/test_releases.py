@@ -15,13 +15,14 @@ from indexer.cli.group import indexer
 from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError
 from indexer.log import live_entry, read_head, read_manifest
 from indexer.manifest import Manifest, ObjectEntry, ShardEntry
+from indexer.object_cache import ObjectCache
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
 from indexer.releases.describe import compare_releases
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
-from indexer.releases.verify import list_objects, verify_objects
-from indexer.store import LocalStore, hash_file
+from indexer.releases.verify import verify_objects
+from indexer.store import LocalStore, hash_file, open_store
 from tests.proof.simulation import make_manifest as describe_run
 
 LATER = datetime.now(UTC) + timedelta(days=30)
@@ -134,7 +135,7 @@ def test_shared_objects_outlive_the_release_that_made_them(store: LocalStore):
     assert sum(item.bytes for item in store.list("v/")) == before - deleted == plan.left
     entry = read_history(store).live
     assert entry is not None
-    assert not [line for line in verify_objects(store, list_objects(store, entry)) if line]
+    assert not [line for line in verify_objects(store, read_manifest(store, entry).objects, None) if line]
     with pytest.raises(ConfigError, match="run a is retired"):
         roll_back(store, "a")
     # When the next release names the shared shard no more, it goes, too, with no new entry about run a.
@@ -269,7 +270,7 @@ def test_a_run_that_was_mended_is_no_hindrance(store: LocalStore):
 
 
 def test_equal_objects_are_verified_side_by_side(tmp_path: Path, bucket: str):
-    from indexer.store import S3Store, open_store
+    from indexer.store import S3Store
 
     store = open_store(bucket)
     assert isinstance(store, S3Store)
@@ -279,21 +280,24 @@ def test_equal_objects_are_verified_side_by_side(tmp_path: Path, bucket: str):
     for number in range(12):
         store.put_file(f"v/a/{number}", path)
         entries.append(ObjectEntry(key=f"v/a/{number}", bytes=100_000, sha256=hash_file(path)))
-    assert list(verify_objects(store, entries)) == [None] * 12
+    cache = ObjectCache(store, tmp_path / "cache")
+    assert list(verify_objects(store, entries, cache)) == [None] * 12
 
 
-def test_verification_names_each_damaged_object(store: LocalStore):
+def test_verification_names_each_damaged_object(store: LocalStore, tmp_path: Path):
     shard = publish_run(store, "a")
     entry = read_history(store).live
     assert entry is not None
-    objects = list_objects(store, entry)
+    objects, cache = read_manifest(store, entry).objects, ObjectCache(store, tmp_path / "cache")
     path = store.local_path(shard.ids.key)
     path.write_bytes(bytes(len(path.read_bytes())))
-    assert [line for line in verify_objects(store, objects, sizes_only=True) if line] == []
-    (line,) = (line for line in verify_objects(store, objects) if line)
+    assert [line for line in verify_objects(store, objects, None) if line] == []
+    (line,) = (line for line in verify_objects(store, objects, cache) if line)
     assert "0.ids: expected SHA-256" in line
     path.unlink()
-    assert [line for line in verify_objects(store, objects) if line] == [f"{store.url}/{shard.ids.key}: no such object"]
+    assert [line for line in verify_objects(store, objects, cache) if line] == [
+        f"{store.url}/{shard.ids.key}: no such object"
+    ]
 
 
 def test_a_comparison_shows_what_differs_and_what_is_shared(store: LocalStore):
@@ -337,10 +341,22 @@ def test_the_commands_do_what_they_say(store: LocalStore, run: Callable[..., obj
     assert planned["status"] == "planned"  # type: ignore[index]
     assert read_head(store) == 7
     assert run("gc", "--keep", "2", "--grace-days", "0", "--yes") == {**planned, "status": "deleted"}  # type: ignore[dict-item]
-    assert run("verify") == {"run_id": "a", "objects": 5, "damaged": []}
+    assert run("verify", "--sizes-only") == {"run_id": "a", "objects": 5, "opened": False, "damaged": []}
+    # Its bytes are those that were published, but no consumer could open them.
+    assert "the encoder of the release" in run("verify", code=6)["damaged"][0]  # type: ignore[index]
     store.delete(shard.ids.key)
-    assert "1 of 5 objects are damaged" in CliRunner().invoke(indexer, ["release", "verify", store.url]).stderr
+    assert "1 of 5 objects are damaged or" in CliRunner().invoke(indexer, ["release", "verify", store.url]).stderr
     assert run("show", "x", code=2)
+
+
+def test_a_release_is_verified_by_opening_it(golden: Path, bucket: str, tmp_path: Path):
+    release = golden / "release_v3"
+    for path in release.rglob("*.*"):
+        open_store(bucket).put_file(path.relative_to(release).as_posix(), path)
+    for url in (str(release), bucket):
+        result = CliRunner().invoke(indexer, ["release", "verify", url, "--json"])
+        document = json.loads(result.stdout)
+        assert (document["objects"], document["opened"], document["damaged"]) == (27, True, [])
 
 
 def test_a_store_without_releases_is_told_in_one_sentence(tmp_path: Path):

@@ -1,7 +1,7 @@
-"""Write `release_v2`, two nights of 200 products and 60 queries in format 2, which every later reader must open.
+"""Write `release_v3`, two nights of 200 products and 60 queries in format 3, which every later reader must open.
 
 Run once; the folder is committed and never written again: `python tests/golden/make_release.py`. `release_v1`, the
-first of these nights in format 1, was written by an earlier program.
+first of these nights in format 1, and `release_v2`, both in format 2, were written by earlier programs.
 """
 
 import csv
@@ -68,11 +68,11 @@ def write_catalogue(path: Path, night: str) -> None:
 
 def main() -> None:
     """Write the folder; it must not exist."""
-    release = HERE / "release_v2"
+    release = HERE / "release_v3"
     if release.exists():
         raise SystemExit(f"{release} is a promise and stays as it is; a new format gets a folder of its own")
     config = Config(
-        shop=ShopConfig(name="golden", work="work", release="release_v2"),
+        shop=ShopConfig(name="golden", work="work", release="release_v3"),
         catalogue=CatalogueConfig(path="catalogue.csv"),
         purchases=PurchasesConfig(path="not read"),
         index=IndexConfig(m=8, ef_construction=40, ef_search=32, shards=2, recall_queries=20, threads=1),

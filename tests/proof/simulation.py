@@ -474,14 +474,14 @@ def _retire_nothing(*_: object) -> None: ...
 
 
 def _overwrite_commit(store: Any, head: int, entry: Any, **_: object) -> Any:
-    data = log.write_document(log.asdict(entry))
+    data = log.write_entry(entry)
     store._call(lambda: store.world.create(log.log_key(entry.sequence), data, replacing=True))
     return entry
 
 
 def _commit_once(store: Any, head: int, entry: Any, **_: object) -> Any:
     """Commit without reading back what a lost answer or a 412 meant."""
-    data = log.write_document(log.asdict(entry))
+    data = log.write_entry(entry)
     for _attempt in range(3):
         try:
             store.put_new(log.log_key(entry.sequence), data)
@@ -493,7 +493,7 @@ def _commit_once(store: Any, head: int, entry: Any, **_: object) -> Any:
     raise PublishConflictError("given up")
 
 
-def _give_up(*_: object) -> None:
+def _give_up(*_: object, **__: object) -> None:
     """Take a conflict for lost without reading whose entry stands there."""
     raise PublishConflictError("taken")
 

@@ -1,0 +1,139 @@
+"""A release is opened in a child process first: what takes that down, or answers wrongly, never reaches its parent.
+
+The child is a fresh interpreter without the environment's credentials. It may take so much memory and time as the
+release's size allows, write no file and keep no core. It checks, maps and searches everything as its parent will.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from indexer.errors import ConfigError, IntegrityError
+from indexer.manifest import Manifest, write_manifest
+
+CHILD = "indexer.guard_child"
+BASE_BYTES = 512 << 20
+"""Interpreter, libraries and what they set aside (256 MiB measured), beside twice the files."""
+MEMORY_TIMES, ENCODER_TIMES = 2, 4
+"""Times its size that a file may take, and the encoder, whose weights are parsed, converted and packed."""
+RESERVED_BYTES = 8 << 30
+"""Addresses beside those of the files: libraries and arenas reserve many that they never use."""
+BASE_SECONDS = 30
+BYTES_PER_SECOND = 10 << 20
+"""The slowest disk and processor that are waited for."""
+PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+"""Of the environment; neither credentials nor settings are among them."""
+ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildLimits:
+    """What a child may take."""
+
+    memory_bytes: int
+    """Of its own, beside the pages of the files that it maps."""
+    address_bytes: int
+    seconds: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ChildLimits":
+        """Return the limits for the files of a release."""
+        total = sum(item.bytes for item in manifest.downloads)
+        encoder = sum(item.bytes for item in manifest.encoder.objects)
+        return cls(
+            memory_bytes=BASE_BYTES + MEMORY_TIMES * (total - encoder) + ENCODER_TIMES * encoder,
+            address_bytes=RESERVED_BYTES + 4 * total,
+            seconds=BASE_SECONDS + total // BYTES_PER_SECOND,
+        )
+
+    def apply(self) -> None:
+        """Bind this process, which is the child."""
+        for kind, value in (
+            (resource.RLIMIT_DATA, self.memory_bytes),
+            (resource.RLIMIT_AS, self.address_bytes),
+            (resource.RLIMIT_CPU, 2 * self.seconds),
+            (resource.RLIMIT_FSIZE, 0),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            _, hard = resource.getrlimit(kind)
+            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def try_release(
+    manifest: Manifest, files: Mapping[str, Path], *, place: str, limits: ChildLimits | None = None
+) -> None:
+    """Open a release of verified files in a child and ask its canaries.
+
+    Raises IntegrityError naming the file where the child crashes, takes too long or too much memory, refuses a file or
+    gets another answer than the builder did, ConfigError where there is no interpreter to start.
+    """
+    allowed = limits or ChildLimits.of(manifest)
+    order = {
+        "limits": allowed.__dict__,
+        "place": place,
+        "manifest": write_manifest(manifest).decode(),
+        "files": {key: str(path.resolve()) for key, path in files.items()},
+    }
+    told, problem = _run_child(order, allowed.seconds)
+    refusal = next((line["refused"] for line in told if "refused" in line), None)
+    if refusal is not None:
+        raise IntegrityError(refusal)
+    if not any("survived" in line for line in told):
+        _refuse(told, problem, place)
+
+
+def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, Any]], str]:
+    """Return what the child told and how it ended."""
+    if not sys.executable:
+        raise ConfigError("guard: there is no Python interpreter to start a child with; open with guard='never'")
+    paths = [str(Path(path).resolve()) for path in sys.path if path]
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= ALONE | {"PYTHONPATH": os.pathsep.join(paths)}
+    try:
+        # -P: the working directory is no place to import from.
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", CHILD],
+            input=json.dumps(order).encode(),
+            capture_output=True,
+            timeout=seconds,
+            cwd="/",
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return _read_lines(error.stdout or b""), f"it took more than {seconds} s"
+    except OSError as error:
+        raise ConfigError(
+            f"guard: {sys.executable} cannot be started: {error.strerror}; open with guard='never'"
+        ) from None
+    last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+    how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit code {ended.returncode}"
+    return _read_lines(ended.stdout), f"it ended with {how}{f' ({last})' if last else ''}"
+
+
+def _read_lines(output: bytes) -> list[dict[str, Any]]:
+    """Return the documents of whole lines; whatever else a dying process wrote is left out."""
+    found = []
+    for line in output.splitlines():
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(document, dict):
+            found.append(document)
+    return found
+
+
+def _refuse(told: list[dict[str, Any]], problem: str, place: str) -> NoReturn:
+    opening = [line["opening"] for line in told if "opening" in line]
+    where = f"{place}/{opening[-1]}" if opening else place
+    raise IntegrityError(
+        f"{where}: the child process that opened the release did not survive: {problem}; the release is not served, "
+        "look at the file"
+    )

@@ -1,0 +1,260 @@
+"""A release is tried in a child first: whatever takes the child down leaves its parent and the old release alone."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from indexer.build.release import build_release
+from indexer.config import Config, IndexConfig
+from indexer.errors import ConfigError, IntegrityError
+from indexer.guard import ALONE, PASSED_ON, ChildLimits, try_release
+from indexer.hnsw import build_index
+from indexer.log import log_key, read_manifest, require_live
+from indexer.reader import open_index
+from indexer.store import LocalStore
+
+
+def test_nights_answer_their_own_canaries(
+    make_shop: Callable[..., Config], encoder_directory: Path, products: Callable[[int], Sequence[Any]]
+):
+    """Three nights with deltas and dead rows, of which the later measure some shards alone."""
+    for night, changed in ((20, ()), (21, (3, 50, 51)), (22, (3, 9, 70))):
+        rows = [
+            (name, f"{title} again" if number in changed else title, brand)
+            for number, (name, title, brand) in enumerate(products(300))
+            if number != night
+        ]
+        config = make_shop(rows, shards=4)
+        build_release(config, f"2026-11-{night}", encoder_directory=encoder_directory, story={}, progress=False)
+        open_index(config.shop.release, guard="always")
+    (canaries,) = Path(config.shop.release).glob("v/2026-11-22-*/canaries.*.json")
+    (document,) = json.loads(canaries.read_bytes())["collections"]
+    assert len(document["queries"]) == 8
+    # Two kept shards in turn, and two deltas.
+    assert len(document["shards"]) == 4
+
+
+class TestHostileReleases:
+    """Releases whose every hash is right: what the hashes do not show, the child does."""
+
+    @pytest.fixture
+    def release(self, golden: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(golden / "release_v3", tmp_path / "release"))
+
+    def try_it(self, release: Path, limits: ChildLimits | None = None) -> None:
+        store = LocalStore(release)
+        manifest = read_manifest(store, require_live(store))
+        files = {item.key: store.local_path(item.key) for item in manifest.downloads}
+        try_release(manifest, files, place="release", limits=limits)
+
+    def test_a_wrong_answer_is_refused_and_the_old_release_kept(self, release: Path):
+        newest = (release / log_key(2)).rename(release / "held")
+        index = open_index(str(release))
+        before = index.search("red mug", k=3)
+
+        def swap(data: bytes) -> bytes:
+            document = json.loads(data)
+            ids = document["collections"][0]["queries"][0]["ids"]
+            ids[0], ids[3] = ids[3], ids[0]
+            ids[4] = "P000"
+            return json.dumps(document).encode()
+
+        newest.rename(release / log_key(2))
+        replace_object(release, "canaries", swap)
+        with pytest.raises(IntegrityError, match=r"products: canary '.*': (expected|did not expect) P") as caught:
+            index.refresh()
+        assert caught.value.exit_code == 6
+        assert (index.release.sequence, index.search("red mug", k=3)) == (1, before)
+        assert open_index(str(release), guard="never").release.sequence == 2
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda canary: canary["ids"].pop() and canary["scores"].pop(), "expected 9 hits, found 10"),
+            (lambda canary: canary["scores"].__setitem__(0, 0.5), "expected a score of 0.500000, found"),
+            (lambda canary: canary.__setitem__("query", "steel desk hose"), "the encoder is not the one of the index"),
+            (lambda canary: canary["vector"].pop(), "expected vectors of 32|numbers"),
+            (lambda canary: canary["vector"].__setitem__(0, 1e9), "vector: expected numbers from -2 to 2"),
+        ],
+    )
+    def test_each_part_of_a_canary_is_looked_at(self, release: Path, change: Callable[[Any], Any], message: str):
+        def edit(data: bytes) -> bytes:
+            document = json.loads(data)
+            document["collections"][0]["queries"] = document["collections"][0]["queries"][:1]
+            change(document["collections"][0]["queries"][0])
+            return json.dumps(document).encode()
+
+        replace_object(release, "canaries", edit)
+        with pytest.raises(IntegrityError, match=message):
+            self.try_it(release)
+
+    def test_a_stale_index_under_the_same_number_is_refused(self, release: Path):
+        """The rows of another index in the same place: every count is right, the answers are not."""
+
+        def reverse(data: bytes) -> bytes:
+            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+            vectors = index.reconstruct_n(0, index.ntotal)[::-1].copy()
+            return bytes(faiss.serialize_index(build_index(vectors, IndexConfig(m=8, ef_construction=40))).tobytes())
+
+        replace_object(release, "products-00000", reverse)
+        with pytest.raises(IntegrityError, match="canary"):
+            self.try_it(release)
+
+    def test_ids_that_stand_twice_are_refused(self, release: Path):
+        replace_object(release, "products-00000", lambda data: data[:5] + data[:5] + data[10:], kind="ids")
+        with pytest.raises(IntegrityError, match=r"products-00000\..*: id b'P...' stands twice in a shard"):
+            self.try_it(release)
+
+    def test_too_much_memory_ends_the_child_alone(self, release: Path):
+        def grow(model: Any) -> None:
+            size = numpy_helper.from_array(np.array([1 << 20, 1 << 12], np.int64), "size")
+            model.graph.initializer.append(size)
+            model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["huge"]))
+            model.graph.output.append(helper.make_tensor_value_info("huge", 1, None))
+
+        replace_encoder(release, grow)
+        with pytest.raises(IntegrityError, match="encoder"):
+            self.try_it(release)
+
+    def test_a_model_without_end_is_given_up(self, release: Path):
+        def loop(model: Any) -> None:
+            count = numpy_helper.from_array(np.array(1 << 50, np.int64), "count")
+            named = {
+                name: helper.make_tensor_value_info(name, kind, [])
+                for name, kind in (("step", 7), ("go", 9), ("old", 9), ("go_on", 9), ("new", 9))
+            }
+            nodes = [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Not", ["old"], ["new"])]
+            body = helper.make_graph(
+                nodes, "body", [named["step"], named["go"], named["old"]], [named["go_on"], named["new"]]
+            )
+            yes = numpy_helper.from_array(np.array(True), "yes")
+            model.graph.initializer.extend([count, yes])
+            model.graph.node.insert(0, helper.make_node("Loop", ["count", "yes", "yes"], ["end"], body=body))
+            model.graph.output.append(helper.make_tensor_value_info("end", 9, []))
+
+        replace_encoder(release, loop)
+        limits = ChildLimits(memory_bytes=1 << 30, address_bytes=8 << 30, seconds=4)
+        with pytest.raises(IntegrityError, match=r"the child process .* it took more than 4 s"):
+            self.try_it(release, limits)
+
+    def test_a_child_that_crashes_takes_nobody_along(self, release: Path):
+        limits = ChildLimits(memory_bytes=100 << 20, address_bytes=8 << 30, seconds=30)
+        with pytest.raises(IntegrityError, match=r"did not survive: it ended with (signal|exit code) \d+"):
+            self.try_it(release, limits)
+
+    def test_no_interpreter_is_said(self, release: Path, monkeypatch: pytest.MonkeyPatch):
+        for executable, message in (("", "there is no Python interpreter"), ("/absent", "/absent cannot be started")):
+            monkeypatch.setattr(sys, "executable", executable)
+            with pytest.raises(ConfigError, match=message):
+                self.try_it(release)
+
+
+def test_the_child_has_no_credentials_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its environment and limits, told by a program in its place."""
+    (tmp_path / "spy.py").write_text(
+        "import json, os, resource, sys\n"
+        "from indexer.guard import ChildLimits\n"
+        "order = json.load(sys.stdin)\n"
+        "ChildLimits(**order['limits']).apply()\n"
+        "names = ['DATA', 'AS', 'FSIZE', 'CORE']\n"
+        "limits = {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0] for name in names}\n"
+        "found = {'environment': dict(os.environ), 'limits': limits, 'cwd': os.getcwd()}\n"
+        "print(json.dumps({'refused': json.dumps(found)}))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("indexer.guard.CHILD", "spy")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do not tell")
+    monkeypatch.setenv("INDEXER_SHOP_RELEASE", "elsewhere")
+    store = LocalStore(Path(__file__).parents[1] / "golden" / "release_v3")
+    manifest = read_manifest(store, require_live(store))
+    with pytest.raises(IntegrityError) as caught:
+        try_release(manifest, {}, place="release")
+    found = json.loads(str(caught.value))
+    assert set(found["environment"]) <= {*PASSED_ON, *ALONE, "PYTHONPATH", "LC_CTYPE"}
+    assert found["cwd"] == "/"
+    encoder = sum(item.bytes for item in manifest.encoder.objects)
+    rest = sum(item.bytes for item in manifest.downloads) - encoder
+    assert found["limits"]["DATA"] == (512 << 20) + 2 * rest + 4 * encoder
+    assert (found["limits"]["FSIZE"], found["limits"]["CORE"]) == (0, 0)
+    assert ChildLimits.of(manifest).seconds == 30
+
+
+def test_when_a_release_is_tried_first(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    release = Path(shutil.copytree(golden / "release_v3", tmp_path / "release"))
+    newest = (release / log_key(2)).rename(release / "held")
+    tried: list[str] = []
+    monkeypatch.setattr("indexer.reader.try_release", lambda manifest, *_, **__: tried.append(manifest.run_date))
+    indexes = {guard: open_index(str(release), guard=guard) for guard in ("always", "refresh", "never")}
+    assert tried == ["2026-11-20"]
+    newest.rename(release / log_key(2))
+    for index in indexes.values():
+        assert index.refresh()
+    assert tried == ["2026-11-20", "2026-11-21", "2026-11-21"]
+    with pytest.raises(ConfigError, match="guard: expected one of always, refresh, never, found 'no'"):
+        open_index(str(release), guard="no")  # type: ignore[arg-type]
+
+
+def replace_object(release: Path, name: str, change: Callable[[bytes], bytes], kind: str = "index") -> None:
+    """Change an object of the live release and make every hash right again."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        for entry in list_entries(manifest, kind):
+            path = release / entry["key"]
+            if path.name.startswith(name):
+                path.write_bytes(change(path.read_bytes()))
+                entry |= describe(path)
+                return
+        raise AssertionError(f"no object {name}")
+
+    rewrite_manifest(release, edit)
+
+
+def list_entries(manifest: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    shards = [shard for item in manifest["collections"] for shard in item["shards"]]
+    return [manifest["canaries"], *(shard[kind] for shard in shards)]
+
+
+def replace_encoder(release: Path, change: Callable[[Any], None]) -> None:
+    """Change the model of the live release and make every hash right again."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        entries = {entry["key"].rpartition("/")[2]: entry for entry in manifest["encoder"]["objects"]}
+        path = release / entries["encoder.onnx"]["key"]
+        model = onnx.load(str(path))
+        change(model)
+        path.write_bytes(model.SerializeToString())
+        description = release / entries["encoder.json"]["key"]
+        document = json.loads(description.read_bytes())
+        document["files"]["encoder.onnx"] = describe(path)["sha256"]
+        description.write_text(json.dumps(document))
+        entries["encoder.onnx"] |= describe(path)
+        entries["encoder.json"] |= describe(description)
+        manifest["encoder"]["fingerprint"] = describe(description)["sha256"]
+
+    rewrite_manifest(release, edit)
+
+
+def rewrite_manifest(release: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    log = release / log_key(2)
+    entry = json.loads(log.read_bytes())
+    path = release / entry["manifest"]["key"]
+    manifest = json.loads(path.read_bytes())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    entry["manifest"] |= describe(path)
+    log.write_text(json.dumps(entry))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

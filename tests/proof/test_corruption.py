@@ -1,0 +1,38 @@
+"""Damage of every kind of object is refused by its hash; without hashes it takes nobody down but a child."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.proof.corruption import run_hashed, run_unhashed
+from tests.proof.damaged_release import DAMAGES, Release, make_release
+
+KINDS = {
+    "canaries", "dead", "digests", "encoder.json", "encoder.onnx", "ids", "index", "log entry", "manifest", "probe",
+    "seal", "texts", "tokenizer.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return make_release(tmp_path_factory.mktemp("corruption"))
+
+
+def test_every_damaged_object_is_refused_before_a_parser_sees_it(release: Release):
+    tried, wrong = run_hashed(release, dict.fromkeys(DAMAGES, 3 * len(KINDS)))
+    assert wrong == []
+    assert dict(tried) == dict.fromkeys(KINDS, 3 * len(DAMAGES))
+
+
+def test_a_reader_that_skips_the_hash_is_noticed(release: Release, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("indexer.object_cache.hash_file", lambda path: SHA256[path.stat().st_size])
+    SHA256 = {entry.bytes: entry.sha256 for entry in release.manifest.objects}
+    _, wrong = run_hashed(release, {"flip": 3 * len(KINDS)})
+    assert {line.partition(" of ")[0] for line in wrong} == {"flip"}
+    assert len(wrong) > 10
+
+
+def test_without_hashes_the_children_answer_or_die_alone(release: Release, tmp_path: Path):
+    outcomes = run_unhashed(release, tmp_path / "children", 200)
+    assert outcomes.total() == 200
+    assert sum(count for outcome, count in outcomes.items() if "refused" in outcome) > 100
