@@ -18,6 +18,8 @@ from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, S
 from indexer.redaction import has_credentials
 
 CHUNK_BYTES = 1 << 20
+DRAFT = ".new-"
+"""How the name of an unfinished file in a folder begins."""
 READ_ATTEMPTS = 3
 CONNECT_SECONDS = 5
 READ_SECONDS = 15
@@ -133,19 +135,19 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under the prefix in key order."""
-        start = self.root / prefix.rpartition("/")[0]
-        try:
-            found = {}
-            for path in start.rglob("*"):
-                # Another process may delete what is being listed.
-                with contextlib.suppress(FileNotFoundError):
-                    if path.is_file() and not path.name.startswith(".new-"):
-                        found[path.relative_to(self.root).as_posix()] = path.stat()
-        except OSError as error:
-            raise _local_error(error, self.url, prefix) from error
-        for key in sorted(found):
-            if key.startswith(prefix):
-                yield StoredObject(key, found[key].st_size, datetime.fromtimestamp(found[key].st_mtime, UTC))
+        return self._list(prefix, drafts=False)
+
+    def list_drafts(self) -> Iterator[StoredObject]:
+        """Yield the unfinished files: some are being written, others were left by killed processes; their age tells."""
+        return self._list("", drafts=True)
+
+    def remove_empty_folders(self, before: datetime) -> None:
+        """Remove the folders below the root that hold nothing, and in which nothing has changed since a time."""
+        for path in sorted(self.root.rglob("*/"), reverse=True):
+            # Another process may have put something there, or was faster.
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before.timestamp():
+                    path.rmdir()
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -154,12 +156,27 @@ class LocalStore:
         except OSError as error:
             raise _local_error(error, self.url, key) from error
 
+    def _list(self, prefix: str, *, drafts: bool) -> Iterator[StoredObject]:
+        start = self.root / prefix.rpartition("/")[0]
+        try:
+            found = {}
+            for path in start.rglob("*"):
+                # Another process may delete what is being listed.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file() and path.name.startswith(DRAFT) == drafts:
+                        found[path.relative_to(self.root).as_posix()] = path.stat()
+        except OSError as error:
+            raise _local_error(error, self.url, prefix) from error
+        for key in sorted(found):
+            if key.startswith(prefix):
+                yield StoredObject(key, found[key].st_size, datetime.fromtimestamp(found[key].st_mtime, UTC))
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
     def _create(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
         final = self._path(key)
-        draft = final.parent / f".new-{uuid.uuid4().hex}"
+        draft = final.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with draft.open("xb") as file:

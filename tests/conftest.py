@@ -70,11 +70,7 @@ def make_shop(tmp_path: Path) -> Callable[..., Any]:
         max_reject_share: float = 0.5,
         **index: Any,
     ) -> Config:
-        catalogue = tmp_path / "catalogue.csv"
-        with catalogue.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows([*product, *[None] * (len(COLUMNS) - len(product))] for product in products)
+        catalogue = write_catalogue(tmp_path / "catalogue.csv", products)
         if queries:
             write_queries(tmp_path / "work", queries)
         options = {"m": 8, "ef_construction": 40, "ef_search": 64, "recall_queries": 20, "threads": 1} | index
@@ -87,6 +83,15 @@ def make_shop(tmp_path: Path) -> Callable[..., Any]:
         )
 
     return make
+
+
+def write_catalogue(path: Path, products: Iterable[Sequence[str | None]]) -> Path:
+    """Write a catalogue of products that may leave out their last columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([*product, *[None] * (len(COLUMNS) - len(product))] for product in products)
+    return path
 
 
 def write_queries(work: Path, queries: Sequence[str]) -> None:
@@ -108,41 +113,44 @@ def write_queries(work: Path, queries: Sequence[str]) -> None:
     step.commit(commit, step.next_number())
 
 
+WORDS = [
+    "baby",
+    "bottle",
+    "steel",
+    "cup",
+    "mug",
+    "water",
+    "kids",
+    "school",
+    "bag",
+    "shoes",
+    "running",
+    "red",
+    "blue",
+    "green",
+    "cotton",
+    "shirt",
+    "desk",
+    "lamp",
+]
+
+
+def list_products(count: int) -> list[tuple[str, str, str]]:
+    """Return so many products, the same each time."""
+    return [
+        (
+            f"P{number:05d}",
+            " ".join(WORDS[(number * step + number // 7) % len(WORDS)] for step in (1, 3, 7)) + f" {number}",
+            ("acme", "zeta")[number % 2],
+        )
+        for number in range(count)
+    ]
+
+
 @pytest.fixture(scope="session")
 def products() -> Callable[[int], list[tuple[str, str, str]]]:
     """Return a function that gives so many products, the same each time."""
-    words = [
-        "baby",
-        "bottle",
-        "steel",
-        "cup",
-        "mug",
-        "water",
-        "kids",
-        "school",
-        "bag",
-        "shoes",
-        "running",
-        "red",
-        "blue",
-        "green",
-        "cotton",
-        "shirt",
-        "desk",
-        "lamp",
-    ]
-
-    def make(count: int) -> list[tuple[str, str, str]]:
-        return [
-            (
-                f"P{number:05d}",
-                " ".join(words[(number * step + number // 7) % len(words)] for step in (1, 3, 7)) + f" {number}",
-                ("acme", "zeta")[number % 2],
-            )
-            for number in range(count)
-        ]
-
-    return make
+    return list_products
 
 
 @pytest.fixture(scope="session")

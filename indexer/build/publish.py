@@ -17,6 +17,7 @@ from indexer.log_signature import sign_entry
 from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
 from indexer.object_cache import ObjectCache
 from indexer.releases.history import read_history
+from indexer.releases.verify import examine_objects
 from indexer.runs import now_text
 from indexer.signature import SigningKey
 from indexer.store import Store, hash_file
@@ -84,7 +85,7 @@ class RunFolder:
     store: Store
     run_id: str
     cache: ObjectCache | None = None
-    """Where sealed objects are hashed before they are used again; without it their sizes say that they are whole."""
+    """Where sealed objects are hashed before they are used again; without it that is done in a folder alone."""
     key: SigningKey | None = None
     """What signs the markers and the entry that makes the run live."""
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -151,7 +152,7 @@ class RunFolder:
 
     def _is_whole(self, objects: Sequence[ObjectEntry]) -> bool:
         if self.cache is None:
-            return not find_damage(self.store, objects)
+            return not examine_objects(self.store, objects)
         try:
             for entry in objects:
                 self.cache.fetch(entry)
@@ -201,9 +202,9 @@ def encoder_entry(sealed: SealedEncoder) -> EncoderEntry:
 def publish(run: RunFolder, manifest: Manifest) -> LogEntry:
     """Store the manifest and commit it, where no release went live since the head it names as its parent.
 
-    Raises IntegrityError where an object is not there, PublishConflictError where another run was first.
+    Raises IntegrityError where an object is damaged, PublishConflictError where another run was first.
     """
-    _require_whole(run.store, manifest)
+    _require_whole(examine_objects(run.store, manifest.objects))
     return commit_publication(run.store, manifest, run.put_manifest(manifest), manifest.parent, run.key)
 
 
@@ -240,7 +241,7 @@ def commit_publication(
                     f"{manifest.run_id} is not live, plan it again on the new head"
                 )
         head = history.head
-        _require_whole(store, manifest)
+        _require_whole(find_damage(store, manifest.objects))
     raise PublishConflictError(f"{store.url}: the log moved on {COMMIT_ATTEMPTS} times meanwhile; run again")
 
 
@@ -251,9 +252,11 @@ def _write_marker(document: SealedShard | SealedEncoder, key: SigningKey | None)
     return write_document(content if key is None else {**content, "signature": key.sign(write_document(content))})
 
 
-def _require_whole(store: Store, manifest: Manifest) -> None:
-    if damage := find_damage(store, manifest.objects):
-        raise IntegrityError(f"{damage[0]}; nothing was published, run again to rebuild it")
+def _require_whole(damage: Sequence[str]) -> None:
+    if damage:
+        raise IntegrityError(
+            f"{damage[0]}; nothing was published, run again to rebuild it, what an earlier run made with --reuse none"
+        )
 
 
 def _read_sealed_shard(record: Record) -> SealedShard:

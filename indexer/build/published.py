@@ -1,30 +1,40 @@
 """What a new build finds in the log: itself, a run that replaced it, or a newer night that it must not replace."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from indexer.build.publish import commit_publication
-from indexer.build.summary import ReleaseSummary, summarise_published
+from indexer.build.summary import ReleaseSummary, summarise_published, summarise_retired
 from indexer.errors import IntegrityError, PublishConflictError
 from indexer.log import LogEntry, find_damage, live_entry, read_entry, read_manifest
 from indexer.manifest import Manifest
 from indexer.releases.history import History
+from indexer.releases.verify import examine_objects
 from indexer.signature import SigningKey
 from indexer.store import Store
 
 
 def find_published(
-    store: Store, run_id: str, run_date: str, history: History, key: SigningKey | None = None, *, dry: bool = False
+    store: Store,
+    names: Sequence[str],
+    run_date: str,
+    history: History,
+    key: SigningKey | None = None,
+    *,
+    dry: bool = False,
 ) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 
+    `names` are the run's, as `History.list_names` gives them.
+
     A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
     inputs, options, encoder and code. One that another run of its date replaced goes live again, unless
-    an operator's rollback stands. One of an earlier night stays what it was: published before. A run whose objects
-    are lost is built anew. What is left alone is published once more where half of its time is over.
-    Raises PublishConflictError where a night that was never published would replace a
-    newer one, or where another run was first.
+    an operator's rollback stands. One of an earlier night stays what it was: published before, and perhaps retired
+    since. A run whose objects are lost or changed is built anew. What is left alone is published once more where half
+    of its time is over. Raises PublishConflictError where a night that was never published would replace a newer one,
+    or where another run was first.
     """
-    live = history.live
+    live, run_id = history.live, names[-1]
     if live is None:
         return None
     live_manifest = read_whole(store, live)
@@ -37,12 +47,17 @@ def find_published(
         return None
     earlier = history.releases.get(run_id)
     manifest = read_whole(store, earlier) if earlier else None
-    replaced_by = live_manifest.run_date if live_manifest else run_date
+    replaced_by = live_manifest.run_date if live_manifest else _read_date(store, live) or run_date
     if earlier is None or manifest is None:
-        _refuse_older(store, run_date, live, live_manifest)
+        retired = next((history.releases[name] for name in reversed(names[:-1]) if name in history.releases), None)
+        if retired and replaced_by > run_date:
+            return summarise_retired(store.url, retired, run_date)
+        _refuse_older(store, run_date, live)
         return None
     if replaced_by != run_date or live.kind == "rollback":
         return summarise_published("published before", store.url, earlier, manifest)
+    if examine_objects(store, manifest.objects):
+        return None
     if dry:
         return summarise_published("to be published again", store.url, earlier, manifest)
     again = commit_publication(store, manifest, earlier.manifest, history.head, key)
@@ -63,15 +78,24 @@ def refuse_older(store: Store, run_date: str, head: int) -> None:
     """Raise PublishConflictError where a release of the date would replace one of a newer night."""
     live = live_entry(store, head)
     if live:
-        _refuse_older(store, run_date, live, read_whole(store, live))
+        _refuse_older(store, run_date, live)
 
 
-def _refuse_older(store: Store, run_date: str, live: LogEntry, manifest: Manifest | None) -> None:
-    if manifest and manifest.run_date > run_date:
+def _refuse_older(store: Store, run_date: str, live: LogEntry) -> None:
+    newer = _read_date(store, live)
+    if newer and newer > run_date:
         raise PublishConflictError(
-            f"{store.url}: run {live.run_id} of the newer night {manifest.run_date} is live, and a release of "
+            f"{store.url}: run {live.run_id} of the newer night {newer} is live, and a release of "
             f"{run_date} would replace it; run the newer night again instead"
         )
+
+
+def _read_date(store: Store, entry: LogEntry) -> str | None:
+    """Return the night of a release, whose other objects may be lost; None where its manifest is."""
+    try:
+        return read_manifest(store, entry).run_date
+    except IntegrityError:
+        return None
 
 
 def find_baseline(store: Store, run_date: str, head: int) -> Manifest | None:

@@ -112,10 +112,10 @@ def build_release(
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     catalogue = site.identify_catalogue() if site else None
-    run_id = history.name_unretired(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
+    names = history.list_names(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
     if reuse != "all":
         refuse_older(store, run_date, head)
-    elif published := find_published(store, run_id, run_date, history, key, dry=dry):
+    elif published := find_published(store, names, run_date, history, key, dry=dry):
         return published
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
@@ -128,7 +128,7 @@ def build_release(
             encoder=encoder,
             encoder_directory=encoder_directory,
             # What is not to be used again is not trusted either: sealed objects are read and hashed.
-            folder=RunFolder(store, run_id, cache if reuse == "none" else None, key),
+            folder=RunFolder(store, names[-1], cache if reuse == "none" else None, key),
             head=head,
             cache=cache,
             live=find_live(store, head, cache, encoder=encoder.fingerprint) if reuse != "none" else LiveRelease(),

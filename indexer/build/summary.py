@@ -35,6 +35,7 @@ class ReleaseSummary:
 
     status: str
     """`published`; of a run that was there before `already published`, or `published again` where it was replaced;
+    `published before` where a newer night is live, and `retired` where that run was retired since;
     `unchanged` where the live release of an earlier night was made of the same; `planned` where no more was wanted."""
     run_id: str
     run_date: str
@@ -77,6 +78,19 @@ def summarise_published(status: str, url: str, entry: LogEntry, manifest: Manife
         collections=collections,
         bytes=release_bytes(manifest),
         report=f"{url}/{manifest.report.key}" if manifest.report else "",
+    )
+
+
+def summarise_retired(url: str, entry: LogEntry, run_date: str) -> ReleaseSummary:
+    """Return the summary of a run that was published before and retired since: its objects may be gone."""
+    return ReleaseSummary(
+        status="retired",
+        run_id=entry.run_id,
+        run_date=run_date,
+        url=url,
+        sequence=entry.sequence,
+        collections=[],
+        bytes=0,
     )
 
 

@@ -195,6 +195,7 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, as_jso
         "kept": list(plan.kept),
         "retire": list(plan.retire),
         "objects": len(plan.delete),
+        "drafts": len(plan.drafts),
         "bytes": plan.bytes,
         "bytes_left": plan.left,
         "foreign_objects": plan.foreign,

@@ -36,7 +36,7 @@ def print_release(release: Mapping[str, Any]) -> None:
     for reject in release["rejects"]:
         click.echo(escape(f"  rejected from {reject['table']}: {reject['count']} {reject['reason']}"))
     click.echo(f"  size    {release['bytes'] / 2**20:.1f} MiB at {escape(release['url'])}")
-    click.echo(f"  report  {release['report']}")
+    click.echo(f"  report  {release['report'] or '-'}")
 
 
 def print_plan(release: Mapping[str, Any]) -> None:

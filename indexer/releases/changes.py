@@ -1,9 +1,10 @@
 """Entries that people add to the log: roll back, pin, unpin."""
 
 from indexer.errors import ConfigError, IntegrityError
-from indexer.log import KeepingEntry, LogEntry, commit_entry, find_damage, read_manifest
+from indexer.log import KeepingEntry, LogEntry, commit_entry, read_manifest
 from indexer.log_signature import sign_entry
 from indexer.releases.history import History, read_history
+from indexer.releases.verify import examine_objects
 from indexer.runs import now_text
 from indexer.signature import SigningKey
 from indexer.store import Store
@@ -12,15 +13,15 @@ from indexer.store import Store
 def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = None) -> LogEntry:
     """Make an earlier release live again, by default the one that was live before; return the new entry.
 
-    Raises ConfigError for a run that was never published or is retired, IntegrityError where an object of it is lost,
-    PublishConflictError where another entry was first.
+    Raises ConfigError for a run that was never published or is retired, IntegrityError where one of its objects is
+    damaged, PublishConflictError where another entry was first.
     """
     history = _read_own(store, key)
     target = history.find_release(run_id or _find_previous(history))
     live = history.live
     if live is not None and live.run_id == target.run_id and live.manifest == target.manifest:
         raise ConfigError(f"{store.url}: run {target.run_id} is live already; name an earlier one")
-    if damage := find_damage(store, read_manifest(store, target).objects):
+    if damage := examine_objects(store, read_manifest(store, target).objects):
         raise IntegrityError(f"{damage[0]}; run {target.run_id} cannot go live, choose another")
     entry = LogEntry(
         sequence=history.head + 1,

@@ -14,6 +14,7 @@ def describe_history(history: History) -> list[dict[str, Any]]:
     """Return one line per published run, newest first: when it was published, and what it is now."""
     live, lines = history.live, []
     for run_id, entry in reversed(history.releases.items()):
+        replaced = history.replaced.get(run_id)
         states = {
             "live": live is not None and live.run_id == run_id,
             "pinned": run_id in history.pinned,
@@ -24,7 +25,7 @@ def describe_history(history: History) -> list[dict[str, Any]]:
                 "run_id": run_id,
                 "sequence": entry.sequence,
                 "published_at": entry.created_at,
-                "replaced_at": history.replaced.get(run_id),
+                "replaced_at": replaced.created_at if replaced else None,
                 "state": [name for name, holds in states.items() if holds],
             }
         )
@@ -89,7 +90,14 @@ def _collections(manifest: Manifest) -> dict[str, Any]:
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, keys in config.items() for key, value in dict(keys).items()}
+    """Return the settings by their full names; what is no section, as another program may write, is one by itself."""
+    found: dict[str, Any] = {}
+    for section, keys in config.items():
+        if isinstance(keys, Mapping):
+            found.update({f"{section}.{key}": value for key, value in keys.items()})
+        else:
+            found[section] = keys
+    return found
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:

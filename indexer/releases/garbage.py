@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from indexer.log import read_manifest
+from indexer.log import LogEntry, log_key, read_manifest
 from indexer.manifest import RUN_ID
 from indexer.releases.changes import commit_keeping
 from indexer.releases.history import History, read_history
 from indexer.signature import SigningKey
-from indexer.store import Store, StoredObject
+from indexer.store import LocalStore, Store, StoredObject
 
 OBJECTS = "v/"
 _OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)+")
@@ -45,11 +45,15 @@ class GarbagePlan:
     """Bytes that stay."""
     foreign: int = 0
     """Objects below `v/` that no build writes; nothing is done about them."""
+    drafts: tuple[StoredObject, ...] = ()
+    """Unfinished files of a folder that nobody has written to within the grace period: a bucket keeps none."""
+    before: datetime = datetime.min.replace(tzinfo=UTC)
+    """Where the grace period begins."""
 
     @property
     def bytes(self) -> int:
         """Bytes to be deleted."""
-        return sum(item.bytes for item in self.delete)
+        return sum(item.bytes for item in (*self.delete, *self.drafts))
 
 
 def plan_garbage(
@@ -68,7 +72,9 @@ def plan_garbage(
             stored.setdefault(named_run[1], []).append(item)
         else:
             foreign += 1
-    kept = _find_kept(history, rule, clock)
+    # The store's own times: the clocks of builders may be wrong.
+    written = {item.key: item.modified for item in store.list("log/")}
+    kept = _find_kept(history, rule, clock, written)
     named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
     building = _find_building(stored, history, rule, clock)
     retire = tuple(sorted((set(stored) | set(history.releases)) - set(kept) - building - history.retired))
@@ -83,6 +89,8 @@ def plan_garbage(
         delete=tuple(delete),
         left=every - sum(item.bytes for item in delete),
         foreign=foreign,
+        drafts=tuple(_find_abandoned(store, clock - rule.grace)),
+        before=clock - rule.grace,
     )
 
 
@@ -93,12 +101,20 @@ def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = No
     """
     if plan.retire:
         commit_keeping(store, plan.history, "retire", plan.retire, key)
-    for item in plan.delete:
+    for item in (*plan.delete, *plan.drafts):
         store.delete(item.key)
+    if isinstance(store, LocalStore):
+        store.remove_empty_folders(plan.before)
     return plan.bytes
 
 
-def _find_kept(history: History, rule: KeepingRule, now: datetime) -> list[str]:
+def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:
+    """Return the drafts of killed processes; a bucket drops unfinished uploads by its own rule."""
+    drafts = store.list_drafts() if isinstance(store, LocalStore) else ()
+    return [item for item in drafts if item.modified <= before]
+
+
+def _find_kept(history: History, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]) -> list[str]:
     """Return the runs that stay as releases, in the order of their publication."""
     releases = [run_id for run_id in history.releases if run_id not in history.retired]
     newest = set(releases[-rule.releases :] if rule.releases else ())
@@ -106,7 +122,7 @@ def _find_kept(history: History, rule: KeepingRule, now: datetime) -> list[str]:
     return [
         run_id
         for run_id in releases
-        if run_id in newest | live | history.pinned or _is_recent(history.replaced.get(run_id), rule, now)
+        if run_id in newest | live | history.pinned or _is_recent(history.replaced.get(run_id), rule, now, written)
     ]
 
 
@@ -121,8 +137,8 @@ def _find_building(
     }
 
 
-def _is_recent(replaced: str | None, rule: KeepingRule, now: datetime) -> bool:
-    return replaced is not None and now - datetime.fromisoformat(replaced) < rule.grace
+def _is_recent(replaced: LogEntry | None, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]) -> bool:
+    return replaced is not None and now - written[log_key(replaced.sequence)] < rule.grace
 
 
 def _name_objects(store: Store, history: History, run_id: str) -> set[str]:

@@ -58,11 +58,11 @@ class History:
         return frozenset(found)
 
     @cached_property
-    def replaced(self) -> dict[str, str]:
-        """Run that is not live -> when it was live last, as the time of the entry after it."""
+    def replaced(self) -> dict[str, LogEntry]:
+        """Run that is not live -> the entry that replaced it last."""
         lived = [entry for entry in self.entries if isinstance(entry, LogEntry)]
-        found = {earlier.run_id: later.created_at for earlier, later in pairwise(lived)}
-        return {run_id: time for run_id, time in found.items() if run_id != lived[-1].run_id}
+        found = {earlier.run_id: later for earlier, later in pairwise(lived)}
+        return {run_id: entry for run_id, entry in found.items() if run_id != lived[-1].run_id}
 
     def find_release(self, run_id: str) -> LogEntry:
         """Return the newest publication of a run; raises ConfigError for one that is not there or retired."""
@@ -74,13 +74,12 @@ class History:
             raise ConfigError(f"{self.url}: run {run_id} is retired, its objects may be deleted; choose another")
         return found
 
-    def name_unretired(self, run_id: str) -> str:
-        """Return the run's id, or with a number after it where runs of that id are retired: they stay so."""
-        retired, name, number = self.retired, run_id, 1
-        while name in retired:
-            number += 1
-            name = f"{run_id}-{number}"
-        return name
+    def list_names(self, run_id: str) -> list[str]:
+        """Return the names of a run: the retired ones, which stay so, and last the one it has now, with a number."""
+        names = [run_id]
+        while names[-1] in self.retired:
+            names.append(f"{run_id}-{len(names) + 1}")
+        return names
 
     def require_live(self) -> LogEntry:
         """Return the live entry; raises StoreError where nothing was published."""

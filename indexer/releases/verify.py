@@ -11,10 +11,21 @@ from indexer.loaded_release import fetch_files
 from indexer.log import find_damage
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
-from indexer.store import Store
+from indexer.store import LocalStore, Store
 
 READERS = 4
 """Objects that are read at once."""
+
+
+def examine_objects(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
+    """Return one sentence for each object that must not go live: not there, of another size, or changed.
+
+    In a folder every byte is read; a bucket, whose service keeps checksums of its own, is asked for sizes.
+    """
+    if not isinstance(store, LocalStore):
+        return find_damage(store, objects)
+    # Objects of a folder are read where they lie.
+    return [sentence for sentence in verify_objects(store, objects, ObjectCache(store, store.root)) if sentence]
 
 
 def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False) -> Iterator[str | None]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.build import base_shard, collection, shard
+from indexer.build import base_shard, collection, publish, shard
 from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows
 from indexer.build.digests import digest
@@ -21,7 +21,7 @@ from indexer.build.release import build_release
 from indexer.config import Config, GatesConfig
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, GateError, IntegrityError, PublishConflictError
-from indexer.log import commit_entry, live_entry, read_manifest
+from indexer.log import commit_entry, find_damage, live_entry, read_manifest
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.reader import open_index
 from indexer.store import LocalStore
@@ -289,10 +289,15 @@ def test_a_live_object_that_was_changed_is_never_published_again(build: Any, pro
     assert len(open_index(config.shop.release).search("red mug", k=300)) == 200
 
 
-def test_kept_shards_are_measured_in_turn(build: Any, products: Any):
+def test_kept_shards_are_measured_in_turn(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
     rows = products(200)
     config, _ = build(rows, 1)
     damage(config, live(config)[1].base[2].texts.key)
+    # A folder is read as a whole before a release goes live, whatever shard has its turn.
+    with pytest.raises(IntegrityError, match=r"expected SHA-256 .*; nothing was published"):
+        build([*rows[2:], *rows[:2]], 2, kept_probes=1)
+    # A bucket is asked for sizes.
+    monkeypatch.setattr(publish, "examine_objects", find_damage)
     refused = []
     for number in range(2, 6):
         try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from indexer.errors import (
 from indexer.log import commit_entry, live_entry, read_head, read_manifest
 from indexer.manifest import Manifest
 from indexer.reader import open_index
+from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.store import LocalStore
 
@@ -168,6 +170,27 @@ def test_a_rerun_of_an_old_night_never_replaces_a_newer_one(make_shop: Shop, bui
     assert open_index(config.shop.release).release.run_id == newer.run_id
 
 
+def test_a_rerun_of_an_old_night_that_was_retired_changes_nothing(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    store = LocalStore(Path(config.shop.release))
+    first = build(config, "2026-11-20")
+    build(make_shop(products(101)), "2026-11-21")
+    collect_garbage(store, plan_garbage(store, KeepingRule(releases=1, grace=timedelta(0))))
+    assert read_history(store).retired == {first.run_id}
+    late = build(make_shop(products(100)), "2026-11-20")
+    assert (late.status, late.run_id, late.sequence, late.bytes) == ("retired", first.run_id, 1, 0)
+    assert read_head(store) == 3
+
+
+def test_a_newer_night_that_lost_an_object_is_not_replaced_by_an_older_one(make_shop: Shop, build: Any, products: Any):
+    newer = build(make_shop(products(100)), "2026-11-21")
+    release = Path(make_shop(products(90)).shop.release)
+    next(release.glob(f"v/{newer.run_id}/*.ids")).unlink()
+    with pytest.raises(PublishConflictError, match="of the newer night 2026-11-21 is live"):
+        build(make_shop(products(90)), "2026-11-20")
+    assert read_head(LocalStore(release)) == 1
+
+
 def test_a_rerun_does_not_undo_an_operators_rollback(make_shop: Shop, build: Any, products: Any):
     config = make_shop(products(100))
     store = LocalStore(Path(config.shop.release))
@@ -201,6 +224,23 @@ def test_a_replaced_run_whose_objects_are_lost_is_built_anew(make_shop: Shop, bu
     again = build(config)
     assert (again.status, again.sequence, again.collections[0]["built"]) == ("published", 3, 1)
     assert open_index(config.shop.release).search("red mug", k=1)
+
+
+def test_a_replaced_run_of_which_a_byte_was_changed_is_built_anew(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    first = build(config)
+    changed = next(Path(config.shop.release).glob(f"v/{first.run_id}/*.faiss"))
+    build(replace(config, index=replace(config.index, m=9)))
+    flip(changed)
+    again = build(config)
+    assert (again.status, again.sequence, again.collections[0]["built"]) == ("published", 3, 1)
+    assert open_index(config.shop.release).search("red mug", k=1)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def test_two_builds_give_the_same_bytes(make_shop: Shop, build: Any, products: Any, tmp_path: Path):
@@ -260,7 +300,7 @@ def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
     assert not list(Path(config.shop.work).rglob("scratch-*"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "other count", "broken marker"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "foreign", "other count", "broken marker"])
 @pytest.mark.line(91, 92)
 def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -275,6 +315,8 @@ def test_a_marker_that_cannot_be_trusted_rebuilds_its_shard_only(
     marker = folder / "done" / "products-00001.json"
     if damage == "missing":
         target.unlink()
+    elif damage == "changed":
+        flip(target)
     elif damage == "cut":
         target.write_bytes(target.read_bytes()[:-1])
     elif damage == "foreign":

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,7 +26,7 @@ from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.releases.verify import verify_objects
 from indexer.store import LocalStore, hash_file, open_store
-from tests.proof.simulation import make_manifest as describe_run
+from tests.proof.actors import make_manifest as describe_run
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 ONE = KeepingRule(releases=1)
@@ -107,6 +110,18 @@ def test_a_release_that_lost_an_object_cannot_go_live_again(store: LocalStore):
     assert live_run(store) == "b"
 
 
+def test_a_release_that_has_a_changed_byte_cannot_go_live_again(store: LocalStore):
+    shard = publish_run(store, "a")
+    publish_run(store, "b")
+    path = store.local_path(shard.ids.key)
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(IntegrityError, match=r"0\.ids: expected SHA-256 .*; run a cannot go live"):
+        roll_back(store)
+    with pytest.raises(IntegrityError, match=r"0\.ids: expected SHA-256 .*; nothing was published, run again"):
+        publish_run(store, "c", shard)
+    assert live_run(store) == "b"
+
+
 def test_pins_hold_until_they_are_taken_off(store: LocalStore):
     for run_id in ("a", "b", "c"):
         publish_run(store, run_id)
@@ -155,6 +170,39 @@ def test_what_was_live_or_written_a_short_time_ago_is_kept(store: LocalStore):
     assert plan_garbage(store, KeepingRule(releases=1, grace=timedelta(0)), now).retire == ("a", "unfinished")
     assert plan_garbage(store, ONE, LATER).retire == ("a", "unfinished")
     assert plan_garbage(store, KeepingRule(releases=2), LATER).retire == ("unfinished",)
+
+
+def test_whether_something_was_live_lately_is_told_by_the_store_and_no_builders_clock(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    publish_run(store, "a")
+    for run_id, text in (("b", "2001-01-01T00:00:00+00:00"), ("c", "2099-01-01T00:00:00+00:00")):
+        monkeypatch.setattr("indexer.build.publish.now_text", lambda text=text: text)
+        publish_run(store, run_id)
+    assert plan_garbage(store, ONE, datetime.now(UTC)).retire == ()
+    assert plan_garbage(store, ONE, LATER).retire == ("a", "b")
+
+
+def test_drafts_of_killed_uploads_and_empty_folders_go_after_the_grace_period(store: LocalStore):
+    publish_run(store, "a")
+    old, new = (store.root / place / ".new-1" for place in ("v/dead/done", "log"))
+    old.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.write_bytes(b"half")
+    for path in (old, old.parent, old.parent.parent):
+        os.utime(path, (0, time.time() - 4 * 86_400))
+    plan = plan_garbage(store, ONE)
+    assert ([item.key for item in plan.drafts], plan.bytes) == (["v/dead/done/.new-1"], 4)
+    assert collect_garbage(store, plan) == 4
+    assert not old.exists()
+    assert new.exists()
+    # To remove a file is a change in its folder: that goes with the next collection after another grace period.
+    assert old.parent.exists()
+    for later in (4, 8):
+        collect_garbage(store, plan_garbage(store, ONE, datetime.now(UTC) + timedelta(days=later)))
+    assert not old.parent.parent.exists()
+    assert not new.exists()
+    assert (store.root / "log").exists()
 
 
 def test_a_release_that_an_operator_chose_is_kept_however_old_it_is(store: LocalStore):
@@ -238,9 +286,9 @@ def test_a_run_that_was_retired_is_built_again_under_another_name(store: LocalSt
     put(store, "v/b/0.index", b"x")
     collect_garbage(store, plan_garbage(store, ONE, LATER))
     history = read_history(store)
-    assert [history.name_unretired(run_id) for run_id in ("a", "b")] == ["a", "b-2"]
+    assert [history.list_names(run_id) for run_id in ("a", "b")] == [["a"], ["b", "b-2"]]
     publish_run(store, "b-2")
-    assert read_history(store).name_unretired("b") == "b-2"
+    assert read_history(store).list_names("b")[-1] == "b-2"
 
 
 def test_what_no_build_writes_is_left_alone(store: LocalStore):
@@ -311,6 +359,20 @@ def test_a_comparison_shows_what_differs_and_what_is_shared(store: LocalStore):
     assert found["new_bytes"] == len("b1") * 2 + len("b") + 2
     assert not found["same_encoder"]
     assert found["config"] == found["versions"] == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"index": {"m": 8}, "note": "by hand"}, {"index.m": [None, 8], "note": [None, "by hand"]}),
+        ({"index": None, "list": [1]}, {"list": [None, [1]]}),
+        ({"a": {"b": {"c": 1}}}, {"a.b": [None, {"c": 1}]}),
+    ],
+)
+def test_a_comparison_takes_settings_of_any_form(store: LocalStore, config: dict[str, Any], found: dict[str, Any]):
+    publish_run(store, "a")
+    manifest = read_manifest(store, read_history(store).find_release("a"))
+    assert compare_releases(manifest, replace(manifest, config=config))["config"] == found
 
 
 @pytest.fixture
