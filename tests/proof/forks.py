@@ -1,12 +1,14 @@
 """Commands in forks of a process that has imported everything and has run nothing: quick, and each killed alone."""
 
 import importlib
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import list_products
 from tests.proof.shop import Shop
@@ -48,6 +50,11 @@ def run_indexer(arguments: Sequence[str]) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
+
+
+def read_document(output: str) -> Any:
+    """Return the JSON document of a command's output; the plan and errors, which stderr adds, stand before it."""
+    return json.loads(output[output.index("{\n") :])
 
 
 def import_everything(folder: Path) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from indexer.manifest import Manifest
 from indexer.store import LocalStore
 from tests.conftest import list_products
-from tests.proof.forks import fork, import_everything, open_folder, run_indexer
+from tests.proof.forks import fork, import_everything, open_folder, read_document, run_indexer
 from tests.proof.lines import print_line
 from tests.proof.shop import Shop, describe_content
 from tests.proof.store_calls import WRITES, watch_calls
@@ -82,7 +82,7 @@ class Trial:
         code, output, manifest = self._run(shop, Kill())
         assert code == 0, (place, code, output)
         assert describe_content(_require(manifest)) == self.expected, place
-        assert json.loads(output)["sequence"] == shop.read_live()[0] == self.live + 1, (place, output)
+        assert read_document(output)["sequence"] == shop.read_live()[0] == self.live + 1, (place, output)
         after = self._read_seals(shop.store)
         assert {name: after[name] for name in sealed} == sealed, place
         named = {item.key for item in _require(manifest).objects}
@@ -116,7 +116,7 @@ class Trial:
 
 def _find_keys(document: Any) -> list[str]:
     if isinstance(document, dict):
-        own = [document["key"]] if "sha256" in document else []
+        own = [document["key"]] if {"key", "sha256"} <= document.keys() else []
         return own + [key for value in document.values() for key in _find_keys(value)]
     return [key for value in document for key in _find_keys(value)] if isinstance(document, list) else []
 

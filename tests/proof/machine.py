@@ -30,11 +30,12 @@ from hypothesis.stateful import (
 )
 
 from indexer.errors import ConfigError, IntegrityError, PublishConflictError, StoreError
-from indexer.log import require_live
+from indexer.log import read_manifest, require_live
+from indexer.object_cache import ObjectCache
 from indexer.reader import Index, open_index
 from indexer.releases import changes
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
-from indexer.releases.verify import list_objects, verify_objects
+from indexer.releases.verify import verify_objects
 from indexer.store import LocalStore
 from tests.conftest import list_products
 from tests.proof.forks import open_folder
@@ -229,10 +230,11 @@ class ReleaseMachine(RuleBasedStateMachine):
         expected = set(self.model.find_damage(live))
         if live.manifest.key in expected:
             with suppress(IntegrityError):
-                list_objects(self.store, require_live(self.store))
+                read_manifest(self.store, require_live(self.store))
                 raise AssertionError("a changed manifest was read")
             return
-        found = verify_objects(self.store, list_objects(self.store, require_live(self.store)))
+        objects = read_manifest(self.store, require_live(self.store)).objects
+        found = verify_objects(self.store, objects, ObjectCache(self.store, self.store.root))
         named = {sentence.removeprefix(f"{self.store.url}/").partition(":")[0] for sentence in found if sentence}
         assert named == expected
 

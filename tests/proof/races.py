@@ -8,7 +8,6 @@ builds what the first does: the same run, which is one entry, whoever writes it.
 """
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import list_products
-from tests.proof.forks import await_fork, import_everything, open_folder, run_indexer, start_fork
+from tests.proof.forks import await_fork, import_everything, open_folder, read_document, run_indexer, start_fork
 from tests.proof.lines import print_line
 from tests.proof.shop import Shop
 
@@ -40,7 +39,7 @@ def race(folder: Path, base: Shop, processes: int) -> str:
     assert manifest is not None
     assert sequence == 2, (codes, answers)
     winners = [number for number, code in enumerate(codes) if code == 0]
-    runs = {json.loads(answers[number])["run_id"] for number in winners}
+    runs = {read_document(answers[number])["run_id"] for number in winners}
     assert runs == {manifest.run_id}, (codes, answers)
     assert winners == [number for number, variant in enumerate(variants) if variant == variants[winners[0]]], codes
     for code, answer in zip(codes, answers, strict=True):
