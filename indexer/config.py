@@ -58,6 +58,9 @@ class ShopConfig:
     """Folder of the tables, models and unfinished shards of every run."""
     release: str = "release"
     """Folder or `s3://bucket/prefix` that releases are published to."""
+    single_writer: bool = False
+    """For a bucket that does not create an object once (`indexer doctor` tells): publish all the same, where only one
+    process writes to it at a time. Two at once may replace each other's entries in the log, unseen."""
     signing_key: str = ""
     """PEM file of an Ed25519 key that signs what is published, for consumers that pin its public half."""
     expires_days: int = 0

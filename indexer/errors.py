@@ -11,6 +11,7 @@ IndexerError                    1   unexpected
   StoreError                   75   storage or network; worth a retry
     OutcomeUnknownError             a commit whose result could not be read back
     StoreRefusedError               no access, credentials or bucket; nothing was changed
+    StoreUnsupportedError       2   the store does not know what was asked for
     ObjectMissingError              no object under this key
     ObjectExistsError               create-only write of an existing key
 
@@ -82,6 +83,12 @@ class OutcomeUnknownError(StoreError):
 
 class StoreRefusedError(StoreError):
     """The store refused and certainly changed nothing: no access, no credentials, no bucket."""
+
+
+class StoreUnsupportedError(StoreError):
+    """The store does not know what was asked for; another try is in vain."""
+
+    exit_code = 2
 
 
 class ObjectMissingError(StoreError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
+from indexer.creation import prove_creates
 from indexer.errors import (
     IntegrityError,
     ManifestError,
@@ -34,6 +35,8 @@ KEEPING_KINDS = ("pin", "unpin", "retire")
 """Entries about which runs are kept; they change nothing for a consumer. A retired run stays retired."""
 MAX_ENTRY_BYTES = 1 << 20
 COMMIT_ATTEMPTS = 5
+COMMIT_SECONDS = 40
+"""After so long no further attempt is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,16 +199,21 @@ def commit_entry(
     """Create the entry after the expected head and return the one that stands in the log for this run.
 
     A lost answer is settled by reading back; the same key may be tried again because it can be created only once.
-    Raises PublishConflictError naming the run that was first, OutcomeUnknownError where nobody can tell.
+    Raises PublishConflictError naming the run that was first, OutcomeUnknownError where nobody can tell, ConfigError
+    for a bucket that would overwrite.
     """
     if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
         raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
     data = write_entry(entry)
     # What is in the log stays there: an entry that nobody can read would end it.
     parse_entry(data, f"{store.url}/{log_key(entry.sequence)}", entry.sequence)
+    prove_creates(store, entry.run_id if isinstance(entry, LogEntry) else entry.runs[0])
     problem: StoreError | None = None
+    started = time.monotonic()
     for attempt in range(COMMIT_ATTEMPTS):
         if attempt:
+            if time.monotonic() - started > COMMIT_SECONDS:
+                break
             sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
         try:
             store.put_new(log_key(entry.sequence), data)

@@ -7,22 +7,36 @@ Bytes of any size travel as files (`put_file`, `get_file`); small objects as byt
 import contextlib
 import hashlib
 import os
+import random
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
-from indexer.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError, StoreRefusedError
+from indexer.errors import (
+    ConfigError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnsupportedError,
+)
 from indexer.redaction import has_credentials
 
+Content = TypeVar("Content")
 CHUNK_BYTES = 1 << 20
 DRAFT = ".new-"
 """How the name of an unfinished file in a folder begins."""
 READ_ATTEMPTS = 3
+"""What is done once and could not be, may be done so often; a create-only write is never sent again."""
 CONNECT_SECONDS = 5
 READ_SECONDS = 15
+"""An answer, or a part of it, is waited for so long."""
+PART_BYTES = 8 << 20
+"""Files of this size and more travel in parts."""
 
 
 class StoredObject(NamedTuple):
@@ -61,8 +75,11 @@ class Store(Protocol):
         """Remove the object if it is there."""
 
 
-def open_store(url: str) -> Store:
-    """Open a folder or `s3://bucket/prefix`; raises ConfigError for any other address."""
+def open_store(url: str, *, single_writer: bool = False) -> Store:
+    """Open a folder or `s3://bucket/prefix`; raises ConfigError for any other address.
+
+    `single_writer` is for a bucket that knows no conditional writes: see `SingleWriterStore`. A folder needs it never.
+    """
     if has_credentials(url):
         raise ConfigError(
             "store address: holds an access key, a password or a signature (not shown); expected s3://bucket/prefix, "
@@ -72,7 +89,7 @@ def open_store(url: str) -> Store:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket or ".." in prefix.split("/"):
             raise ConfigError(f"store address {url}: expected s3://bucket/prefix")
-        return S3Store(bucket, prefix.strip("/"))
+        return (SingleWriterStore if single_writer else S3Store)(bucket, prefix.strip("/"))
     if "://" in url:
         raise ConfigError(f"store address {url}: expected a folder or s3://bucket/prefix")
     return LocalStore(Path(url))
@@ -195,47 +212,62 @@ class LocalStore:
 class S3Store:
     """Objects below a prefix of a bucket; credentials and endpoint come from the standard AWS chain."""
 
+    conditional: tuple[str, ...] = ("PutObject", "CompleteMultipartUpload")
+    """Calls of whole files that say that the object is new."""
+
     def __init__(self, bucket: str, prefix: str) -> None:
+        from boto3.s3.transfer import TransferConfig
         from boto3.session import Session
         from botocore.config import Config as ClientConfig
 
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.creates_proven = False
+        """Whether the bucket was seen to create an object once; see `indexer.creation`."""
         timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         retries = {"mode": "standard", "total_max_attempts": READ_ATTEMPTS}
-        with _s3_errors(self.url, ""):
+        with store_errors(self.url, ""):
             session = Session()
             self._client = session.client("s3", config=ClientConfig(retries=retries, **timeouts))
             # Whole files say that they are new, too: a bucket's policy may ask every object for it.
-            for request in ("PutObject", "CompleteMultipartUpload"):
+            for request in self.conditional:
                 self._client.meta.events.register(f"before-parameter-build.s3.{request}", _say_new)
             # A retried create-only write would meet its own object and read as a lost race.
             once = {"mode": "standard", "total_max_attempts": 1}
             self._once = session.client("s3", config=ClientConfig(retries=once, **timeouts))
+        # Attempts at a download are counted in one place, `_read_whole`.
+        self._transfer = TransferConfig(
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, num_download_attempts=1
+        )
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes; raises ObjectMissingError."""
-        with _s3_errors(self.url, key):
-            body: bytes = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+
+        def read() -> bytes:
+            body: bytes = self._once.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
             return body
+
+        return self._read_whole(key, read)
 
     def get_file(self, key: str, path: Path) -> None:
         """Download the object to a local file; raises ObjectMissingError."""
-        with _s3_errors(self.url, key):
-            self._client.download_file(self.bucket, self._key(key), str(path))
+        self._read_whole(
+            key,
+            lambda: self._once.download_file(self.bucket, self._key(key), str(path), Config=self._transfer),
+        )
 
     def put_new(self, key: str, data: bytes) -> None:
         """Create the object by a conditional write; raises ObjectExistsError."""
-        with _s3_errors(self.url, key):
+        with store_errors(self.url, key):
             self._once.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file in parts under a key of its own; raises ObjectExistsError where another object is there."""
         try:
-            with _s3_errors(self.url, key):
+            with store_errors(self.url, key):
                 extra = {"ChecksumAlgorithm": "SHA256"}
-                self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
+                self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra, Config=self._transfer)
         except ObjectExistsError:
             # No other process uses the key: most likely this one sent it, and the answer was lost.
             if self.size(key) != path.stat().st_size:
@@ -243,13 +275,16 @@ class S3Store:
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes; raises ObjectMissingError."""
-        with _s3_errors(self.url, key):
-            size: int = self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
+
+        def ask() -> int:
+            size: int = self._once.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
             return size
+
+        return self._read_whole(key, ask)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under the prefix in key order."""
-        with _s3_errors(self.url, prefix):
+        with store_errors(self.url, prefix):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for item in page.get("Contents", ()):
@@ -257,11 +292,44 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
-        with _s3_errors(self.url, key):
+        with store_errors(self.url, key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def _read_whole(self, key: str, read: Callable[[], Content]) -> Content:
+        """Read up to READ_ATTEMPTS times: boto3 repeats a call that fails, but not one whose answer breaks off."""
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                with store_errors(self.url, key):
+                    return read()
+            except (ObjectMissingError, StoreRefusedError, StoreUnsupportedError):
+                raise
+            except StoreError:
+                if attempt == READ_ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0.5, 1.0) * 2**attempt / 4)
+        raise AssertionError
 
     def _key(self, key: str) -> str:
         return self.prefix + check_key(key)
+
+
+class SingleWriterStore(S3Store):
+    """A bucket that knows no conditional writes: whoever writes must be the only one.
+
+    A create asks whether the key is free, writes, and reads back. Two that create at once may both be told of success.
+    """
+
+    conditional = ()
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Create the object; raises ObjectExistsError for a key that is taken, or where other bytes are read back."""
+        with contextlib.suppress(ObjectMissingError):
+            self.size(key)
+            raise ObjectExistsError(f"{self.url}: {key}: exists already")
+        with store_errors(self.url, key):
+            self._once.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+        if self.get(key) != data:
+            raise ObjectExistsError(f"{self.url}: {key}: another process wrote it meanwhile; only one may publish")
 
 
 def _say_new(params: dict[str, Any], **_: Any) -> None:
@@ -269,10 +337,11 @@ def _say_new(params: dict[str, Any], **_: Any) -> None:
 
 
 @contextlib.contextmanager
-def _s3_errors(url: str, key: str) -> Iterator[None]:
+def store_errors(url: str, key: str) -> Iterator[None]:
     """Turn boto3's errors into the project's, with the address and what to do."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.parsers import ResponseParserError
 
     place = f"{url}: {key}" if key else url
     try:
@@ -283,7 +352,7 @@ def _s3_errors(url: str, key: str) -> Iterator[None]:
         raise StoreRefusedError(
             f"{place}: no AWS credentials found; set a profile, a role or AWS_ACCESS_KEY_ID"
         ) from None
-    except (BotoCoreError, Boto3Error, ValueError) as error:
+    except (BotoCoreError, Boto3Error, ResponseParserError, ValueError, KeyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error.__context__
         if isinstance(cause, ClientError):
             raise _client_error(cause, place) from error
@@ -304,6 +373,8 @@ def _client_error(error: Any, place: str) -> StoreError:
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "InvalidAccessKeyId"):
         return StoreRefusedError(f"{place}: access refused ({code}); check the credentials and the bucket's policy")
     message = error.response.get("Error", {}).get("Message", "")
+    if status == 501 or code == "NotImplemented":
+        return StoreUnsupportedError(f"{place}: the storage lacks what was asked for ({message}); use another")
     return StoreError(f"{place}: storage answered {code} ({status}): {message}; run again later")
 
 

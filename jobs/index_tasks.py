@@ -101,7 +101,7 @@ class BaseTask:
         options = self.config.index
         threads = options.threads or _count_cores()
         faiss.omp_set_num_threads(threads)
-        store = open_store(self.url)
+        store = open_store(self.url, single_writer=self.config.shop.single_writer)
         builder = ShardBuilder(
             config=replace(self.config, index=replace(options, threads=threads)),
             encoder=fetch_encoder(self.url, self.encoder, threads, options.batch_tokens),

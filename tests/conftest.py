@@ -230,3 +230,14 @@ def bucket(s3_environment: dict[str, str], request: pytest.FixtureRequest) -> st
     name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
     Session().client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def strict_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start an S3 server that checks what it gets (`tests.proof.strict_s3`), and point the AWS chain at it."""
+    from tests.proof.strict_s3 import StrictS3, serve
+
+    with serve(StrictS3()) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

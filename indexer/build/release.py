@@ -36,6 +36,7 @@ from indexer.build.story import gather_remarks, tell_build
 from indexer.build.summary import ReleaseSummary, release_bytes
 from indexer.build.versions import read_versions
 from indexer.config import REUSE, Config, as_document
+from indexer.creation import prove_creates
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError, IntegrityError
 from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
@@ -45,6 +46,7 @@ from indexer.runs import check_run_date, now_text
 from indexer.signature import open_signing_key
 from indexer.store import open_store
 
+ONE_WRITER = "only one process at a time may write to this store (shop.single_writer)"
 RATED_TEXTS = 200
 """Texts that are embedded to tell how long the others will take."""
 
@@ -102,7 +104,7 @@ def build_release(
     check_run_date(run_date)
     if reuse not in REUSE:
         raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
-    store = open_store(config.shop.release)
+    store = open_store(config.shop.release, single_writer=config.shop.single_writer)
     key = open_signing_key(config.shop.signing_key, expires_days=config.shop.expires_days)
     history = read_history(store, key=key.public if key else None)
     if key and history.live and history.live.signature is None:
@@ -117,6 +119,9 @@ def build_release(
         refuse_older(store, run_date, head)
     elif published := find_published(store, names, run_date, history, key, dry=dry):
         return published
+    if not dry:
+        # It would be a pity to learn it at the commit.
+        prove_creates(store, names[-1])
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
     scratch = open_scratch(work)
@@ -190,7 +195,8 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         bytes=release_bytes(manifest),
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
-        remarks=gather_remarks(finished),
+        remarks=gather_remarks(finished)
+        | ({"STORE": {"writers": ONE_WRITER}} if run.config.shop.single_writer else {}),
         plan=forecast.as_dict(),
         seconds=run.seconds,
     )
@@ -350,6 +356,7 @@ def _write_report(
             "run_date": run.run_date,
             "created_at": now_text(),
             "url": run.folder.store.url,
+            **({"writers": ONE_WRITER} if run.config.shop.single_writer else {}),
             **tell_build(finished, run.seconds, story.get("steps", ()), run_folder=f"v/{run.folder.run_id}/"),
             "gates": [gate.__dict__ for gate in gates],
             "encoder": {"name": run.encoder.description.name, "parity": dict(run.encoder.description.parity)},

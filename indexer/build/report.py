@@ -38,7 +38,11 @@ def render_report(story: Mapping[str, Any]) -> str:
     return template.render(
         title=story.get("run_id", "release"),
         refused=story.get("refused", ""),
-        facts={name: story[name] for name in ("run_id", "run_date", "created_at", "url", "shop") if name in story},
+        facts={
+            name: story[name]
+            for name in ("run_id", "run_date", "created_at", "url", "writers", "shop")
+            if name in story
+        },
         gates=list(story.get("gates", ())),
         collections=list(story.get("collections", ())),
         **{name: list(story.get(name, ())) for name in ("funnel", "drift", "golden", "sizes", "stages")},

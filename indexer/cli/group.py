@@ -8,6 +8,7 @@ from indexer.cli.compare import compare
 from indexer.cli.config import config
 from indexer.cli.demo import demo
 from indexer.cli.distill import distill
+from indexer.cli.doctor import doctor
 from indexer.cli.evaluate import evaluate
 from indexer.cli.export import export
 from indexer.cli.label import label
@@ -33,5 +34,5 @@ def indexer(debug: bool, log_level: str, unsafe_debug: bool) -> None:
     start_logging(log_level, unsafe=unsafe_debug)
 
 
-for command in (demo, nightly, distill, build, query, release, export, evaluate, compare, label, config):
+for command in (demo, doctor, nightly, distill, build, query, release, export, evaluate, compare, label, config):
     indexer.add_command(command)

@@ -40,6 +40,16 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def single_writer_option(command: Command) -> Command:
+    """Add --single-writer, for commands that write to a store and read no configuration."""
+    return click.option(
+        "--single-writer",
+        is_flag=True,
+        envvar="INDEXER_SHOP_SINGLE_WRITER",
+        help="The bucket creates no object once; no other process writes to it (shop.single_writer).",
+    )(command)
+
+
 def log_options(command: Command) -> Command:
     """Add --log-level and --unsafe-debug."""
     command = click.option(

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.cli.options import json_option, print_json, public_key_option, signing_key_option
+from indexer.cli.options import (
+    json_option,
+    print_json,
+    public_key_option,
+    signing_key_option,
+    single_writer_option,
+)
 from indexer.errors import IntegrityError
 from indexer.text import escape
 
@@ -109,8 +115,11 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
 @click.option(
     "--expires-days", default=0, type=click.IntRange(0, 36_500), help="Days for which a signed one is served."
 )
+@single_writer_option
 @json_option
-def rollback(url: str, run_id: str | None, signing_key: str, expires_days: int, as_json: bool) -> None:
+def rollback(
+    url: str, run_id: str | None, signing_key: str, expires_days: int, single_writer: bool, as_json: bool
+) -> None:
     """Make an earlier release live again, by default the one that was live before.
 
     \b
@@ -121,7 +130,8 @@ def rollback(url: str, run_id: str | None, signing_key: str, expires_days: int, 
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = roll_back(open_store(url), run_id, open_signing_key(signing_key, expires_days=expires_days))
+    key = open_signing_key(signing_key, expires_days=expires_days)
+    entry = roll_back(open_store(url, single_writer=single_writer), run_id, key)
     _show({"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}, as_json)
 
 
@@ -129,8 +139,9 @@ def rollback(url: str, run_id: str | None, signing_key: str, expires_days: int, 
 @url_argument
 @run_argument
 @signing_key_option
+@single_writer_option
 @json_option
-def pin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
+def pin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json: bool) -> None:
     """Keep a release until it is unpinned.
 
     \b
@@ -141,7 +152,7 @@ def pin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.pin(open_store(url), run_id, open_signing_key(signing_key))
+    entry = changes.pin(open_store(url, single_writer=single_writer), run_id, open_signing_key(signing_key))
     _show({"status": "pinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
@@ -149,8 +160,9 @@ def pin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
 @url_argument
 @run_argument
 @signing_key_option
+@single_writer_option
 @json_option
-def unpin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
+def unpin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json: bool) -> None:
     """Keep a release no longer than others.
 
     \b
@@ -161,7 +173,7 @@ def unpin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.unpin(open_store(url), run_id, open_signing_key(signing_key))
+    entry = changes.unpin(open_store(url, single_writer=single_writer), run_id, open_signing_key(signing_key))
     _show({"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
@@ -171,8 +183,9 @@ def unpin(url: str, run_id: str, signing_key: str, as_json: bool) -> None:
 @click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
 @signing_key_option
+@single_writer_option
 @json_option
-def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, as_json: bool) -> None:
+def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, single_writer: bool, as_json: bool) -> None:
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
@@ -186,7 +199,7 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, as_jso
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    store, key = open_store(url), open_signing_key(signing_key)
+    store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key)
     plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
     if yes:
         collect_garbage(store, plan, key)

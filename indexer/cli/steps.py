@@ -13,8 +13,9 @@ from typing import Any
 from indexer.build.night import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
 from indexer.config import SCORES, Config
 from indexer.contracts.files import local_files
+from indexer.creation import prove_creates
 from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
-from indexer.log import read_head
+from indexer.log import live_entry
 from indexer.redaction import redact
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
 from indexer.store import open_store
@@ -46,7 +47,7 @@ def run_nightly(
     started = time.monotonic()
     _write_run(config, summary)
     try:
-        _check_start(config)
+        _check_start(config, run_date)
         for commit, status in _run_steps(config, run_date, force=force, progress=progress):
             summary.steps.append(summarise_step(commit) | {"status": status})
             if on_step:
@@ -66,7 +67,7 @@ def run_nightly(
     return summary
 
 
-def _check_start(config: Config) -> None:
+def _check_start(config: Config, run_date: str) -> None:
     """Raise what would fail hours later: an input that is not there, a student or a release that cannot be."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("nightly: expected one process, found several; launch them for `indexer distill` alone")
@@ -81,7 +82,9 @@ def _check_start(config: Config) -> None:
         if name.startswith(SCORES) and not name.startswith(f"{SCORES}s3://"):
             with local_files(name.removeprefix(SCORES), section="distill.teachers"):
                 pass
-    read_head(open_store(config.shop.release))
+    store = open_store(config.shop.release, single_writer=config.shop.single_writer)
+    live = live_entry(store)
+    prove_creates(store, live.run_id if live else f"{run_date}-start")
 
 
 def _run_steps(config: Config, run_date: str, *, force: bool, progress: bool) -> Iterator[tuple[StepCommit, str]]:

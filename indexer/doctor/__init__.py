@@ -1,0 +1,1 @@
+"""What `indexer doctor` looks at before a night does: the machine, and the store."""
