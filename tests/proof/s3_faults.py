@@ -86,8 +86,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.made: Counter[str] = Counter()
-        self.held_seconds = 0.0
-        self._holding, self._since = 0, 0.0
+        self.held: Counter[str] = Counter()
+        """Key, and part of it, -> requests that were left without an answer, one after the other."""
         self._plan: tuple[str, Callable[[str, str], bool], float] | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -96,7 +96,7 @@ class Faults:
         """Let so many of the requests fail of which `chosen` says yes, given operation and key."""
         with self._lock:
             self.made.clear()
-            self.held_seconds = 0.0
+            self.held.clear()
             self._plan = (fault, chosen, times)
             self._ended.clear()
 
@@ -118,18 +118,12 @@ class Faults:
             self.made[operation] += 1
             return fault
 
-    def hold(self, connection: socket.socket) -> None:
-        """Leave a client without an answer until it goes away, and count the seconds in which any waits."""
+    def hold(self, connection: socket.socket, address: str) -> None:
+        """Leave a client without an answer until it goes away."""
         with self._lock:
-            self._holding += 1
-            if self._holding == 1:
-                self._since = time.monotonic()
+            self.held[address] += 1
         while not self._ended.is_set() and not select.select([connection], [], [], 0.02)[0]:
             continue
-        with self._lock:
-            self._holding -= 1
-            if not self._holding:
-                self.held_seconds += time.monotonic() - self._since
 
     def refuse_connections(self, client: Any) -> None:
         """Send the requests of a client that shall be refused to a port where nobody listens."""
@@ -158,12 +152,12 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self._send(Refusal(*ERRORS[fault]).answer(), "")
         elif fault in ("reset before", "silence"):
             if fault == "silence":
-                state.faults.hold(self.connection)
+                state.faults.hold(self.connection, self.path)
             self._reset()
         else:
             answer: Answer = state.answer(_damage(request) if fault == "wrong bytes" else request)
             if fault == "timeout":
-                state.faults.hold(self.connection)
+                state.faults.hold(self.connection, self.path)
             if fault in ("timeout", "reset after"):
                 self._reset()
             else:
