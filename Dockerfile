@@ -10,7 +10,7 @@ WORKDIR /app
 COPY constraints.txt ./
 
 FROM base AS spark
-RUN pip install --constraint constraints.txt pyspark numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe threadpoolctl tqdm
+RUN pip install --constraint constraints.txt pyspark numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe threadpoolctl tqdm cryptography
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY indexer indexer
 COPY spark spark

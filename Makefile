@@ -9,7 +9,7 @@ PIP := $(BIN)/python $(INSTALL)
 SPARK35 := .venv35
 PROOFS := simulation machine kills races faults corruption secrets soak spark_kills
 # What a job needs beside Spark, which a cluster has; the same as in the Dockerfile.
-JOB_NEEDS := numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe threadpoolctl tqdm
+JOB_NEEDS := numpy faiss-cpu onnxruntime tokenizers boto3 pyarrow pandas scipy click jinja2 markupsafe threadpoolctl tqdm cryptography
 # The comparisons of docs/distillation.md: where they read and write, and what they give to `indexer compare`.
 TABLE := docs/examples/esci_run/comparison
 TABLE_CONFIG := docs/examples/esci.toml

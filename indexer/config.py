@@ -63,12 +63,16 @@ class ShopConfig:
     process writes to it at a time. Two at once may replace each other's entries in the log, unseen."""
     signing_key: str = ""
     """PEM file of an Ed25519 key that signs what is published, for consumers that pin its public half."""
+    public_keys: str = ""
+    """PEM file of the public keys whose entries in the log count, the one that consumers pin: `signing_key`'s own, and
+    those that it replaces. Without it, its own alone."""
     expires_days: int = 0
     """Days after which these consumers refuse a release that no newer one has replaced; 0 means never."""
 
     def __post_init__(self) -> None:
         require_ranges(self, expires_days=(0, 36_500))
         require(bool(self.signing_key) or not self.expires_days, "expires_days: expected a signing_key beside it")
+        require(bool(self.signing_key) or not self.public_keys, "public_keys: expected a signing_key beside it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,18 @@ from indexer.redaction import has_credentials
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
-PATH_KEYS = ("path", "work", "release", "encoder", "teachers", "student", "prompt", "golden", "signing_key")
+PATH_KEYS = (
+    "path",
+    "work",
+    "release",
+    "encoder",
+    "teachers",
+    "student",
+    "prompt",
+    "golden",
+    "signing_key",
+    "public_keys",
+)
 
 
 class Setting(NamedTuple):

@@ -67,6 +67,10 @@ class IntegrityError(IndexerError):
     exit_code = 6
 
 
+class UntrustedError(IntegrityError):
+    """No trusted key signed a log entry."""
+
+
 class ManifestError(IntegrityError):
     """A manifest or log entry breaks its format."""
 

@@ -21,6 +21,7 @@ from indexer.errors import (
     PublishConflictError,
     StoreError,
     StoreRefusedError,
+    UntrustedError,
 )
 from indexer.manifest import RUN_ID, Manifest, ObjectEntry, parse_manifest, read_object
 from indexer.signature import PATTERN
@@ -132,13 +133,21 @@ def live_entry(
 ) -> LogEntry | None:
     """Return the newest entry that makes a release live, or None where nothing was published.
 
-    `check` is given it, and before it those after it, and raises where one is not to be trusted.
+    An entry for which `check` raises UntrustedError is void: the next older one counts. Raises the first such error
+    where none counts, and at once what else `check` raises.
     """
+    refusal: UntrustedError | None = None
     for sequence in range(read_head(store) if head is None else head, 0, -1):
         entry = read_any_entry(store, sequence)
-        check(entry)
+        try:
+            check(entry)
+        except UntrustedError as error:
+            refusal = refusal or error
+            continue
         if isinstance(entry, LogEntry):
             return entry
+    if refusal:
+        raise refusal
     return None
 
 
@@ -194,10 +203,16 @@ def find_damage(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
 
 
 def commit_entry(
-    store: Store, expected_head: int, entry: EntryKind, *, sleep: Callable[[float], None] = time.sleep
+    store: Store,
+    expected_head: int,
+    entry: EntryKind,
+    *,
+    check: Callable[[Entry], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> EntryKind:
     """Create the entry after the expected head and return the one that stands in the log for this run.
 
+    Another process's entry for this run is taken for ours unless `check` raises UntrustedError for it.
     A lost answer is settled by reading back; the same key may be tried again because it can be created only once.
     Raises PublishConflictError naming the run that was first, OutcomeUnknownError where nobody can tell, ConfigError
     for a bucket that would overwrite.
@@ -222,7 +237,7 @@ def commit_entry(
             if problem is None and isinstance(error, StoreRefusedError):
                 raise
             problem = error
-        settled = _read_back(store, entry)
+        settled = _read_back(store, entry, check)
         if settled is not None:
             return settled
     raise OutcomeUnknownError(
@@ -262,19 +277,29 @@ def _read_keeping(record: Record, sequence: int, kind: str) -> KeepingEntry:
     )
 
 
-def _read_back(store: Store, entry: EntryKind) -> EntryKind | None:
+def _read_back(store: Store, entry: EntryKind, check: Callable[[Entry], None]) -> EntryKind | None:
     """Return our entry as it stands, None where none can be read, or raise for another's."""
     try:
         found = read_any_entry(store, entry.sequence)
     except StoreError:
         return None
+    if found == entry:
+        return entry
+    taken = f"{store.url}: log entry {entry.sequence} was taken meanwhile; run again"
     if isinstance(entry, KeepingEntry) or isinstance(found, KeepingEntry):
-        if found == entry:
-            return entry
-        raise PublishConflictError(f"{store.url}: log entry {entry.sequence} was taken meanwhile; run again")
-    if (found.kind, found.run_id) == (entry.kind, entry.run_id):
+        raise PublishConflictError(taken)
+    try:
+        check(found)
+    except UntrustedError as error:
+        raise PublishConflictError(f"{taken} ({error})") from None
+    if _name_release(found) == _name_release(entry):
         return found
     raise PublishConflictError(
         f"{store.url}: run {found.run_id} was published first, as log entry {found.sequence}; "
         f"run {entry.run_id} is not live, plan it again on the new head"
     )
+
+
+def _name_release(entry: LogEntry) -> tuple[str, str, str]:
+    """Return what two attempts of one run have in common."""
+    return entry.kind, entry.run_id, entry.manifest.key.rpartition("/")[0]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from indexer.errors import IntegrityError
+from indexer.errors import IntegrityError, UntrustedError
 from indexer.log import SIGNED_FORMAT, Entry, EntryKind, LogEntry, log_key, signed_bytes
 from indexer.signature import PublicKey, SigningKey
 
@@ -24,12 +24,12 @@ def sign_entry(entry: EntryKind, key: SigningKey | None) -> EntryKind:
 
 
 def check_signature(entry: Entry, key: PublicKey, url: str) -> None:
-    """Raise IntegrityError unless the key signed the entry."""
+    """Raise UntrustedError unless one of the keys signed the entry."""
     place = f"{url}/{log_key(entry.sequence)}"
     if entry.signature is None:
-        raise IntegrityError(f"{place}: expected a signature of the key {key.path}, found none; it is not trusted")
+        raise UntrustedError(f"{place}: expected a signature of the key {key.path}, found none; it is not trusted")
     if not key.verifies(signed_bytes(entry), entry.signature):
-        raise IntegrityError(f"{place}: the signature is not one of the key {key.path}; the entry is not trusted")
+        raise UntrustedError(f"{place}: the signature is not one of the key {key.path}; the entry is not trusted")
 
 
 def check_expiry(entry: LogEntry, url: str, now: datetime | None = None) -> None:
@@ -53,11 +53,27 @@ def trust(key: PublicKey | None, url: str) -> Callable[[Entry], None]:
     return check
 
 
-def check_entries(entries: Sequence[Entry], key: PublicKey, url: str) -> None:
-    """Raise IntegrityError where an entry after the first signed one is not signed by the key.
+def trust_publisher(key: SigningKey | None, url: str) -> Callable[[Entry], None]:
+    """Return the check of entries that a publisher makes; what has expired was published all the same."""
 
-    A store that is signed from some night on has unsigned entries before it.
+    def check(entry: Entry) -> None:
+        if key is not None:
+            check_signature(entry, key.trusted, url)
+
+    return check
+
+
+def find_void(entries: Sequence[Entry], key: PublicKey, url: str) -> dict[int, str]:
+    """Return the entries that count for nothing, with the reason: those from the first signed one on without its trust.
+
+    A store that is signed from some night on has unsigned entries before it. From then on, whoever may create an object
+    in the log can add an entry, but not one that counts.
     """
     first = next((place for place, entry in enumerate(entries) if entry.signature is not None), len(entries))
+    void = {}
     for entry in entries[first:]:
-        check_signature(entry, key, url)
+        try:
+            check_signature(entry, key, url)
+        except UntrustedError as error:
+            void[entry.sequence] = str(error)
+    return void

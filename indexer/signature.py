@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from indexer.config import ShopConfig
 from indexer.errors import ConfigError
 
 PATTERN = r"[A-Za-z0-9+/]{86}=="
@@ -50,6 +51,8 @@ class SigningKey:
 
     path: str
     private: Any
+    trusted: PublicKey
+    """The keys whose entries count for this publisher, as for consumers: its own, and those that it replaces."""
     expires_days: int = 0
     """Days after which a consumer refuses a release that was signed; 0 means never."""
 
@@ -57,14 +60,12 @@ class SigningKey:
         """Return the signature of the message in base64."""
         return base64.b64encode(self.private.sign(message)).decode()
 
-    @property
-    def public(self) -> PublicKey:
-        """The key that consumers pin."""
-        return PublicKey(self.path, (self.private.public_key(),))
 
+def open_signing_key(path: str, *, public_keys: str = "", expires_days: int = 0) -> SigningKey | None:
+    """Read a private key, None for no path, and the file of keys to be trusted, by default its own public half.
 
-def open_signing_key(path: str, *, expires_days: int = 0) -> SigningKey | None:
-    """Read a private key, None for no path; raises ConfigError where the file holds none, never showing it."""
+    Raises ConfigError where a file holds none, never showing it, and where its own is not among those that are trusted.
+    """
     if not path:
         return None
     data = _read_key(path)
@@ -79,7 +80,19 @@ def open_signing_key(path: str, *, expires_days: int = 0) -> SigningKey | None:
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"signing key {path}: expected an Ed25519 key, found another kind")
-    return SigningKey(path, key, expires_days)
+    own = key.public_key()
+    trusted = open_public_key(public_keys) or PublicKey(path, (own,))
+    if own not in trusted.keys:
+        raise ConfigError(
+            f"public key {public_keys}: expected the public half of the signing key {path} in it, found others; "
+            "add it, consumers need it as well"
+        )
+    return SigningKey(path, key, trusted, expires_days)
+
+
+def open_shop_key(shop: ShopConfig) -> SigningKey | None:
+    """Read the keys that a shop is set to sign with; raises as `open_signing_key` does."""
+    return open_signing_key(shop.signing_key, public_keys=shop.public_keys, expires_days=shop.expires_days)
 
 
 def open_public_key(path: str | Path | None) -> PublicKey | None:

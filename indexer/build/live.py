@@ -20,7 +20,7 @@ from indexer.build.embed import Mask, Vectors
 from indexer.build.published import read_whole
 from indexer.config import IndexConfig
 from indexer.index_file import IndexShape, read_index
-from indexer.log import live_entry
+from indexer.log import LogEntry
 from indexer.manifest import CollectionEntry, EncoderEntry
 from indexer.object_cache import ObjectCache
 from indexer.shard_file import read_dead, read_lines
@@ -150,12 +150,11 @@ def find_strays(entry: CollectionEntry, shards: int) -> range:
     return range(shards if _is_aligned(entry, shards) else 0, len(entry.shards))
 
 
-def find_live(store: Store, head: int, cache: ObjectCache, *, encoder: str) -> LiveRelease:
+def find_live(store: Store, live: LogEntry | None, cache: ObjectCache, *, encoder: str) -> LiveRelease:
     """Return the live release if it was made by tonight's encoder, whose fingerprint is given, and is all there.
 
     Vectors of another encoder are of another space.
     """
-    live = live_entry(store, head)
     manifest = read_whole(store, live) if live else None
     if manifest is None or manifest.encoder.fingerprint != encoder:
         return LiveRelease()

@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 
 from indexer.errors import IntegrityError, ManifestError, ObjectExistsError, ObjectMissingError, PublishConflictError
 from indexer.log import COMMIT_ATTEMPTS, LogEntry, commit_entry, find_damage
-from indexer.log_signature import sign_entry
+from indexer.log_signature import sign_entry, trust_publisher
 from indexer.manifest import EncoderEntry, Manifest, ObjectEntry, ShardEntry, read_object, read_shard, write_manifest
 from indexer.object_cache import ObjectCache
-from indexer.releases.history import read_history
+from indexer.releases.history import read_own
 from indexer.releases.verify import examine_objects
 from indexer.runs import now_text
 from indexer.signature import SigningKey
@@ -213,8 +213,9 @@ def commit_publication(
 ) -> LogEntry:
     """Make a stored manifest live, whose objects were there at a head, unless a release went live since.
 
-    Entries about what is kept may have come between: then its objects are looked for again, and the run must not be
-    retired. Where another process published the same run its entry is returned. Raises as `publish` does.
+    Entries about what is kept, or that no trusted key signed, may have come between: then its objects are looked for
+    again, and the run must not be retired. Where another process published the same run its entry is returned. Raises
+    as `publish` does, and ConfigError where the log was signed meanwhile and there is no key.
     """
     since = head
     for _ in range(COMMIT_ATTEMPTS):
@@ -227,12 +228,14 @@ def commit_publication(
             created_at=now_text(),
         )
         try:
-            return commit_entry(store, head, sign_entry(entry, key))
+            return commit_entry(store, head, sign_entry(entry, key), check=trust_publisher(key, store.url))
         except PublishConflictError:
-            history = read_history(store, key=key.public if key else None)
+            history = read_own(store, key)
         if manifest.run_id in history.retired:
             raise PublishConflictError(f"{store.url}: run {manifest.run_id} was retired while it was built; run again")
-        for later in history.entries[since:]:
+        for later in history.counted:
+            if later.sequence <= since:
+                continue
             if isinstance(later, LogEntry) and later.run_id == manifest.run_id and later.kind == "publish":
                 return later
             if isinstance(later, LogEntry):

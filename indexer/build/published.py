@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from indexer.build.publish import commit_publication
 from indexer.build.summary import ReleaseSummary, summarise_published, summarise_retired
 from indexer.errors import IntegrityError, PublishConflictError
-from indexer.log import LogEntry, find_damage, live_entry, read_entry, read_manifest
+from indexer.log import LogEntry, find_damage, read_manifest
 from indexer.manifest import Manifest
 from indexer.releases.history import History
 from indexer.releases.verify import examine_objects
@@ -56,7 +56,8 @@ def find_published(
         return None
     if replaced_by != run_date or live.kind == "rollback":
         return summarise_published("published before", store.url, earlier, manifest)
-    if examine_objects(store, manifest.objects):
+    # A key signs nothing that nobody had signed.
+    if (key and earlier.signature is None) or examine_objects(store, manifest.objects):
         return None
     if dry:
         return summarise_published("to be published again", store.url, earlier, manifest)
@@ -74,11 +75,10 @@ def _renew(store: Store, live: LogEntry, manifest: Manifest, head: int, key: Sig
     return commit_publication(store, manifest, live.manifest, head, key)
 
 
-def refuse_older(store: Store, run_date: str, head: int) -> None:
+def refuse_older(store: Store, run_date: str, history: History) -> None:
     """Raise PublishConflictError where a release of the date would replace one of a newer night."""
-    live = live_entry(store, head)
-    if live:
-        _refuse_older(store, run_date, live)
+    if history.live:
+        _refuse_older(store, run_date, history.live)
 
 
 def _refuse_older(store: Store, run_date: str, live: LogEntry) -> None:
@@ -98,15 +98,14 @@ def _read_date(store: Store, entry: LogEntry) -> str | None:
         return None
 
 
-def find_baseline(store: Store, run_date: str, head: int) -> Manifest | None:
+def find_baseline(store: Store, run_date: str, history: History) -> Manifest | None:
     """Return the live release, or the one that was live before where it is of this night; None where there is none.
 
     A night that runs twice would be measured by itself; one that an operator withdrew is no measure either.
     """
-    for sequence in range(head, 0, -1):
-        entry = read_entry(store, sequence)
+    for entry in reversed(history.counted):
         try:
-            manifest = read_manifest(store, entry) if entry else None
+            manifest = read_manifest(store, entry) if isinstance(entry, LogEntry) else None
         except IntegrityError:
             continue
         if manifest and manifest.run_date < run_date:

@@ -41,9 +41,9 @@ from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError, IntegrityError
 from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
-from indexer.releases.history import read_history
+from indexer.releases.history import History, read_own
 from indexer.runs import check_run_date, now_text
-from indexer.signature import open_signing_key
+from indexer.signature import open_shop_key
 from indexer.store import open_store
 
 ONE_WRITER = "only one process at a time may write to this store (shop.single_writer)"
@@ -60,8 +60,8 @@ class _Run:
     encoder: Encoder
     encoder_directory: Path
     folder: RunFolder
-    head: int
-    """Head of the log when the run began: it commits the next entry or none."""
+    history: History
+    """The log when the run began: it commits the next entry or none."""
     cache: ObjectCache
     """Objects of the store that are read again, each verified."""
     live: LiveRelease
@@ -105,18 +105,17 @@ def build_release(
     if reuse not in REUSE:
         raise ConfigError(f"reuse {reuse!r}: expected one of {', '.join(REUSE)}")
     store = open_store(config.shop.release, single_writer=config.shop.single_writer)
-    key = open_signing_key(config.shop.signing_key, expires_days=config.shop.expires_days)
-    history = read_history(store, key=key.public if key else None)
+    key = open_shop_key(config.shop)
+    history = read_own(store, key)
     if key and history.live and history.live.signature is None:
         # What nobody has signed yet is not made part of what is signed.
         reuse = "none"
-    head = history.head
     options = config.index
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     catalogue = site.identify_catalogue() if site else None
     names = history.list_names(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
     if reuse != "all":
-        refuse_older(store, run_date, head)
+        refuse_older(store, run_date, history)
     elif published := find_published(store, names, run_date, history, key, dry=dry):
         return published
     if not dry:
@@ -134,9 +133,11 @@ def build_release(
             encoder_directory=encoder_directory,
             # What is not to be used again is not trusted either: sealed objects are read and hashed.
             folder=RunFolder(store, names[-1], cache if reuse == "none" else None, key),
-            head=head,
+            history=history,
             cache=cache,
-            live=find_live(store, head, cache, encoder=encoder.fingerprint) if reuse != "none" else LiveRelease(),
+            live=find_live(store, history.live, cache, encoder=encoder.fingerprint)
+            if reuse != "none"
+            else LiveRelease(),
             reuse=reuse,
             work=work,
             scratch=scratch,
@@ -169,7 +170,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         finished = [_finish_collection(run, plan, encoder, queries) for plan in plans]
     gates = [*judge_encoder(run.encoder.description, run.config.gates)]
     with run.stage("compare with live"):
-        baseline = find_baseline(run.folder.store, run.run_date, run.head)
+        baseline = find_baseline(run.folder.store, run.run_date, run.history)
         for collection in finished:
             sample, known = ids[collection.name]
             _ask_golden(collection, golden, known)
@@ -196,7 +197,8 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
         remarks=gather_remarks(finished)
-        | ({"STORE": {"writers": ONE_WRITER}} if run.config.shop.single_writer else {}),
+        | ({"STORE": {"writers": ONE_WRITER}} if run.config.shop.single_writer else {})
+        | ({"LOG": {"not_trusted": "; ".join(run.history.void.values())}} if run.history.void else {}),
         plan=forecast.as_dict(),
         seconds=run.seconds,
     )
@@ -249,7 +251,7 @@ def _summarise_plan(run: _Run, forecast: BuildForecast) -> ReleaseSummary:
         run_id=run.folder.run_id,
         run_date=run.run_date,
         url=run.folder.store.url,
-        sequence=run.head,
+        sequence=run.history.head,
         collections=[],
         bytes=0,
         plan=forecast.as_dict(),
@@ -269,7 +271,7 @@ def _finish_collection(
         progress=run.progress,
     )
     live = run.live.collections.get(plan.intake.collection)
-    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", turn=run.head)
+    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", turn=run.history.head)
 
 
 def _seal_encoder(run: _Run) -> SealedEncoder:
@@ -385,7 +387,7 @@ def _describe(
         run_id=run.folder.run_id,
         run_date=run.run_date,
         created_at=now_text(),
-        parent=run.head,
+        parent=run.history.head,
         encoder=encoder,
         collections=tuple(item.as_entry(run.encoder.dimension, options) for item in finished),
         gates=tuple(gates),

@@ -41,6 +41,7 @@ def doctor(
         java=_describe_java,
         needs_java=bool(config_path and loaded.purchases.path),
         memory_limit_gib=loaded.index.memory_limit_gib,
+        shop=loaded.shop,
     )
     address = url or (loaded.shop.release if config_path else None)
     store = examine_store(address, single_writer=loaded.shop.single_writer) if address else ()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from indexer.cli.options import json_option, print_json, show_progress
+from indexer.cli.options import json_option, print_json, public_key_option, show_progress
 from indexer.cli.summary import print_table
 
 
@@ -22,6 +22,7 @@ from indexer.cli.summary import print_table
 @click.option("--collection", "collections", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @click.option("--encoder", is_flag=True, help="Also encoder.onnx, tokenizer.json and encoder.json.")
 @click.option("--namespace", default="shop", help="Namespace of the document ids for vespa.")
+@public_key_option
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @json_option
 def export(
@@ -31,6 +32,7 @@ def export(
     collections: tuple[str, ...],
     encoder: bool,
     namespace: str,
+    public_key: str | None,
     no_progress: bool,
     as_json: bool,
 ) -> None:
@@ -47,7 +49,7 @@ def export(
     from indexer.export.release import ExportOptions, export_release
 
     options = ExportOptions(format=kind, collections=collections, encoder=encoder, namespace=namespace)
-    summary = export_release(url, Path(folder), options, progress=show_progress(no_progress))
+    summary = export_release(url, Path(folder), options, progress=show_progress(no_progress), public_key=public_key)
     if as_json:
         print_json(asdict(summary))
         return

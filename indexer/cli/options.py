@@ -71,10 +71,18 @@ def public_key_option(command: Command) -> Command:
     return click.option("--public-key", metavar="FILE", help=meaning)(command)
 
 
-def signing_key_option(command: Command) -> Command:
-    """Add --signing-key."""
-    meaning = "Sign the log entry with this PEM key."
-    return click.option("--signing-key", default="", metavar="FILE", help=meaning)(command)
+def signing_options(command: Command) -> Command:
+    """Add --signing-key and --public-key, for commands that add to a log and read no configuration."""
+    meaning = (
+        "Trust what one of this PEM file's keys signed (shop.public_keys); by default the signing key's own alone."
+    )
+    command = click.option(
+        "--public-key", default="", metavar="FILE", envvar="INDEXER_SHOP_PUBLIC_KEYS", show_envvar=True, help=meaning
+    )(command)
+    meaning = "Sign the log entry with this PEM key (shop.signing_key)."
+    return click.option(
+        "--signing-key", default="", metavar="FILE", envvar="INDEXER_SHOP_SIGNING_KEY", show_envvar=True, help=meaning
+    )(command)
 
 
 def open_config(config_path: str | None, settings: tuple[str, ...]) -> Config:

@@ -9,7 +9,7 @@ from indexer.cli.options import (
     json_option,
     print_json,
     public_key_option,
-    signing_key_option,
+    signing_options,
     single_writer_option,
 )
 from indexer.errors import IntegrityError
@@ -79,7 +79,7 @@ def show(url: str, run_id: str | None, public_key: str | None, as_json: bool) ->
     from indexer.store import open_store
 
     store = open_store(url)
-    history, entry = _read_trusted(store, public_key, run_id)
+    history, (entry,) = _read_trusted(store, public_key, run_id)
     document = describe_release(history, entry, read_manifest(store, entry))
     _show(document, as_json)
 
@@ -88,8 +88,9 @@ def show(url: str, run_id: str | None, public_key: str | None, as_json: bool) ->
 @url_argument
 @click.argument("before", metavar="BEFORE")
 @click.argument("after", metavar="[AFTER]", required=False)
+@public_key_option
 @json_option
-def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
+def diff(url: str, before: str, after: str | None, public_key: str | None, as_json: bool) -> None:
     """Show what differs between two releases; AFTER is the live one by default.
 
     \b
@@ -98,12 +99,10 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
     """
     from indexer.log import read_manifest
     from indexer.releases.describe import compare_releases
-    from indexer.releases.history import read_history
     from indexer.store import open_store
 
     store = open_store(url)
-    history = read_history(store)
-    entries = [history.find_release(before), history.find_release(after) if after else history.require_live()]
+    entries = _read_trusted(store, public_key, before, after)[1]
     document = compare_releases(*(read_manifest(store, entry) for entry in entries))
     _show(document, as_json)
 
@@ -111,14 +110,25 @@ def diff(url: str, before: str, after: str | None, as_json: bool) -> None:
 @release.command()
 @url_argument
 @click.argument("run_id", metavar="[RUN]", required=False)
-@signing_key_option
+@signing_options
 @click.option(
-    "--expires-days", default=0, type=click.IntRange(0, 36_500), help="Days for which a signed one is served."
+    "--expires-days",
+    default=0,
+    type=click.IntRange(0, 36_500),
+    envvar="INDEXER_SHOP_EXPIRES_DAYS",
+    show_envvar=True,
+    help="Days for which a signed one is served (shop.expires_days).",
 )
 @single_writer_option
 @json_option
 def rollback(
-    url: str, run_id: str | None, signing_key: str, expires_days: int, single_writer: bool, as_json: bool
+    url: str,
+    run_id: str | None,
+    signing_key: str,
+    public_key: str,
+    expires_days: int,
+    single_writer: bool,
+    as_json: bool,
 ) -> None:
     """Make an earlier release live again, by default the one that was live before.
 
@@ -130,7 +140,7 @@ def rollback(
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    key = open_signing_key(signing_key, expires_days=expires_days)
+    key = open_signing_key(signing_key, public_keys=public_key, expires_days=expires_days)
     entry = roll_back(open_store(url, single_writer=single_writer), run_id, key)
     _show({"status": "rolled back", "run_id": entry.run_id, "sequence": entry.sequence}, as_json)
 
@@ -138,10 +148,10 @@ def rollback(
 @release.command()
 @url_argument
 @run_argument
-@signing_key_option
+@signing_options
 @single_writer_option
 @json_option
-def pin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json: bool) -> None:
+def pin(url: str, run_id: str, signing_key: str, public_key: str, single_writer: bool, as_json: bool) -> None:
     """Keep a release until it is unpinned.
 
     \b
@@ -152,17 +162,18 @@ def pin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json: b
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.pin(open_store(url, single_writer=single_writer), run_id, open_signing_key(signing_key))
+    key = open_signing_key(signing_key, public_keys=public_key)
+    entry = changes.pin(open_store(url, single_writer=single_writer), run_id, key)
     _show({"status": "pinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
 @release.command()
 @url_argument
 @run_argument
-@signing_key_option
+@signing_options
 @single_writer_option
 @json_option
-def unpin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json: bool) -> None:
+def unpin(url: str, run_id: str, signing_key: str, public_key: str, single_writer: bool, as_json: bool) -> None:
     """Keep a release no longer than others.
 
     \b
@@ -173,7 +184,8 @@ def unpin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json:
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    entry = changes.unpin(open_store(url, single_writer=single_writer), run_id, open_signing_key(signing_key))
+    key = open_signing_key(signing_key, public_keys=public_key)
+    entry = changes.unpin(open_store(url, single_writer=single_writer), run_id, key)
     _show({"status": "unpinned", "run_id": run_id, "sequence": entry.sequence}, as_json)
 
 
@@ -182,10 +194,19 @@ def unpin(url: str, run_id: str, signing_key: str, single_writer: bool, as_json:
 @click.option("--keep", default=7, type=click.IntRange(2), help="Newest releases that are kept.")
 @click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
-@signing_key_option
+@signing_options
 @single_writer_option
 @json_option
-def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, single_writer: bool, as_json: bool) -> None:
+def gc(
+    url: str,
+    keep: int,
+    grace_days: int,
+    yes: bool,
+    signing_key: str,
+    public_key: str,
+    single_writer: bool,
+    as_json: bool,
+) -> None:
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
@@ -199,7 +220,7 @@ def gc(url: str, keep: int, grace_days: int, yes: bool, signing_key: str, single
     from indexer.signature import open_signing_key
     from indexer.store import open_store
 
-    store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key)
+    store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key, public_keys=public_key)
     plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
     if yes:
         collect_garbage(store, plan, key)
@@ -239,7 +260,7 @@ def verify(url: str, run_id: str | None, sizes_only: bool, public_key: str | Non
     from indexer.store import open_store
 
     store = open_store(url)
-    _, entry = _read_trusted(store, public_key, run_id)
+    _, (entry,) = _read_trusted(store, public_key, run_id)
     manifest = read_manifest(store, entry)
     found, count = verify_release(store, manifest, sizes_only=sizes_only), len(manifest.objects)
     bar = tqdm(found, total=count, desc="verify", unit=" objects", disable=not show_progress(False))
@@ -252,10 +273,11 @@ def verify(url: str, run_id: str | None, sizes_only: bool, public_key: str | Non
         )
 
 
-def _read_trusted(store: "Store", public_key: str | None, run_id: str | None = None) -> "tuple[History, LogEntry]":
-    """Return what the log says, and the entry of a run or of what is live.
+def _read_trusted(store: "Store", public_key: str | None, *run_ids: str | None) -> "tuple[History, list[LogEntry]]":
+    """Return what the log says, and the entries of runs, of what is live where one is None.
 
-    With a key, raises IntegrityError unless that entry is signed and, where it is the live one, has not expired.
+    With a key, raises IntegrityError unless these are signed and what is live has not expired; entries that count for
+    nothing, as no trusted key signed them, are named on stderr.
     """
     from indexer.log_signature import check_signature, trust
     from indexer.releases.history import read_history
@@ -263,11 +285,14 @@ def _read_trusted(store: "Store", public_key: str | None, run_id: str | None = N
 
     key = open_public_key(public_key)
     history = read_history(store, key=key)
-    entry = history.find_release(run_id) if run_id else history.require_live()
-    if key is not None and run_id:
-        check_signature(entry, key, store.url)
+    for reason in history.void.values():
+        click.echo(f"warning: {escape(reason)}", err=True)
+    entries = [history.find_release(run_id) if run_id else history.require_live() for run_id in run_ids]
     trust(key, store.url)(history.require_live())
-    return history, entry
+    if key is not None:
+        for entry in entries:
+            check_signature(entry, key, store.url)
+    return history, entries
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:

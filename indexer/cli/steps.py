@@ -15,9 +15,10 @@ from indexer.config import SCORES, Config
 from indexer.contracts.files import local_files
 from indexer.creation import prove_creates
 from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
-from indexer.log import live_entry
 from indexer.redaction import redact
+from indexer.releases.history import read_own
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
+from indexer.signature import open_shop_key
 from indexer.store import open_store
 
 
@@ -68,7 +69,7 @@ def run_nightly(
 
 
 def _check_start(config: Config, run_date: str) -> None:
-    """Raise what would fail hours later: an input that is not there, a student or a release that cannot be."""
+    """Raise what would fail hours later: an input that is not there, a student or a release that cannot be, a key."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("nightly: expected one process, found several; launch them for `indexer distill` alone")
     config.distill.check_exportable()
@@ -83,7 +84,7 @@ def _check_start(config: Config, run_date: str) -> None:
             with local_files(name.removeprefix(SCORES), section="distill.teachers"):
                 pass
     store = open_store(config.shop.release, single_writer=config.shop.single_writer)
-    live = live_entry(store)
+    live = read_own(store, open_shop_key(config.shop)).live
     prove_creates(store, live.run_id if live else f"{run_date}-start")
 
 

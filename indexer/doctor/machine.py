@@ -12,8 +12,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from indexer.config import ShopConfig
 from indexer.doctor.findings import Finding, failed, passed, warned
 from indexer.errors import ConfigError
+from indexer.signature import open_shop_key
 
 PROJECT = "nightly-semantic-index"
 PARTS = {
@@ -21,6 +23,7 @@ PARTS = {
     "spark": "the Spark jobs",
     "distill": "`indexer distill`",
     "export": "`indexer export`",
+    "signing": "what signs a log or pins a key",
 }
 """Extra -> what needs it."""
 UNFIT = ConfigError.exit_code
@@ -30,7 +33,12 @@ GIB = 1 << 30
 
 
 def examine_machine(
-    *, work: Path | None, java: Callable[[], str], needs_java: bool, memory_limit_gib: float = 0
+    *,
+    work: Path | None,
+    java: Callable[[], str],
+    needs_java: bool,
+    memory_limit_gib: float = 0,
+    shop: ShopConfig | None = None,
 ) -> Iterator[Finding]:
     """Look at everything, one finding each.
 
@@ -39,6 +47,8 @@ def examine_machine(
     """
     yield check_python()
     yield from check_packages()
+    if shop and shop.signing_key:
+        yield check_signing(shop)
     yield check_java(java, needed=needs_java)
     yield check_processor()
     yield check_memory(memory_limit_gib)
@@ -87,6 +97,16 @@ def _judge_packages(part: str, wanted: list[Requirement], user: str) -> Finding:
     if absent:
         return warned(subject, f"not installed: {', '.join(absent)}; {user} cannot run here", advice)
     return passed(subject, f"{len(wanted)} at their floors or above")
+
+
+def check_signing(shop: ShopConfig) -> Finding:
+    """Open the key that the shop signs with, as a night does at its start."""
+    try:
+        key = open_shop_key(shop)
+    except ConfigError as error:
+        return failed("signing key", str(error), "correct shop.signing_key or shop.public_keys", UNFIT)
+    assert key
+    return passed("signing key", f"{key.path} opens, {len(key.trusted.keys)} trusted in {key.trusted.path}")
 
 
 def check_java(java: Callable[[], str], *, needed: bool) -> Finding:

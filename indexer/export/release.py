@@ -15,8 +15,10 @@ from indexer.export.documents import NAMESPACE, write_opensearch, write_vespa
 from indexer.export.graph import write_hnswlib
 from indexer.export.rows import ShardRows, load_rows
 from indexer.log import read_manifest, require_live
+from indexer.log_signature import trust
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.object_cache import ObjectCache, default_cache
+from indexer.signature import open_public_key
 from indexer.store import hash_file, open_store, sync_folder
 from indexer.strict_json import write_document
 
@@ -103,12 +105,19 @@ class ExportSummary:
 
 
 def export_release(
-    url: str, target: Path, options: ExportOptions, *, progress: bool, cache: Path | None = None
+    url: str,
+    target: Path,
+    options: ExportOptions,
+    *,
+    progress: bool,
+    cache: Path | None = None,
+    public_key: str | Path | None = None,
 ) -> ExportSummary:
     """Write collections of the live release, and return what export.json says.
 
     Rows that are dead, or that deltas replaced, are left out. Each object is verified by size and SHA-256 before it is
-    parsed; memory holds one shard. The target must be a new or empty folder, and gets its name when all is written.
+    parsed; memory holds one shard. With `public_key`, a PEM file, only what one of its keys signed counts.
+    The target must be a new or empty folder, and gets its name when all is written.
     Raises ConfigError for a folder with content or an unknown collection, StoreError where nothing is published or
     storage fails, IntegrityError where bytes are not as promised, ContractError for an id that the format cannot hold.
     """
@@ -116,7 +125,7 @@ def export_release(
     try:
         _check_target(target)
         store = open_store(url)
-        entry = require_live(store)
+        entry = require_live(store, check=trust(open_public_key(public_key), store.url))
         manifest = read_manifest(store, entry)
         objects = ObjectCache(store, cache or default_cache())
         summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)

@@ -2,8 +2,8 @@
 
 from indexer.errors import ConfigError, IntegrityError
 from indexer.log import KeepingEntry, LogEntry, commit_entry, read_manifest
-from indexer.log_signature import sign_entry
-from indexer.releases.history import History, read_history
+from indexer.log_signature import sign_entry, trust_publisher
+from indexer.releases.history import History, read_own
 from indexer.releases.verify import examine_objects
 from indexer.runs import now_text
 from indexer.signature import SigningKey
@@ -13,14 +13,25 @@ from indexer.store import Store
 def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = None) -> LogEntry:
     """Make an earlier release live again, by default the one that was live before; return the new entry.
 
-    Raises ConfigError for a run that was never published or is retired, IntegrityError where one of its objects is
-    damaged, PublishConflictError where another entry was first.
+    Raises ConfigError for a run that was never published or is retired, or where a key would sign what nobody had
+    signed or would never expire in place of what does; IntegrityError where one of its objects is damaged,
+    PublishConflictError where another entry was first.
     """
-    history = _read_own(store, key)
+    history = read_own(store, key)
     target = history.find_release(run_id or _find_previous(history))
     live = history.live
     if live is not None and live.run_id == target.run_id and live.manifest == target.manifest:
         raise ConfigError(f"{store.url}: run {target.run_id} is live already; name an earlier one")
+    if key and target.signature is None:
+        raise ConfigError(
+            f"{store.url}: run {target.run_id} was published before this log was signed, and nobody vouches for it; "
+            "choose a signed one, or build the night again"
+        )
+    if key and live and live.expires_at and not key.expires_days:
+        raise ConfigError(
+            f"{store.url}: the live release expires at {live.expires_at}, the rollback never; say for how many days "
+            "it is served (--expires-days, INDEXER_SHOP_EXPIRES_DAYS)"
+        )
     if damage := examine_objects(store, read_manifest(store, target).objects):
         raise IntegrityError(f"{damage[0]}; run {target.run_id} cannot go live, choose another")
     entry = LogEntry(
@@ -31,12 +42,12 @@ def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = 
         parent=history.head,
         created_at=now_text(),
     )
-    return commit_entry(store, history.head, sign_entry(entry, key))
+    return commit_entry(store, history.head, sign_entry(entry, key), check=trust_publisher(key, store.url))
 
 
 def pin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
     """Keep a release until it is unpinned; raises ConfigError for one that is not there, retired or pinned already."""
-    history = _read_own(store, key)
+    history = read_own(store, key)
     history.find_release(run_id)
     if run_id in history.pinned:
         raise ConfigError(f"{store.url}: run {run_id} is pinned already")
@@ -45,7 +56,7 @@ def pin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntr
 
 def unpin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
     """Keep a release no longer than others; raises ConfigError for one that is not pinned."""
-    history = _read_own(store, key)
+    history = read_own(store, key)
     if run_id not in history.pinned:
         pinned = ", ".join(sorted(history.pinned)) or "none"
         raise ConfigError(f"{store.url}: run {run_id} is not pinned; pinned are: {pinned}")
@@ -57,11 +68,7 @@ def commit_keeping(
 ) -> KeepingEntry:
     """Add an entry on runs after the history's head; raises PublishConflictError where another entry was first."""
     entry = KeepingEntry(sequence=history.head + 1, kind=kind, runs=runs, parent=history.head, created_at=now_text())
-    return commit_entry(store, history.head, sign_entry(entry, key))
-
-
-def _read_own(store: Store, key: SigningKey | None) -> History:
-    return read_history(store, key=key.public if key else None)
+    return commit_entry(store, history.head, sign_entry(entry, key), check=trust_publisher(key, store.url))
 
 
 def _find_previous(history: History) -> str:
@@ -71,7 +78,7 @@ def _find_previous(history: History) -> str:
             f"{history.url}: log entry {history.live.sequence} is a rollback to run {history.live.run_id} already; "
             "name the run that is to go live"
         )
-    lived = [entry.run_id for entry in history.entries if isinstance(entry, LogEntry)]
+    lived = [entry.run_id for entry in history.counted if isinstance(entry, LogEntry)]
     for run_id in reversed(lived):
         if run_id != lived[-1] and run_id not in history.retired:
             return run_id

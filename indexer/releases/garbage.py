@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from indexer.log import LogEntry, log_key, read_manifest
 from indexer.manifest import RUN_ID
 from indexer.releases.changes import commit_keeping
-from indexer.releases.history import History, read_history
+from indexer.releases.history import History, read_own
 from indexer.signature import SigningKey
 from indexer.store import LocalStore, Store, StoredObject
 
@@ -61,9 +61,10 @@ def plan_garbage(
 ) -> GarbagePlan:
     """Work out what can go, reading the log, the manifests of kept releases and one listing; change nothing.
 
-    Raises IntegrityError where the manifest of a kept release cannot be read: what it names would be unknown.
+    Entries that no trusted key signed keep nothing and retire nothing. Raises IntegrityError where the manifest of a
+    kept release cannot be read: what it names would be unknown.
     """
-    history = read_history(store, key=key.public if key else None)
+    history = read_own(store, key)
     clock = now or datetime.now(UTC)
     stored: dict[str, list[StoredObject]] = {}
     foreign = 0

@@ -1,15 +1,15 @@
 """What the whole log says: which runs were published, which is live, which are pinned and which are retired."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, IntegrityError, UntrustedError
 from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head, refuse_empty
-from indexer.log_signature import check_entries
-from indexer.signature import PublicKey
+from indexer.log_signature import find_void
+from indexer.signature import PublicKey, SigningKey
 from indexer.store import Store
 
 READERS = 16
@@ -23,6 +23,8 @@ class History:
     url: str
     entries: tuple[Entry, ...]
     """All of them, oldest first."""
+    void: Mapping[int, str] = field(default_factory=dict)
+    """Numbers of the entries that count for nothing, as no trusted key signed them, with the reason."""
 
     @property
     def head(self) -> int:
@@ -30,15 +32,20 @@ class History:
         return len(self.entries)
 
     @cached_property
+    def counted(self) -> tuple[Entry, ...]:
+        """The entries that count, oldest first."""
+        return tuple(entry for entry in self.entries if entry.sequence not in self.void)
+
+    @cached_property
     def live(self) -> LogEntry | None:
         """The newest entry that makes a release live."""
-        return next((entry for entry in reversed(self.entries) if isinstance(entry, LogEntry)), None)
+        return next((entry for entry in reversed(self.counted) if isinstance(entry, LogEntry)), None)
 
     @cached_property
     def releases(self) -> dict[str, LogEntry]:
         """Run -> its newest publication, in the order of these."""
         found: dict[str, LogEntry] = {}
-        for entry in self.entries:
+        for entry in self.counted:
             if isinstance(entry, LogEntry) and entry.kind == "publish":
                 found.pop(entry.run_id, None)
                 found[entry.run_id] = entry
@@ -60,14 +67,20 @@ class History:
     @cached_property
     def replaced(self) -> dict[str, LogEntry]:
         """Run that is not live -> the entry that replaced it last."""
-        lived = [entry for entry in self.entries if isinstance(entry, LogEntry)]
+        lived = [entry for entry in self.counted if isinstance(entry, LogEntry)]
         found = {earlier.run_id: later for earlier, later in pairwise(lived)}
         return {run_id: entry for run_id, entry in found.items() if run_id != lived[-1].run_id}
 
     def find_release(self, run_id: str) -> LogEntry:
-        """Return the newest publication of a run; raises ConfigError for one that is not there or retired."""
+        """Return the newest publication of a run.
+
+        Raises ConfigError for one that is not there or retired, UntrustedError for one that no trusted key signed.
+        """
         found = self.releases.get(run_id)
         if found is None:
+            for entry in self.entries:
+                if entry.sequence in self.void and isinstance(entry, LogEntry) and entry.run_id == run_id:
+                    raise UntrustedError(self.void[entry.sequence])
             known = ", ".join(list(self.releases)[-5:]) or "none"
             raise ConfigError(f"{self.url}: run {run_id} was never published; the newest that were: {known}")
         if run_id in self.retired:
@@ -82,23 +95,45 @@ class History:
         return names
 
     def require_live(self) -> LogEntry:
-        """Return the live entry; raises StoreError where nothing was published."""
+        """Return the live entry; raises StoreError where nothing was published, UntrustedError where nothing counts."""
+        if self.live is None and self.void:
+            raise UntrustedError(self.void[max(self.void)])
         if self.live is None:
             raise refuse_empty(self.url)
         return self.live
 
     def _keeping(self, *kinds: str) -> Iterable[KeepingEntry]:
-        return (entry for entry in self.entries if isinstance(entry, KeepingEntry) and entry.kind in kinds)
+        return (entry for entry in self.counted if isinstance(entry, KeepingEntry) and entry.kind in kinds)
 
 
 def read_history(store: Store, head: int | None = None, key: PublicKey | None = None) -> History:
     """Read the log up to a head, or all of it; raises IntegrityError where it is damaged.
 
-    With a key, also where an entry is not signed by it that comes after one that is signed.
+    With keys, entries count from the first signed one on only where one of them signed.
     """
     numbers = range(1, (read_head(store) if head is None else head) + 1)
     with ThreadPoolExecutor(READERS) as pool:
         entries = tuple(pool.map(lambda number: read_any_entry(store, number), numbers))
-    if key is not None:
-        check_entries(entries, key, store.url)
-    return History(url=store.url, entries=entries)
+    void = find_void(entries, key, store.url) if key is not None else {}
+    return History(url=store.url, entries=entries, void=void)
+
+
+def read_own(store: Store, key: SigningKey | None) -> History:
+    """Read the log in order to add to it.
+
+    Raises ConfigError where it is signed and there is no key: what is added would count for nobody who pins one.
+    Raises IntegrityError where none of its signatures is of a key that is trusted: then the key is another store's.
+    """
+    history = read_history(store, key=key.trusted if key else None)
+    signed = [entry for entry in history.entries if entry.signature is not None]
+    if signed and key is None:
+        raise ConfigError(
+            f"{store.url}: log entry {signed[-1].sequence} is signed, so whoever adds to this log must sign; give the "
+            "key (shop.signing_key, --signing-key)"
+        )
+    if signed and all(entry.sequence in history.void for entry in signed):
+        raise IntegrityError(
+            f"{history.void[signed[-1].sequence]}; nor is another entry: give this store's key, and where it "
+            "was replaced a file of both public keys (shop.public_keys, --public-key)"
+        )
+    return history

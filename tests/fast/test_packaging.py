@@ -17,6 +17,8 @@ def test_the_executors_environment_holds_what_jobs_and_the_index_need():
     parser.read(ROOT / "setup.cfg")
     extras = parser["options.extras_require"]
     needed = named(extras["spark"]) - OF_SPARK | named(extras["build"]) | named(parser["options"]["install_requires"])
+    # The driver signs.
+    needed |= named(extras["signing"])
     makefile, dockerfile = ((ROOT / name).read_text() for name in ("Makefile", "Dockerfile"))
     assert named(re.search(r"^JOB_NEEDS := (.*)$", makefile, re.M)[1]) == needed
     assert named(re.search(r"constraints.txt (pyspark .*)$", dockerfile, re.M)[1]) == needed | {"pyspark"}

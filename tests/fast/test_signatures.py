@@ -23,13 +23,18 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from indexer.build.publish import publish
 from indexer.build.release import build_release
 from indexer.cli.group import indexer
+from indexer.cli.steps import _check_start
 from indexer.config import Config, ShopConfig
-from indexer.errors import ConfigError, IndexerError, IntegrityError
-from indexer.log import log_key, parse_entry, read_any_entry, write_entry
-from indexer.log_signature import sign_entry
+from indexer.config_file import load_config
+from indexer.doctor.machine import check_signing
+from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError
+from indexer.log import commit_entry, log_key, parse_entry, read_any_entry, write_entry
+from indexer.log_signature import sign_entry, trust_publisher
 from indexer.reader import open_index
+from indexer.releases.garbage import KeepingRule, plan_garbage
 from indexer.releases.history import read_history
 from indexer.signature import open_public_key, open_signing_key
 from indexer.store import LocalStore
@@ -149,19 +154,26 @@ def postpone(release: Path, keys: Keys) -> bytes:
     return canonical({**json.loads(outlive(release, keys)), "expires_at": tomorrow})
 
 
-ATTACKS: list[tuple[Callable[[Path, Keys], bytes], str]] = [
-    (forge_rollback, "the signature is not one of the key"),
-    (publish_unsigned, "expected a signature of the key .*, found none"),
-    (pin_unsigned, "expected a signature of the key .*, found none"),
-    (sign_by_another, "the signature is not one of the key"),
-    (swap_manifest, "the signature is not one of the key"),
-    (replay, "sequence: expected 3, found 1"),
-    (outlive, "run 2026-11-21-.* expired at"),
-    (postpone, "the signature is not one of the key"),
-]
+VOID = [forge_rollback, publish_unsigned, pin_unsigned, sign_by_another, swap_manifest, postpone]
 
 
-@pytest.mark.parametrize(("attack", "message"), ATTACKS)
+@pytest.mark.parametrize("attack", VOID)
+def test_an_entry_that_no_trusted_key_signed_counts_for_nothing(
+    release: Path, keys: Keys, attack: Callable[[Path, Keys], bytes]
+):
+    index = open_index(str(release), public_key=keys.public, guard="never")
+    (release / log_key(3)).write_bytes(attack(release, keys))
+    assert index.refresh() is False
+    assert open_index(str(release), public_key=keys.public, guard="never").release.sequence == 2
+    # What is signed after it is followed.
+    (release / log_key(4)).write_bytes(keys.sign({**read(release, 1), "sequence": 4, "parent": 3, "kind": "rollback"}))
+    assert index.refresh() is True
+    assert (index.release.sequence, index.release.run_id) == (4, read(release, 1)["run_id"])
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"), [(replay, "sequence: expected 3, found 1"), (outlive, "run 2026-11-21-.* expired at")]
+)
 def test_an_attack_is_refused_and_the_old_release_stays(
     release: Path, keys: Keys, attack: Callable[[Path, Keys], bytes], message: str
 ):
@@ -220,13 +232,125 @@ def test_what_was_served_shows_when_it_expires(release: Path, keys: Keys):
         index.refresh()
 
 
-@pytest.mark.parametrize("command", ["list", "show", "verify", "query"])
-def test_the_commands_refuse_what_is_not_signed(release: Path, keys: Keys, command: str):
-    arguments = ["query", str(release), "red mug"] if command == "query" else ["release", command, str(release)]
-    arguments += ["--public-key", str(keys.public)]
-    assert CliRunner().invoke(indexer, arguments).exit_code == 0
+@pytest.mark.parametrize("command", ["list", "show", "verify", "diff", "query", "export"])
+def test_the_commands_go_by_what_is_signed(release: Path, keys: Keys, tmp_path: Path, command: str):
+    words = {
+        "query": ["query", str(release), "red mug", "--json"],
+        "export": ["export", str(release), str(tmp_path / "new"), "--format", "npy"],
+        "diff": ["release", "diff", str(release), read(release, 1)["run_id"]],
+    }
+    arguments = words.get(command, ["release", command, str(release)])
+    pinned = [*arguments, "--public-key", str(keys.public)]
+    before = CliRunner().invoke(indexer, pinned)
+    assert before.exit_code == 0, before.output
     (release / log_key(3)).write_bytes(forge_rollback(release, keys))
-    assert CliRunner().invoke(indexer, arguments).exit_code == 6
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    after = CliRunner().invoke(indexer, pinned)
+    assert (after.exit_code, after.stdout) == (0, before.stdout)
+    assert (f"warning: {release}/{log_key(3)}: the signature is not" in after.stderr) == (
+        command not in ("query", "export")
+    )
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    other = Keys(tmp_path, "other")
+    assert CliRunner().invoke(indexer, [*arguments, "--public-key", str(other.public)]).exit_code == 6
+
+
+def invoke(*words: str, **environment: str) -> Any:
+    return CliRunner().invoke(indexer, ["release", *words], env=environment)
+
+
+def test_nobody_adds_to_a_signed_log_without_a_key(release: Path, keys: Keys):
+    run_id = read(release, 1)["run_id"]
+    for words in (["rollback"], ["pin", run_id], ["unpin", run_id], ["gc", "--yes"]):
+        result = invoke(words[0], str(release), *words[1:])
+        assert (result.exit_code, "log entry 2 is signed" in result.stderr) == (2, True), result.output
+    assert not (release / log_key(3)).exists()
+    found = invoke("pin", str(release), run_id, INDEXER_SHOP_SIGNING_KEY=str(keys.private))
+    assert found.exit_code == 0, found.output
+    assert "signature" in read(release, 3)
+
+
+def test_who_adds_to_a_log_goes_on_after_a_void_entry(release: Path, keys: Keys):
+    (release / log_key(3)).write_bytes(forge_rollback(release, keys))
+    result = invoke("rollback", str(release), "--signing-key", str(keys.private))
+    assert result.exit_code == 0, result.output
+    assert (read(release, 4)["run_id"], read(release, 4)["parent"]) == (read(release, 1)["run_id"], 3)
+
+
+def test_a_void_entry_keeps_and_retires_nothing(release: Path, keys: Keys):
+    first, second = (read(release, sequence)["run_id"] for sequence in (1, 2))
+    for sequence, kind, run_id in ((3, "retire", first), (4, "pin", second)):
+        document = {"format": 1, "kind": kind, "runs": [run_id], "created_at": read(release, 1)["created_at"]}
+        (release / log_key(sequence)).write_bytes(canonical({**document, "sequence": sequence, "parent": sequence - 1}))
+    plan = plan_garbage(LocalStore(release), KeepingRule(), key=open_signing_key(str(keys.private)))
+    assert (plan.history.retired, plan.history.pinned) == (set(), set())
+    assert (plan.kept, plan.retire, plan.delete) == ((first, second), (), ())
+
+
+def test_a_wrong_key_is_told_at_once_and_a_new_one_needs_the_old_beside_it(release: Path, keys: Keys, tmp_path: Path):
+    run_id, new = read(release, 1)["run_id"], Keys(tmp_path, "new")
+    both = tmp_path / "both.pub"
+    both.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
+    wrong = invoke("pin", str(release), run_id, "--signing-key", str(new.private))
+    assert (wrong.exit_code, "nor is another entry" in wrong.stderr) == (6, True), wrong.output
+    options = {"INDEXER_SHOP_SIGNING_KEY": str(new.private)}
+    lacking = invoke("pin", str(release), run_id, **options, INDEXER_SHOP_PUBLIC_KEYS=str(keys.public))
+    assert (lacking.exit_code, "public half" in lacking.stderr) == (2, True), lacking.output
+    assert invoke("pin", str(release), run_id, **options, INDEXER_SHOP_PUBLIC_KEYS=str(both)).exit_code == 0
+    assert read_history(LocalStore(release), key=open_public_key(both)).pinned == {run_id}
+
+
+def test_a_rollback_signs_nothing_that_nobody_had_signed(golden: Path, release: Path, keys: Keys):
+    (release / log_key(1)).write_bytes((golden / "release_v3" / log_key(1)).read_bytes())
+    result = invoke("rollback", str(release), "--signing-key", str(keys.private))
+    assert (result.exit_code, "before this log was signed" in result.stderr) == (2, True), result.output
+
+
+def test_a_rollback_of_what_expires_expires(release: Path, keys: Keys):
+    path = release / log_key(2)
+    path.write_bytes(keys.sign({**read(release, 2), "expires_at": "2036-11-22T00:00:00Z"}))
+    words = ["rollback", str(release), "--signing-key", str(keys.private)]
+    refused = invoke(*words)
+    assert (refused.exit_code, "--expires-days" in refused.stderr) == (2, True), refused.output
+    assert invoke(*words, INDEXER_SHOP_EXPIRES_DAYS="7").exit_code == 0
+    assert "expires_at" in read(release, 3)
+
+
+def test_an_entry_of_the_same_run_by_somebody_else_is_not_taken_for_ours(release: Path, keys: Keys):
+    store, key = LocalStore(release), open_signing_key(str(keys.private))
+    ours = replace(read_any_entry(store, 1), sequence=3, parent=2, created_at="2026-11-22T00:00:00Z")
+    (release / log_key(3)).write_bytes(publish_unsigned(release, keys))
+    with pytest.raises(PublishConflictError, match=r"log entry 3 was taken meanwhile.*found none"):
+        commit_entry(store, 2, sign_entry(ours, key), check=trust_publisher(key, store.url))
+    (release / log_key(3)).write_bytes(keys.sign({**read(release, 1), "sequence": 3, "parent": 2}))
+    found = commit_entry(store, 2, sign_entry(ours, key), check=trust_publisher(key, store.url))
+    assert found.created_at == read(release, 1)["created_at"]
+
+
+def test_the_doctor_opens_the_key(keys: Keys, tmp_path: Path):
+    found = [
+        check_signing(ShopConfig(signing_key=str(path))) for path in (keys.private, keys.public, tmp_path / "absent")
+    ]
+    assert [(item.state, item.exit_code) for item in found] == [("ok", 0), ("failed", 2), ("failed", 2)]
+
+
+def test_a_night_learns_of_its_key_at_its_start(release: Path, keys: Keys, tmp_path: Path):
+    """Before any step: the input is not read, and nothing is written."""
+    catalogue = tmp_path / "catalogue.csv"
+    catalogue.write_text("product_id,title\n1,mug\n")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("query,product_id,grade\nmug,1,3\n")
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        f'[shop]\nrelease = "{release}"\n[catalogue]\npath = "{catalogue}"\n[labels]\npath = "{labels}"\n'
+    )
+    other = Keys(tmp_path, "other")
+    for private, code in ((None, 2), (tmp_path / "absent", 2), (other.private, 6)):
+        words = ["--set", f"shop.signing_key={private}"] if private else []
+        with pytest.raises(IndexerError) as caught:
+            _check_start(load_config(str(config), options=tuple(words[1:])), "2026-11-22")
+        assert caught.value.exit_code == code
+    _check_start(load_config(str(config), options=(f"shop.signing_key={keys.private}",)), "2026-11-22")
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
@@ -239,6 +363,14 @@ def test_a_run_from_before_signing_began_is_not_trusted(golden: Path, release: P
     assert open_index(str(release), public_key=keys.public).release.sequence == 2
 
 
+class StoppedError(Exception):
+    """What ends a build before it goes live."""
+
+
+def stop(*_: Any) -> None:
+    raise StoppedError
+
+
 class TestBuilder:
     @pytest.fixture
     def build(
@@ -248,12 +380,21 @@ class TestBuilder:
         products: Callable[[int], Sequence[Any]],
         keys: Keys,
     ) -> Callable[..., Any]:
-        def build(date: str, rows: int, *, signed: bool = True, expires_days: int = 0) -> Any:
+        def build(
+            date: str,
+            rows: int,
+            *,
+            signed: bool = True,
+            expires_days: int = 0,
+            key: Keys = keys,
+            public_keys: str = "",
+        ) -> Any:
             config = make_shop(products(rows), shards=2)
             shop = ShopConfig(
                 work=config.shop.work,
                 release=config.shop.release,
-                signing_key=str(keys.private) if signed else "",
+                signing_key=str(key.private) if signed else "",
+                public_keys=public_keys,
                 expires_days=expires_days,
             )
             config = replace(config, shop=shop)
@@ -271,28 +412,49 @@ class TestBuilder:
         assert (third.collections[0]["reused"], third.collections[0]["embedded"]) == (2, 1)
         assert open_index(url, public_key=keys.public, guard="always").release.sequence == 3
 
-    def test_an_entry_without_signature_after_signed_ones_stops_everything(self, build: Callable[..., Any], keys: Keys):
+    def test_an_entry_without_signature_after_signed_ones_stops_nothing(self, build: Callable[..., Any], keys: Keys):
         url = build("2026-11-20", 60).url
         entry = json.loads((Path(url) / log_key(1)).read_bytes()) | {"sequence": 2, "parent": 1, "format": 1}
         del entry["signature"]
         (Path(url) / log_key(2)).write_bytes(canonical(entry))
-        with pytest.raises(IntegrityError, match="found none"):
-            build("2026-11-21", 61)
-        for command in (["rollback"], ["gc", "--yes"]):
-            arguments = ["release", command[0], url, *command[1:], "--signing-key", str(keys.private)]
-            assert CliRunner().invoke(indexer, arguments).exit_code == 6
+        with pytest.raises(ConfigError, match="log entry 1 is signed"):
+            build("2026-11-21", 61, signed=False)
+        second = build("2026-11-21", 61)
+        assert (second.status, second.sequence) == ("published", 3)
+        assert "found none" in second.remarks["LOG"]["not_trusted"]
+        assert open_index(url, public_key=keys.public).release.sequence == 3
+
+    def test_a_void_entry_that_comes_between_takes_a_number_and_no_more(
+        self, build: Callable[..., Any], keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ):
+        log = Path(build("2026-11-20", 60).url)
+
+        def publish_late(run: Any, manifest: Any) -> Any:
+            entry = json.loads((log / log_key(1)).read_bytes()) | {"sequence": 2, "parent": 1, "format": 1}
+            del entry["signature"]
+            (log / log_key(2)).write_bytes(canonical(entry | {"run_id": manifest.run_id}))
+            return publish(run, manifest)
+
+        monkeypatch.setattr("indexer.build.release.publish", publish_late)
+        assert build("2026-11-21", 61).sequence == 3
+        assert open_index(str(log), public_key=keys.public).release.sequence == 3
+
+    def test_a_key_is_replaced_while_consumers_trust_both(self, build: Callable[..., Any], keys: Keys, tmp_path: Path):
+        """What the old key published is used again."""
+        new, both = Keys(tmp_path, "new"), tmp_path / "both.pub"
+        both.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
+        url = build("2026-11-20", 60).url
+        with pytest.raises(IntegrityError, match="nor is another entry"):
+            build("2026-11-21", 61, key=new)
+        second = build("2026-11-21", 61, key=new, public_keys=str(both))
+        assert (second.sequence, second.collections[0]["embedded"]) == (2, 1)
+        assert open_index(url, public_key=both).release.sequence == 2
+        assert open_index(url, public_key=keys.public).release.sequence == 1
 
     def test_markers_that_the_key_did_not_sign_are_not_adopted(
         self, build: Callable[..., Any], keys: Keys, monkeypatch: pytest.MonkeyPatch
     ):
         """A night that is stopped before it goes live is taken up again, unless somebody else wrote its markers."""
-
-        class StoppedError(Exception):
-            pass
-
-        def stop(*_: Any) -> None:
-            raise StoppedError
-
         with monkeypatch.context() as patched:
             patched.setattr("indexer.build.release.publish", stop)
             # Without the key, as whoever may write to the store could.
@@ -309,6 +471,18 @@ class TestBuilder:
             "products-00001.2.json",
             "products-00001.json",
         ]
+
+    def test_markers_of_a_replaced_key_are_not_adopted(
+        self, build: Callable[..., Any], keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        new, both = Keys(tmp_path, "new"), tmp_path / "both.pub"
+        both.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
+        with monkeypatch.context() as patched:
+            patched.setattr("indexer.build.release.publish", stop)
+            with pytest.raises(StoppedError):
+                build("2026-11-20", 60)
+        built = build("2026-11-20", 60, key=new, public_keys=str(both))
+        assert (built.status, built.collections[0]["built"]) == ("published", 2)
 
     def test_an_unchanged_night_renews_what_would_expire(self, build: Callable[..., Any], keys: Keys):
         url = build("2026-11-20", 60, expires_days=8).url

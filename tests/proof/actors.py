@@ -47,7 +47,7 @@ class Actors:
         names = past.list_names(name)
         run_id = names[-1]
         if reuse != "all":
-            published.refuse_older(self.store, run_date, past.head)
+            published.refuse_older(self.store, run_date, past)
         elif found := published.find_published(self.store, names, run_date, past):
             return found.status
         attempt = f"{self.random.getrandbits(40):010x}"

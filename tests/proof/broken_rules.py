@@ -105,7 +105,7 @@ BROKEN: dict[str, tuple[Patch, ...]] = {
     "retire": ((garbage, "commit_keeping", _retire_nothing),),
     "shared": ((garbage, "_name_objects", lambda *_: set()),),
     "overwrite": ((publishing, "commit_entry", _overwrite_commit), (changes, "commit_entry", _overwrite_commit)),
-    "read-back": ((publishing, "commit_entry", _commit_once), (publishing, "read_history", _give_up)),
+    "read-back": ((publishing, "commit_entry", _commit_once), (publishing, "read_own", _give_up)),
     "unknown": ((publishing, "commit_publication", _refuse_unknown),),
     "log": ((garbage, "collect_garbage", _delete_log),),
     "base": ((publishing, "publish", _ignore_parent),),
