@@ -1,6 +1,7 @@
 """Proof that a bucket refuses to create an object twice, which is all that keeps two publishers from one log number."""
 
 import random
+import re
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -11,25 +12,36 @@ from indexer.store import READ_ATTEMPTS, S3Store, SingleWriterStore, Store
 
 RACERS = 8
 """Creates of one fresh key that are sent at once."""
+_PROOF = re.compile(r".*/create\.[0-9a-f]{32}", re.S)
+_proven: set[tuple[str, str]] = set()
+"""Service and address of the buckets that this process has seen to create an object once."""
 
 
 def prove_creates(store: Store, run_id: str) -> None:
-    """Raise ConfigError where a bucket lets several creates of one key succeed; asks once per opened store.
+    """Raise ConfigError where a bucket lets several creates of one key succeed; asks once per process and address.
 
-    One tiny object of the run stays, which goes with the run's others: a publisher needs no right to delete. A folder
+    One tiny object of the run stays, which `release gc` removes: a publisher needs no right to delete. A folder
     refuses by itself, and a single writer has nobody to race. This finds a bucket that ignores the condition, and
     mostly one that checks it too early; `indexer doctor` looks longer. Raises StoreError where storage fails.
     """
-    if not isinstance(store, S3Store) or isinstance(store, SingleWriterStore) or store.creates_proven:
+    if not isinstance(store, S3Store) or isinstance(store, SingleWriterStore):
+        return
+    address = (store.endpoint, store.url)
+    if address in _proven:
         return
     for attempt in range(1, READ_ATTEMPTS + 1):
         problem = _judge_race(store, f"v/{run_id}/create.{uuid.uuid4().hex}")
         if problem is None:
-            store.creates_proven = True
+            _proven.add(address)
             return
         if attempt == READ_ATTEMPTS:
             raise problem
         time.sleep(random.uniform(0.5, 1.0) * 2**attempt / 4)
+
+
+def is_proof(key: str) -> bool:
+    """Tell whether an object was left by a proof: no release names it, and nobody reads it."""
+    return _PROOF.fullmatch(key) is not None
 
 
 def race_creates(store: Store, key: str) -> list[StoreError | None]:

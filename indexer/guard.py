@@ -2,11 +2,13 @@
 
 The child is a fresh interpreter without the environment's credentials. It may take so much memory and time as the
 release's size allows, write no file and keep no core. It checks, maps and searches everything as its parent will.
+A child that never began, or that the machine is too slow for, says nothing about the release.
 """
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from indexer.errors import ConfigError, IntegrityError
+from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.manifest import Manifest, write_manifest
 
 CHILD = "indexer.guard_child"
@@ -26,10 +28,21 @@ RESERVED_BYTES = 8 << 30
 """Addresses beside those of the files: libraries and arenas reserve many that they never use."""
 BASE_SECONDS = 30
 BYTES_PER_SECOND = 10 << 20
-"""The slowest disk and processor that are waited for."""
+"""The slowest processor that a release is judged on."""
+WAIT_TIMES = 3
+"""Times the processor time of a child that it is waited for: its disk, and others on its machine, may be slow."""
 PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 """Of the environment; neither credentials nor settings are among them."""
-ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+ALONE = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_ARENA_MAX": "2",
+}
+"""One thread in every library: the stacks of a thread for each of many cores would count as memory of the child."""
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,7 @@ class ChildLimits:
     """Of its own, beside the pages of the files that it maps."""
     address_bytes: int
     seconds: int
+    """Of processor time."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ChildLimits":
@@ -57,7 +71,7 @@ class ChildLimits:
         for kind, value in (
             (resource.RLIMIT_DATA, self.memory_bytes),
             (resource.RLIMIT_AS, self.address_bytes),
-            (resource.RLIMIT_CPU, 2 * self.seconds),
+            (resource.RLIMIT_CPU, self.seconds),
             (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_CORE, 0),
         ):
@@ -70,8 +84,9 @@ def try_release(
 ) -> None:
     """Open a release of verified files in a child and ask its canaries.
 
-    Raises IntegrityError naming the file where the child crashes, takes too long or too much memory, refuses a file or
-    gets another answer than the builder did, ConfigError where there is no interpreter to start.
+    Raises IntegrityError naming the file where the child crashes, takes too much processor time or memory, refuses a
+    file or gets another answer than the builder did; StoreError where it does not end in time, as on a machine that is
+    busy; ConfigError where no child can be started that has the package.
     """
     allowed = limits or ChildLimits.of(manifest)
     order = {
@@ -80,7 +95,7 @@ def try_release(
         "manifest": write_manifest(manifest).decode(),
         "files": {key: str(path.resolve()) for key, path in files.items()},
     }
-    told, problem = _run_child(order, allowed.seconds)
+    told, problem = _run_child(order, WAIT_TIMES * allowed.seconds)
     refusal = next((line["refused"] for line in told if "refused" in line), None)
     if refusal is not None:
         raise IntegrityError(refusal)
@@ -88,13 +103,23 @@ def try_release(
         _refuse(told, problem, place)
 
 
+def _list_import_path() -> list[str]:
+    """Return where this process imports from, in its order, for a child that works in another folder.
+
+    An empty entry stands for the folder that this process began in: of that, the package alone is wanted.
+    """
+    paths = [Path(path).resolve() if path else PACKAGE_ROOT for path in sys.path]
+    return [str(path) for path in (paths if PACKAGE_ROOT in paths else [*paths, PACKAGE_ROOT])]
+
+
 def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, Any]], str]:
-    """Return what the child told and how it ended."""
+    """Return what the child told and how it ended; raises ConfigError where it never began, StoreError at the end of
+    its time.
+    """
     if not sys.executable:
         raise ConfigError("guard: there is no Python interpreter to start a child with; open with guard='never'")
-    paths = [str(Path(path).resolve()) for path in sys.path if path]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= ALONE | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment |= ALONE | {"PYTHONPATH": os.pathsep.join(_list_import_path())}
     try:
         # -P: the working directory is no place to import from.
         ended = subprocess.run(
@@ -107,14 +132,32 @@ def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, A
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        return _read_lines(error.stdout or b""), f"it took more than {seconds} s"
+        _require_start(_read_lines(error.stdout or b""), f"it told nothing in {seconds} s")
+        raise StoreError(
+            f"guard: the child process that opens the release did not end within {seconds} s; the machine or its disk "
+            "is slow or busy, try again"
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"guard: {sys.executable} cannot be started: {error.strerror}; open with guard='never'"
         ) from None
     last = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
     how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit code {ended.returncode}"
-    return _read_lines(ended.stdout), f"it ended with {how}{f' ({last})' if last else ''}"
+    problem = f"it ended with {how}{f' ({last})' if last else ''}"
+    if ended.returncode == -signal.SIGXCPU:
+        problem = f"it took more than {order['limits']['seconds']} s of processor time"
+    told = _read_lines(ended.stdout)
+    _require_start(told, problem)
+    return told, problem
+
+
+def _require_start(told: list[dict[str, Any]], problem: str) -> None:
+    """Raise ConfigError unless the child had all that it needs before it touched a file."""
+    if not any("started" in line for line in told):
+        raise ConfigError(
+            f"guard: the guard could not start with {sys.executable}: {problem}; expected a Python interpreter that "
+            "can import the package. Set sys.executable to one, or open with guard='never'"
+        )
 
 
 def _read_lines(output: bytes) -> list[dict[str, Any]]:

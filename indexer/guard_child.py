@@ -30,6 +30,8 @@ def try_order(order: Mapping[str, Any]) -> None:
     from indexer.loaded_release import open_release
     from indexer.manifest import parse_manifest
 
+    # What ends the process before this line is no fault of the release.
+    tell(started=True)
     place = order["place"]
     files = {key: Path(path) for key, path in order["files"].items()}
     manifest = parse_manifest(order["manifest"].encode(), place)

@@ -43,6 +43,7 @@ def build_index(vectors: Vectors, options: IndexConfig) -> Any:
             else _build_distinct(vectors, copies, options)
         )
         index.hnsw = made.hnsw
+        # Its storage goes before there is another.
         del made
         if copies.found:
             hang_copies(index.hnsw, copies)
@@ -87,11 +88,14 @@ def write_index(index: Any, path: Path) -> None:
 def estimate_bytes(rows: int, dimension: int, options: IndexConfig) -> int:
     """Return the memory at the peak of a build: the vectors, their copy in the index, links, and per-row lists.
 
-    Codes, as numbers of four bytes and of one, are gone before the vectors are copied. Not counted are
-    the distinct vectors, which are there once more where a shard has copies and no codes are used.
+    Codes, as numbers of four bytes and of one, are gone before the vectors are copied. Without codes the distinct
+    vectors are gathered beside their copy in the index; nobody knows yet how many there are, and all are counted.
     """
-    codes = 5 * options.graph_dimensions if rows >= CODED_ROWS else 0
-    copied = max(BYTES_PER_NUMBER[options.storage] * dimension, codes)
+    stored = BYTES_PER_NUMBER[options.storage] * dimension
+    if 0 < options.graph_dimensions < dimension and rows >= CODED_ROWS:
+        copied = max(stored, 5 * options.graph_dimensions)
+    else:
+        copied = stored + 4 * dimension
     return rows * (4 * dimension + copied + 8 * options.m + 300)
 
 

@@ -18,15 +18,27 @@ SHORTEST = 8
 """Shorter values are words of everyday use, and hiding them everywhere would hide the message."""
 
 ADDRESS_SECRETS = re.compile(
-    r"\w://[^\s/@'\":]*:[^\s@'\"]*@|s3a?://[^\s/@'\"]*@|[?&](X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|sig)=", re.I
+    r"\w://[^\s/@'\":]*:[^\s/@'\"]*@|s3a?://[^\s/@'\":]*:[^\s@'\"]*@|s3a?://[^\s/@'\"]*@"
+    r"|[?&](X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|sig)=",
+    re.I,
 )
-"""An address that carries a user's name and password, or the parameters of a signed one."""
-KEY_FORM = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,124}\b|\bsk-[A-Za-z0-9_-]{16,200}")
-"""Key ids of AWS, and keys of language models, tell themselves by their first letters."""
+"""An address that carries a user's name and password, or the parameters of a signed one.
+
+A bucket has no port: what follows a colon there is a secret key, in which a slash is common.
+"""
+KEY_FORM = re.compile(
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,124}\b"
+    # A kind, then parts of which one is no word: 16 letters and digits without a break.
+    r"|(?<![A-Za-z0-9])sk-(?:proj|ant|svcacct|admin|or)-"
+    r"(?=[A-Za-z0-9_-]{0,184}?(?=[A-Za-z]{0,199}[0-9])[A-Za-z0-9]{16})[A-Za-z0-9_-]{16,200}"
+    r"|(?<![A-Za-z0-9])sk-(?=[A-Za-z]{0,199}[0-9])[A-Za-z0-9]{32,200}"
+)
+"""Key ids of AWS, and keys of language models, tell themselves by their first letters and their form."""
 
 _RULES = (
     # user:password@ of an address
-    (re.compile(r"(\w://)[^\s/@'\":]*:[^\s@'\"]+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(\w://)[^\s/@'\":]*:[^\s/@'\"]+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(s3a?://)[^\s/@'\":]*:[^\s@'\"]+@", re.I), rf"\1{HIDDEN}@"),
     (re.compile(r"(s3a?://)[^\s/@'\"]+@", re.I), rf"\1{HIDDEN}@"),
     # parameters of a signed address, and parts of a signature in a header
     (

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import time
 import uuid
@@ -30,6 +31,7 @@ Content = TypeVar("Content")
 CHUNK_BYTES = 1 << 20
 DRAFT = ".new-"
 """How the name of an unfinished file in a folder begins."""
+_DRAFT_NAME = re.compile(re.escape(DRAFT) + r"[0-9a-f]{32}")
 READ_ATTEMPTS = 3
 """What is done once and could not be, may be done so often; a create-only write is never sent again."""
 CONNECT_SECONDS = 5
@@ -154,13 +156,13 @@ class LocalStore:
         """Yield the objects under the prefix in key order."""
         return self._list(prefix, drafts=False)
 
-    def list_drafts(self) -> Iterator[StoredObject]:
+    def list_drafts(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the unfinished files: some are being written, others were left by killed processes; their age tells."""
-        return self._list("", drafts=True)
+        return self._list(prefix, drafts=True)
 
-    def remove_empty_folders(self, before: datetime) -> None:
-        """Remove the folders below the root that hold nothing, and in which nothing has changed since a time."""
-        for path in sorted(self.root.rglob("*/"), reverse=True):
+    def remove_empty_folders(self, prefix: str, before: datetime) -> None:
+        """Remove the folders below a prefix that hold nothing, and in which nothing has changed since a time."""
+        for path in sorted((self.root / check_key(prefix.rstrip("/"))).rglob("*/"), reverse=True):
             # Another process may have put something there, or was faster.
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < before.timestamp():
@@ -180,7 +182,7 @@ class LocalStore:
             for path in start.rglob("*"):
                 # Another process may delete what is being listed.
                 with contextlib.suppress(FileNotFoundError):
-                    if path.is_file() and path.name.startswith(DRAFT) == drafts:
+                    if path.is_file() and bool(_DRAFT_NAME.fullmatch(path.name)) == drafts:
                         found[path.relative_to(self.root).as_posix()] = path.stat()
         except OSError as error:
             raise _local_error(error, self.url, prefix) from error
@@ -223,8 +225,6 @@ class S3Store:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self.creates_proven = False
-        """Whether the bucket was seen to create an object once; see `indexer.creation`."""
         timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         retries = {"mode": "standard", "total_max_attempts": READ_ATTEMPTS}
         with store_errors(self.url, ""):
@@ -236,6 +236,8 @@ class S3Store:
             # A retried create-only write would meet its own object and read as a lost race.
             once = {"mode": "standard", "total_max_attempts": 1}
             self._once = session.client("s3", config=ClientConfig(retries=once, **timeouts))
+        self.endpoint: str = self._client.meta.endpoint_url
+        """Address of the service that has the bucket."""
         # Attempts at a download are counted in one place, `_read_whole`.
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, num_download_attempts=1

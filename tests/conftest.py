@@ -56,6 +56,14 @@ def encoder_directory() -> Path:
     return GOLDEN / "encoder_v1"
 
 
+@pytest.fixture(autouse=True)
+def forget_proofs() -> None:
+    """Let each test's bucket prove itself: their addresses are the same."""
+    from indexer import creation
+
+    creation._proven.clear()
+
+
 @pytest.fixture
 def make_shop(tmp_path: Path) -> Callable[..., Any]:
     """Return a function that writes a shop's tables and returns its configuration."""

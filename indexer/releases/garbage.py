@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from indexer.creation import is_proof
 from indexer.log import LogEntry, log_key, read_manifest
 from indexer.manifest import RUN_ID
 from indexer.releases.changes import commit_keeping
@@ -17,6 +18,7 @@ from indexer.signature import SigningKey
 from indexer.store import LocalStore, Store, StoredObject
 
 OBJECTS = "v/"
+LOG = "log/"
 _OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)+")
 """Keys of the project's own objects; what else lies there is left alone."""
 
@@ -40,7 +42,7 @@ class GarbagePlan:
     retire: tuple[str, ...]
     """Runs to be retired now."""
     delete: tuple[StoredObject, ...]
-    """Objects that no kept release names, of runs that are retired or will be."""
+    """Objects that no kept release names, of runs that are retired or will be, and what old proofs left."""
     left: int
     """Bytes that stay."""
     foreign: int = 0
@@ -68,13 +70,17 @@ def plan_garbage(
     clock = now or datetime.now(UTC)
     stored: dict[str, list[StoredObject]] = {}
     foreign = 0
+    proofs = []
     for item in store.list(OBJECTS):
-        if named_run := _OBJECT.fullmatch(item.key):
+        if is_proof(item.key):
+            # No run depends on it: none is retired for its sake.
+            proofs += [item] if item.modified <= clock - rule.grace else []
+        elif named_run := _OBJECT.fullmatch(item.key):
             stored.setdefault(named_run[1], []).append(item)
         else:
             foreign += 1
     # The store's own times: the clocks of builders may be wrong.
-    written = {item.key: item.modified for item in store.list("log/")}
+    written = {item.key: item.modified for item in store.list(LOG)}
     kept = _find_kept(history, rule, clock, written)
     named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
     building = _find_building(stored, history, rule, clock)
@@ -83,12 +89,13 @@ def plan_garbage(
     delete = [item for run_id, items in sorted(stored.items()) if run_id in gone for item in items]
     delete = [item for item in delete if item.key not in named]
     every = sum(item.bytes for items in stored.values() for item in items)
+    left = every - sum(item.bytes for item in delete)
     return GarbagePlan(
         history=history,
         kept=tuple(kept),
         retire=retire,
-        delete=tuple(delete),
-        left=every - sum(item.bytes for item in delete),
+        delete=(*delete, *proofs),
+        left=left,
         foreign=foreign,
         drafts=tuple(_find_abandoned(store, clock - rule.grace)),
         before=clock - rule.grace,
@@ -105,14 +112,17 @@ def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = No
     for item in (*plan.delete, *plan.drafts):
         store.delete(item.key)
     if isinstance(store, LocalStore):
-        store.remove_empty_folders(plan.before)
+        for prefix in (OBJECTS, LOG):
+            store.remove_empty_folders(prefix, plan.before)
     return plan.bytes
 
 
 def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:
     """Return the drafts of killed processes; a bucket drops unfinished uploads by its own rule."""
-    drafts = store.list_drafts() if isinstance(store, LocalStore) else ()
-    return [item for item in drafts if item.modified <= before]
+    if not isinstance(store, LocalStore):
+        return []
+    # A folder may hold more than releases: what lies beside them is somebody else's.
+    return [item for prefix in (OBJECTS, LOG) for item in store.list_drafts(prefix) if item.modified <= before]
 
 
 def _find_kept(history: History, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]) -> list[str]:

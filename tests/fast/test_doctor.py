@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from indexer.cli.group import indexer
-from indexer.creation import prove_creates
+from indexer.creation import is_proof, prove_creates
 from indexer.doctor import machine, storage
 from indexer.doctor.findings import Finding, failed, passed, sum_up, warned
 from indexer.errors import ConfigError, StoreError, StoreRefusedError
@@ -199,8 +199,12 @@ class TestProofOfCreates:
         prove_creates(store, "run")
         sent = strict_s3.calls["PutObject"]
         prove_creates(store, "other")
+        prove_creates(S3Store("bucket", "shop"), "other")
         assert strict_s3.calls["PutObject"] == sent
         (key,) = strict_s3.objects
+        assert is_proof(key)
+        prove_creates(S3Store("bucket", "another"), "run")
+        assert strict_s3.calls["PutObject"] > sent
         assert key.startswith("bucket/shop/v/run/create.")
 
     @pytest.mark.parametrize("defect", ["overwrites on create", "races on create"])

@@ -10,6 +10,7 @@ import boto3.session
 import pytest
 
 from indexer.build.release import build_release
+from indexer.doctor.storage import examine_store
 from indexer.errors import ObjectExistsError
 from indexer.reader import open_index
 from indexer.releases import changes
@@ -154,6 +155,20 @@ def test_each_role_may_make_the_calls_that_its_commands_make(
         assert refused == set(), role
 
 
+def test_the_doctor_may_make_its_calls(bucket, recorded):
+    recorded.role = "doctor"
+    assert list(examine_store(f"{bucket}/search", rounds=1))
+    (calls,) = recorded.values()
+    assert {call.operation for call in calls} >= {
+        "PutObject",
+        "GetObject",
+        "DeleteObject",
+        "ListObjectsV2",
+        "UploadPart",
+    }
+    assert {call.resource for call in calls if not is_allowed("doctor", call)} == set()
+
+
 OBJECT, ENTRY, OTHER = "search/v/run/products-00000.a.faiss", "search/log/00000000000000000001.json", "other/x"
 FORBIDDEN = [
     ("builder", make_call("PutObject", OBJECT)),
@@ -172,6 +187,10 @@ FORBIDDEN = [
     ("gc", make_call("DeleteObject", OTHER)),
     ("gc", make_call("PutObject", OBJECT, new=True)),
     ("gc", make_call("PutObject", ENTRY)),
+    ("doctor", make_call("PutObject", OBJECT, new=True)),
+    ("doctor", make_call("DeleteObject", OBJECT)),
+    ("doctor", make_call("DeleteObject", ENTRY)),
+    ("doctor", make_call("GetObject", OBJECT)),
     ("operator", make_call("DeleteObject", OBJECT)),
     ("operator", make_call("PutObject", OBJECT, new=True)),
     ("operator", make_call("PutObject", ENTRY)),

@@ -28,6 +28,10 @@ TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE//token=="
         ("<SessionToken>abcdefgh</SessionToken>", "<SessionToken>[hidden]</SessionToken>"),
         ("the key AKIAIOSFODNN7EXAMPLE is", "the key [hidden] is"),
         ("key sk-proj-abcdefghijklmnop1234", "key [hidden]"),
+        ("key sk-ant-api03-Zx9_kLmN0pQrStUvWxYz12-AbC_d3F", "key [hidden]"),
+        ("key sk-0123456789abcdef0123456789abcdef.", "key [hidden]."),
+        ("url=sk-T3BlbkFJabcdefghijklmnopqrstuvwx", "url=[hidden]"),
+        ("s3a://key:a/b/c@bucket/x", "s3a://[hidden]@bucket/x"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_hidden(text, shown):
@@ -42,6 +46,11 @@ def test_what_looks_like_a_secret_is_hidden(text, shown):
         "2026-11-20T10:00:00+00:00 tokens: 12, query_tokens 32",
         "map it in the configuration: [catalogue.columns] product_id = \"your column\"",
         "expected SHA-256 " + "0" * 64,
+        "exports/sk-SK-products-2024-export.csv",
+        "s3://shop/sk-slovakia-production/search",
+        "sk-internationalisationofproducts",
+        "s3://shop/sk-ant-internationalisation-2024-11-20",
+        "http://gw:8080/v1/@cf/meta",
     ],
 )  # fmt: skip
 def test_other_text_stays_as_it_is(text):

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from indexer.build.publish import RunFolder, SealedEncoder, commit_publication, publish
 from indexer.cli.group import indexer
-from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError
+from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError, StoreError
 from indexer.log import live_entry, read_head, read_manifest
 from indexer.manifest import Manifest, ObjectEntry, ShardEntry
 from indexer.object_cache import ObjectCache
@@ -24,7 +24,7 @@ from indexer.releases.changes import pin, roll_back, unpin
 from indexer.releases.describe import compare_releases
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
-from indexer.releases.verify import verify_objects
+from indexer.releases.verify import verify_objects, verify_release
 from indexer.store import LocalStore, hash_file, open_store
 from tests.proof.actors import make_manifest as describe_run
 
@@ -185,14 +185,19 @@ def test_whether_something_was_live_lately_is_told_by_the_store_and_no_builders_
 
 def test_drafts_of_killed_uploads_and_empty_folders_go_after_the_grace_period(store: LocalStore):
     publish_run(store, "a")
-    old, new = (store.root / place / ".new-1" for place in ("v/dead/done", "log"))
-    old.parent.mkdir(parents=True)
-    for path in (old, new):
+    draft = f".new-{1:032x}"
+    old, new = (store.root / place / draft for place in ("v/dead/done", "log"))
+    # What else a folder may hold, were it a home directory: none of it is the project's.
+    others = [store.root / "notes" / ".new-ideas.txt", store.root / "v" / ".new-1", store.root / "notes" / draft]
+    inbox = store.root / "mail" / "inbox"
+    for folder in (old.parent, others[0].parent, inbox):
+        folder.mkdir(parents=True)
+    for path in (old, new, *others):
         path.write_bytes(b"half")
-    for path in (old, old.parent, old.parent.parent):
+    for path in (old, old.parent, old.parent.parent, *others, inbox, inbox.parent):
         os.utime(path, (0, time.time() - 4 * 86_400))
     plan = plan_garbage(store, ONE)
-    assert ([item.key for item in plan.drafts], plan.bytes) == (["v/dead/done/.new-1"], 4)
+    assert ([item.key for item in plan.drafts], plan.bytes) == ([f"v/dead/done/{draft}"], 4)
     assert collect_garbage(store, plan) == 4
     assert not old.exists()
     assert new.exists()
@@ -203,6 +208,20 @@ def test_drafts_of_killed_uploads_and_empty_folders_go_after_the_grace_period(st
     assert not old.parent.parent.exists()
     assert not new.exists()
     assert (store.root / "log").exists()
+    assert all(path.exists() for path in (*others, inbox))
+
+
+def test_what_a_proof_left_goes_after_the_grace_period_and_retires_nobody(store: LocalStore):
+    publish_run(store, "a")
+    left = [f"v/{run_id}/create.{number:032x}" for number, run_id in enumerate(("a", "2026-11-20-start"))]
+    for key in left:
+        store.put_new(key, b"0")
+    assert plan_garbage(store, ONE).delete == ()
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.retire, sorted(item.key for item in plan.delete)) == ((), sorted(left))
+    assert collect_garbage(store, plan) == 2
+    assert not [key for key in left if store.local_path(key).exists()]
+    assert read_head(store) == 1
 
 
 def test_a_release_that_an_operator_chose_is_kept_however_old_it_is(store: LocalStore):
@@ -330,6 +349,26 @@ def test_equal_objects_are_verified_side_by_side(tmp_path: Path, bucket: str):
         entries.append(ObjectEntry(key=f"v/a/{number}", bytes=100_000, sha256=hash_file(path)))
     cache = ObjectCache(store, tmp_path / "cache")
     assert list(verify_objects(store, entries, cache)) == [None] * 12
+
+
+def test_verification_reads_once_and_a_slow_child_damages_nothing(golden: Path, monkeypatch: pytest.MonkeyPatch):
+    store = LocalStore(golden / "release_v3")
+    entry = live_entry(store)
+    assert entry is not None
+    manifest, read, tried = read_manifest(store, entry), [], []
+    monkeypatch.setattr("indexer.object_cache.hash_file", lambda path: read.append(path) or hash_file(path))
+
+    def give_up(manifest: Manifest, files: dict[str, Path], *, place: str) -> None:
+        tried.append(files)
+        raise StoreError("did not end")
+
+    monkeypatch.setattr("indexer.releases.verify.try_release", give_up)
+    with pytest.raises(StoreError, match="did not end"):
+        list(verify_release(store, manifest))
+    assert len(read) == len(manifest.objects)
+    assert tried == [{item.key: store.local_path(item.key) for item in manifest.downloads}]
+    result = CliRunner().invoke(indexer, ["release", "verify", str(store.root)])
+    assert (result.exit_code, "damaged" in result.output) == (75, False)
 
 
 def test_verification_names_each_damaged_object(store: LocalStore, tmp_path: Path):

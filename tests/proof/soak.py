@@ -112,7 +112,7 @@ class Soak:
             self.giving_up = False
         folder = self.shop.folder / "release" / "v" / f"killed-{self.serial}"
         folder.mkdir(parents=True)
-        (folder / f"{DRAFT}{self.serial}").write_bytes(b"half")
+        (folder / f"{DRAFT}{self.serial:032x}").write_bytes(b"half")
 
     def _meddle(self) -> None:
         draw, past = self.draw.random(), history.read_history(self.store)

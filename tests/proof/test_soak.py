@@ -41,7 +41,7 @@ def test_empty_folders_and_old_drafts_are_leaks(tmp_path: Path):
     with open_folder() as folder:
         shop = soak.Shop(folder / "shop").write(soak.list_products(40), shards=1)
         shop.build(1)
-        empty, draft = (shop.store.root / "v" / name for name in ("empty", f"{DRAFT}1"))
+        empty, draft = (shop.store.root / "v" / name for name in ("empty", f"{DRAFT}{1:032x}"))
         empty.mkdir()
         draft.write_bytes(b"half")
         before = datetime.now(UTC) - soak.RULE.grace
