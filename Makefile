@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proof fuzz fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
+.PHONY: help demo test check proof fuzz mutation fast-test paper-table paper-sweeps generated-table ablations test-spark35 spark-env format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -80,6 +80,11 @@ fuzz: $(VENV)/test ## Fuzz every reader of bytes from outside, FUZZ_SECONDS each
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.proof.fuzz all --seconds $(FUZZ_SECONDS)
 
+mutation: $(VENV)/test ## Change the commit, gc, manifest and gate modules in 2,000 places and list the changes that no test notices
+	$(PIP) --editable '.[mutation]'
+	$(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
+
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf
 	echo spark.jars $(CURDIR)/$(VENV)/lib/python*/site-packages/pyspark/jars/icu4j-*.jar > $(SPARK35)/conf/spark-defaults.conf
@@ -92,7 +97,7 @@ format: $(VENV)/test ## Put the code into its one form
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what make has built
-	rm -rf $(VENV) $(SPARK35) demo-shop demo-shop-large demo-shop-medium build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SPARK35) demo-shop demo-shop-large demo-shop-medium build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache mutants
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one by: make PYTHON=python3.11 ...")'

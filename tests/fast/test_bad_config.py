@@ -1,5 +1,7 @@
 """Bad configuration and command lines (tests/bad_inputs): exit code 2, one sentence, nothing published."""
 
+from urllib.parse import quote
+
 import pytest
 from click.testing import CliRunner
 
@@ -8,6 +10,7 @@ from tests.bad_inputs.lines import line
 
 KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+QUOTED = quote(SECRET, safe="")
 
 FILES = [
     line(73, "[npmi]\ntua = 0.1\n", "unknown key npmi.tua .* did you mean 'tau'"),
@@ -27,7 +30,12 @@ FILES = [
     line(77, f'[shop]\nname = "{KEY}"\n', "shop.name in .*holds an access key", case="key id"),
     line(77, f'[shop]\nsecret_access_key = "{SECRET}"\n', "unknown key shop.secret_", case="a setting"),
     line(77, f'[spark.conf]\n"spark.hadoop.fs.s3a.secret.key" = "{SECRET}"\n', "is a credential", case="of Spark"),
-    line(77, f'[distill]\nteachers = ["https://u:{SECRET}@host/m"]\n', "distill.teachers in .*holds", case="in a list"),
+    line(
+        77,
+        f'[distill]\nteachers = ["https://u:{quote(SECRET, safe="")}@host/m"]\n',
+        "distill.teachers in .*holds",
+        case="in a list",
+    ),
     line(77, f'[llm]\nkey_variable = "sk-{SECRET}"\n', "holds an access key|expected the name", case="of a model"),
     line(
         78,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,13 +20,20 @@ from indexer.errors import (
     StoreRefusedError,
 )
 from indexer.log import (
+    Entry,
+    KeepingEntry,
     LogEntry,
     commit_entry,
+    find_damage,
     live_entry,
     log_key,
+    parse_entry,
+    read_any_entry,
     read_entry,
     read_head,
     read_manifest,
+    require_live,
+    signed_bytes,
     write_entry,
 )
 from indexer.manifest import ObjectEntry
@@ -46,9 +54,11 @@ class MemoryStore:
         self.after: list[Callable[[], None]] = []
         self.reading: list[Callable[[], None]] = []
         self.tried: list[str] = []
+        self.got: list[str] = []
 
     def get(self, key: str) -> bytes:
         _run_next(self.reading)
+        self.got.append(key)
         if key not in self.objects:
             raise ObjectMissingError(key)
         return self.objects[key]
@@ -62,7 +72,9 @@ class MemoryStore:
         _run_next(self.after)
 
     def size(self, key: str) -> int:
-        return len(self.get(key))
+        if key not in self.objects:
+            raise ObjectMissingError(key)
+        return len(self.objects[key])
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         return (StoredObject(key, len(self.objects[key])) for key in sorted(self.objects) if key.startswith(prefix))
@@ -100,6 +112,12 @@ def entry(sequence: int, run_id: str, kind: str = "publish") -> LogEntry:
     )
 
 
+def keeping(sequence: int, kind: str, *runs: str) -> KeepingEntry:
+    return KeepingEntry(
+        sequence=sequence, kind=kind, runs=runs, parent=sequence - 1, created_at="2026-11-20T04:00:00+00:00"
+    )
+
+
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore()
@@ -129,16 +147,21 @@ def test_entries_follow_each_other_and_the_newest_is_live(store: MemoryStore):
 
 
 def test_an_entry_that_does_not_follow_the_head_is_a_fault_of_the_caller(store: MemoryStore):
-    with pytest.raises(ValueError, match="does not follow"):
+    with pytest.raises(ValueError, match="entry 2 of parent 1 does not follow head 0"):
         commit_entry(store, 0, entry(2, "a"))
+    with pytest.raises(ValueError, match="entry 1 of parent 4 does not follow head 0"):
+        commit_entry(store, 0, replace(entry(1, "a"), parent=4))
     assert store.objects == {}
 
 
 def test_the_loser_is_told_who_won_and_tries_no_other_number(store: MemoryStore):
     commit(store, 0, "a")
     commit(store, 1, "winner")
-    with pytest.raises(PublishConflictError, match="run winner was published first, as log entry 2") as caught:
+    with pytest.raises(PublishConflictError) as caught:
         commit(store, 1, "loser")
+    assert str(caught.value) == (
+        "memory: run winner was published first, as log entry 2; run loser is not live, plan it again on the new head"
+    )
     assert caught.value.exit_code == 5
     assert set(store.tried) == {log_key(1), log_key(2)}
     assert read_head(store) == 2
@@ -160,11 +183,43 @@ def test_a_lost_answer_is_settled_by_reading_back(store: MemoryStore, lost: Exce
 
 def test_a_lost_request_is_sent_again_under_the_same_number(store: MemoryStore):
     store.before = [fail(StoreError("409 conflict")), fail(StoreError("reset"))]
-    waits: list[float] = []
-    commit_entry(store, 0, entry(1, "a"), sleep=waits.append)
+    commit(store, 0, "a")
     assert store.tried == [log_key(1)] * 3
-    assert len(waits) == 2
-    assert 0 < waits[0] < waits[1] < 2
+
+
+def test_waits_between_attempts_double_and_differ_by_half(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    store.before = [fail(StoreError("reset"))] * 9
+    waits: list[float] = []
+    limits: list[tuple[float, float]] = []
+
+    def draw(least: float, most: float) -> float:
+        limits.append((least, most))
+        return most
+
+    monkeypatch.setattr("indexer.log.random.uniform", draw)
+    with pytest.raises(OutcomeUnknownError):
+        commit_entry(store, 0, entry(1, "a"), sleep=waits.append)
+    assert store.tried == [log_key(1)] * 5
+    assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert limits == [(0.5, 1.0)] * 4
+
+
+def test_after_forty_seconds_no_further_attempt_is_begun(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    store.before = [fail(StoreError("reset"))] * 9
+    clock = iter([1_000.0, 1_040.0, 1_040.1])
+    monkeypatch.setattr("indexer.log.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(OutcomeUnknownError):
+        commit(store, 0, "a")
+    assert store.tried == [log_key(1)] * 2
+
+
+def test_a_store_proves_before_each_commit_that_it_creates_once(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[object, str]] = []
+    monkeypatch.setattr("indexer.log.prove_creates", lambda *arguments: asked.append(arguments))
+    commit(store, 0, "a")
+    commit_entry(store, 1, keeping(2, "pin", "x"))
+    commit_entry(store, 2, keeping(3, "retire", "y", "z"))
+    assert asked == [(store, "a"), (store, "x"), (store, "y")]
 
 
 def test_a_lost_race_behind_a_lost_answer_is_a_conflict(store: MemoryStore):
@@ -180,8 +235,12 @@ def test_a_lost_race_behind_a_lost_answer_is_a_conflict(store: MemoryStore):
 def test_what_cannot_be_read_back_is_unknown(store: MemoryStore):
     store.after = [fail(StoreError("reset"))]
     store.reading = [fail(StoreError("reset"))] * 9
-    with pytest.raises(OutcomeUnknownError, match="run the same command again to settle it") as caught:
+    with pytest.raises(OutcomeUnknownError) as caught:
         commit(store, 0, "a")
+    assert str(caught.value) == (
+        f"memory: log entry 1 was sent, but its outcome cannot be read back ({log_key(1)}); "
+        "nothing was deleted, run the same command again to settle it"
+    )
     assert caught.value.exit_code == 75
     store.reading = []
     assert commit(store, 0, "a") == entry(1, "a")
@@ -214,19 +273,101 @@ def test_entries_about_keeping_change_nothing_for_a_consumer(store: MemoryStore)
     live = live_entry(store)
     assert live is not None
     assert live.sequence == 1
-    with pytest.raises(PublishConflictError, match="log entry 2 was taken"):
+    with pytest.raises(PublishConflictError) as caught:
         commit(store, 1, "b")
+    assert str(caught.value) == "memory: log entry 2 was taken meanwhile; run again"
+
+
+def test_an_entry_about_keeping_gives_way_to_any_but_itself(store: MemoryStore):
+    ours = keeping(1, "pin", "x")
+    assert commit_entry(store, 0, ours) == commit_entry(store, 0, ours) == ours
+    for other in (keeping(1, "unpin", "x"), keeping(1, "pin", "y"), entry(1, "x")):
+        with pytest.raises(PublishConflictError, match="memory: log entry 1 was taken meanwhile; run again"):
+            commit_entry(store, 0, other)
+    store.objects = {log_key(1): write_entry(entry(1, "x"))}
+    with pytest.raises(PublishConflictError, match="memory: log entry 1 was taken meanwhile; run again"):
+        commit_entry(store, 0, ours)
+
+
+def test_only_entries_that_make_a_release_live_are_returned_as_such(store: MemoryStore):
+    commit(store, 0, "a")
+    commit_entry(store, 1, keeping(2, "retire", "x", "y"))
+    assert read_entry(store, 1) == entry(1, "a")
+    assert read_entry(store, 2) is None
+    assert read_any_entry(store, 2) == keeping(2, "retire", "x", "y")
+
+
+def test_the_live_entry_of_a_head_and_those_after_it_are_checked(store: MemoryStore):
+    with pytest.raises(StoreError) as caught:
+        require_live(store)
+    assert str(caught.value) == (
+        "memory: no release is published here (no log/00000000000000000001.json); build one first"
+    )
+    commit(store, 0, "a")
+    commit(store, 1, "b")
+    commit_entry(store, 2, keeping(3, "pin", "a"))
+    commit_entry(store, 3, keeping(4, "unpin", "a"))
+    for find in (live_entry, require_live):
+        seen: list[object] = []
+        assert find(store, None, seen.append) == find(store, 4) == entry(2, "b")
+        assert seen == [keeping(4, "unpin", "a"), keeping(3, "pin", "a"), entry(2, "b")]
+        assert find(store, 1) == entry(1, "a")
+    assert live_entry(store, 0) is None
+
+
+SIGNATURE = "A" * 86 + "=="
+SIGNED = [
+    replace(entry(1, "a"), format=2, signature=SIGNATURE),
+    replace(entry(1, "a"), format=2, signature=SIGNATURE, expires_at="2026-11-28T04:00:00+00:00"),
+    replace(keeping(1, "pin", "x"), format=2, signature=SIGNATURE),
+]
+
+
+@pytest.mark.parametrize("signed", SIGNED)
+def test_a_signed_entry_is_read_as_it_was_written(signed: Entry):
+    data = write_entry(signed)
+    assert parse_entry(data, "log", 1) == signed
+    assert json.loads(signed_bytes(signed)) == {k: v for k, v in json.loads(data).items() if k != "signature"}
+    for other in (data.rstrip(), data.replace(b" ", b"", 1)):
+        with pytest.raises(ManifestError) as caught:
+            parse_entry(other, "log", 1)
+        assert str(caught.value) == "log: expected the one spelling that is signed, found 'another'"
+    with pytest.raises(ManifestError, match=r"^log\.signature: expected text of the form "):
+        parse_entry(write_entry(replace(signed, signature="A" * 88)), "log", 1)
+
+
+def test_entries_about_keeping_do_not_expire():
+    data = write_document(json.loads(write_entry(SIGNED[2])) | {"expires_at": "2026-11-28T04:00:00+00:00"})
+    with pytest.raises(ManifestError, match=r"^log: unknown field 'expires_at'"):
+        parse_entry(data, "log", 1)
+
+
+def test_objects_that_are_lost_or_of_another_size_are_named(store: MemoryStore):
+    store.objects = {"v/a/whole": b"four", "v/a/short": b"abc", "v/a/long": b"abcde"}
+    names = ("lost", "whole", "short", "long", "gone")
+    assert find_damage(store, [ObjectEntry(key=f"v/a/{name}", bytes=4, sha256="0" * 64) for name in names]) == [
+        "memory/v/a/lost: no such object",
+        "memory/v/a/short: expected 4 bytes, found 3",
+        "memory/v/a/long: expected 4 bytes, found 5",
+        "memory/v/a/gone: no such object",
+    ]
+    assert store.got == []
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("kind", "replace", "kind: expected one of publish, rollback"),
+        (
+            "kind",
+            "replace",
+            "kind: expected one of publish, rollback, pin, unpin, retire, or a newer program, found 'replace'",
+        ),
         ("format", 3, "this program reads formats 1 to 2, found 3; upgrade"),
         ("format", 2, "field 'signature' is missing"),
         ("signature", "A" * 86 + "==", "unknown field 'signature'"),
         ("expires_at", "2026-11-21T00:00:00Z", "unknown field 'expires_at'"),
         ("sequence", 7, "sequence: expected 1, found 7"),
+        ("sequence", 0, "sequence: expected a whole number from 1"),
         ("parent", 3, "parent: expected 0, found 3"),
         ("run_id", "../x", "run_id: expected text of the form"),
         ("manifest", {"key": "other/x", "bytes": 1, "sha256": "0" * 64}, "expected a plain key below v/"),
@@ -235,8 +376,16 @@ def test_entries_about_keeping_change_nothing_for_a_consumer(store: MemoryStore)
 )
 def test_a_malformed_entry_is_refused(store: MemoryStore, field: str, value: object, message: str):
     store.objects[log_key(1)] = write_document(json.loads(write_entry(entry(1, "a"))) | {field: value})
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=message) as caught:
         read_entry(store, 1)
+    assert str(caught.value).startswith(f"memory/{log_key(1)}")
+    assert store.tried == []
+
+
+def test_an_entry_that_nobody_could_read_is_not_written(store: MemoryStore):
+    with pytest.raises(ManifestError, match=f"^memory/{log_key(1)}.run_id: expected text of the form"):
+        commit(store, 0, "../x")
+    assert store.tried == []
 
 
 @pytest.mark.line(88)
@@ -253,8 +402,11 @@ def test_a_foreign_or_huge_object_in_the_log_is_refused(store: MemoryStore):
     with pytest.raises(IntegrityError, match="log entry 1 is missing, found log/latest"):
         read_head(store)
     store.objects = {log_key(1): bytes(2 << 20)}
-    with pytest.raises(ManifestError, match="expected at most"):
+    with pytest.raises(ManifestError) as caught:
         read_head(store)
+    assert str(caught.value) == f"memory/{log_key(1)}: 2097152 bytes; expected at most 1048576"
+    store.objects = {log_key(1): bytes(1 << 20)}
+    assert read_head(store) == 1
 
 
 @pytest.mark.line(89)
@@ -262,15 +414,27 @@ def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: 
     data = next((golden / "release_v1").glob("v/*/manifest.*.json")).read_bytes()
     named = ObjectEntry(key="v/run/manifest.a.json", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     live = replace(entry(1, "2026-11-20-49d9754a9949"), manifest=named)
-    with pytest.raises(IntegrityError, match="names this manifest, but it is not there"):
-        read_manifest(store, live)
+    place = f"memory/{named.key}"
+
+    def refusal(error: type[Exception], asked: LogEntry = live) -> str:
+        with pytest.raises(error) as caught:
+            read_manifest(store, asked)
+        return str(caught.value)
+
+    missing = f"{place}: log entry 1 names this manifest, but it is not there"
+    assert refusal(IntegrityError) == missing
     store.objects[named.key] = data
     assert read_manifest(store, live).run_id == live.run_id
-    with pytest.raises(ManifestError, match="run_id: expected 'other'"):
-        read_manifest(store, replace(live, run_id="other"))
-    store.objects[named.key] = data[:-1]
-    with pytest.raises(IntegrityError, match=f"expected {len(data)} bytes, found {len(data) - 1}"):
-        read_manifest(store, live)
-    store.objects[named.key] = data.replace(b"2026", b"2027", 1)
-    with pytest.raises(IntegrityError, match="expected SHA-256"):
-        read_manifest(store, live)
+    other = replace(live, run_id="other")
+    assert refusal(ManifestError, other) == f"{place}.run_id: expected 'other' of the log, found {live.run_id!r}"
+    store.objects[named.key], store.got = data[:-1], []
+    changed = "the object was changed"
+    assert refusal(IntegrityError) == f"{place}: expected {len(data)} bytes, found {len(data) - 1}; {changed}"
+    # What has another size is not read, however large it is.
+    assert store.got == []
+    spoilt = store.objects[named.key] = data.replace(b"2026", b"2027", 1)
+    found = hashlib.sha256(spoilt).hexdigest()
+    assert refusal(IntegrityError) == f"{place}: expected SHA-256 {named.sha256}, found {found}; {changed}"
+    store.objects[named.key] = b"{}" + data[2:]
+    broken = replace(live, manifest=replace(named, sha256=hashlib.sha256(store.objects[named.key]).hexdigest()))
+    assert refusal(ManifestError, broken).startswith(f"{place}: not strict JSON")

@@ -1,6 +1,7 @@
 """Manifests come from storage that others can write: whatever is wrong is named, nothing else happens."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def drop_shard(document: Document) -> None:
     del document["collections"][0]["shards"][0]
 
 
+def move_delta(document: Document) -> None:
+    """Put the delta between the base shards."""
+    shards = document["collections"][0]["shards"]
+    shards[1]["delta"], shards[2]["delta"] = True, False
+
+
+def make_deltas(document: Document) -> None:
+    for shard in document["collections"][0]["shards"]:
+        shard["delta"] = True
+
+
 SHARD = ("collections", 0, "shards", 0)
 INDEX = (*SHARD, "index")
 KEYS = [
@@ -98,7 +110,8 @@ KEYS = [
     "v/./x",
 ]
 CHANGES = [
-    (set_at(*INDEX, "key", value=key), "index.key: expected a plain key below v/") for key in KEYS
+    (set_at(*INDEX, "key", value=key), re.escape(f"index.key: expected a plain key below v/, found {key!r}"))
+    for key in KEYS
 ] + [
     (set_at(*INDEX, "sha256", value=value), "index.sha256: expected a SHA-256 in 64 lower-case hex digits")
     for value in ("", "ab", "A" * 64, "d41d8cd98f00b204e9800998ecf8427e", None, "g" * 64, "0" * 64 + "\n")
@@ -119,26 +132,36 @@ CHANGES = [
     (set_at("collections", 0, "name", value="Products!"), "name"),
     (set_at("collections", 1, "name", value="products"), "shards of products"),
     (set_at("collections", 0, "metric", value="l2"), "metric: expected one of inner_product"),
-    (set_at("collections", 0, "storage", value="ivf"), "storage: expected one of flat"),
+    (set_at("collections", 0, "storage", value="ivf"), "storage: expected one of flat, sqfp16, sq8, found 'ivf'$"),
     (set_at("collections", 0, "dimension", value=0), "dimension"),
     (set_at("collections", 0, "m", value=1), "m: expected a whole number from 2"),
     (set_at("collections", 0, "rows", value=201), "rows: expected the sum over its shards, 200, found 201"),
-    (set_at("collections", 0, "rows_in", value=999), "rows_in: expected rows, duplicates and rejected together, 200"),
+    (set_at("collections", 0, "rows_in", value=999),
+        "rows_in: expected rows, duplicates and rejected together, 200, found 999$"),
     (set_at("collections", 0, "rejected", value={"text_empty": -1}), "rejected.text_empty: expected a whole number"),
-    (set_at(*SHARD, "delta", value=True), "expected base shards, then deltas, found \\[True, False, True\\]"),
+    (set_at(*SHARD, "delta", value=True), r"m.collections\[0\].shards: expected base shards, then deltas, "
+        r"found \[True, False, True\]$"),
+    (move_delta, r"expected base shards, then deltas, found \[False, True, False\]$"),
+    (make_deltas, r"expected base shards, then deltas, found \[True, True, True\]$"),
     (set_at(*SHARD, "delta", value=1), "delta: expected true or false"),
     (set_at(*SHARD, "digests", value="x"), "digests: expected an object"),
     (set_at(*SHARD, "dead", "count", value=0), "dead.count: expected a whole number from 1"),
     (set_at(*SHARD, "dead", "count", value=4), "dead.rows: expected 16 bytes, found 12"),
     (set_at(*SHARD, "dead", value=None), "rows: expected the sum over its shards, 203, found 200"),
-    (set_at(*SHARD, "rows", value=3), "dead.count: expected less than 3, or a shard has no row, found 3"),
+    (set_at(*SHARD, "rows", value=3), "dead.count: expected less than 3, or a shard has no row, found 3$"),
+    (set_at(*SHARD, "rows", value=2), "dead.count: expected less than 2, or a shard has no row, found 3$"),
     (set_at(*SHARD, "rows", value=0), "rows: expected a whole number from 1"),
-    (set_at(*SHARD, "number", value=5), "shards numbered 0, 1, 2"),
-    (set_at(*SHARD, "collection", value="queries"), "expected shards of products"),
+    (set_at(*SHARD, "number", value=5),
+        r"m.collections\[0\].shards: expected shards numbered 0, 1, 2 and so on, each once, found \[5, 1, 2\]$"),
+    (set_at(*SHARD, "collection", value="queries"),
+        r"m.collections\[0\].shards: expected shards of products, found 'queries'$"),
+    (set_at(*SHARD, "collection", value="Products!"), r"shards\[0\].collection: expected text of the form"),
     (repeat_shard, "shards numbered 0, 1, 2 and so on, each once, found \\[0, 0, 2\\]"),
     (drop_shard, "shards numbered 0, 1, 2"),
-    (set_at("encoder", "objects", value=[]), "encoder.objects: expected the files encoder.json"),
-    (set_at("encoder", "fingerprint", value="0" * 64), "encoder.fingerprint: expected the SHA-256 of encoder.json"),
+    (set_at("encoder", "objects", value=[]),
+        r"encoder.objects: expected the files encoder.json, encoder.onnx, tokenizer.json, found \[\]$"),
+    (set_at("encoder", "fingerprint", value="0" * 64),
+        f"encoder.fingerprint: expected the SHA-256 of encoder.json, found '{'0' * 64}'$"),
     (set_at("gates", 0, "passed", value="yes"), "passed: expected true or false"),
     (set_at("versions", value={"faiss": 1}), "versions.faiss: expected text"),
     (set_at("report", value=[]), "report: expected an object"),
@@ -163,8 +186,68 @@ def test_every_field_is_needed(document: Document):
 def test_an_object_is_listed_once(document: Document):
     shard = document["collections"][0]["shards"][0]
     shard["ids"]["key"] = shard["index"]["key"]
-    with pytest.raises(ManifestError, match="is listed twice"):
+    with pytest.raises(ManifestError) as caught:
         parse_manifest(json.dumps(document).encode(), "m")
+    assert str(caught.value) == f"m: object {shard['index']['key']!r} is listed twice"
+
+
+def smallest(**changes: object) -> Document:
+    """Return a collection in which every number is the least that is allowed."""
+    objects = {name: {"key": f"v/a/{name}", "bytes": 0, "sha256": "0" * 64} for name in ("index", "ids", "dead")}
+    dead = {"count": 3, "rows": {**objects.pop("dead"), "bytes": 12}}
+    shard = {
+        "collection": "products",
+        "number": 0,
+        "rows": 4,
+        "fingerprint": "0" * 64,
+        **objects,
+        "texts": None,
+        "digests": None,
+        "dead": dead,
+        "delta": False,
+    }
+    collection = {
+        "name": "products",
+        "rows": 1,
+        "rows_in": 6,
+        "duplicates": 2,
+        "rejected": {"text_empty": 3},
+        "dimension": 1,
+        "metric": "inner_product",
+        "storage": "flat",
+        "m": 2,
+        "ef_construction": 1,
+        "ef_search": 1,
+        "shards": [shard],
+    }
+    return collection | changes
+
+
+def test_the_least_that_is_allowed_is_read(document: Document):
+    (collection,) = parse_manifest(json.dumps(document | {"collections": [smallest()]}).encode(), "m").collections
+    assert (collection.rows, collection.rows_in, collection.duplicates) == (1, 6, 2)
+    assert (collection.dimension, collection.m, collection.ef_construction, collection.ef_search) == (1, 2, 1, 1)
+    assert (collection.shards[0].rows, collection.shards[0].live_rows) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 0}, "rows: expected a whole number from 1 to 4611686018427387904, found 0"),
+        ({"dimension": 0}, "dimension: expected a whole number from 1 to 4611686018427387904, found 0"),
+        ({"m": 1}, "m: expected a whole number from 2 to 4611686018427387904, found 1"),
+        ({"ef_construction": 0}, "ef_construction: expected a whole number from 1 to 4611686018427387904, found 0"),
+        ({"ef_search": 0}, "ef_search: expected a whole number from 1 to 4611686018427387904, found 0"),
+        ({"duplicates": -1}, "duplicates: expected a whole number from 0 to 4611686018427387904, found -1"),
+        ({"rows_in": 7}, "rows_in: expected rows, duplicates and rejected together, 6, found 7"),
+        ({"rows_in": 5}, "rows_in: expected rows, duplicates and rejected together, 6, found 5"),
+        ({"rows": 2}, "rows: expected the sum over its shards, 1, found 2"),
+    ],
+)
+def test_less_than_that_is_not(document: Document, changes: dict[str, object], message: str):
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(json.dumps(document | {"collections": [smallest(**changes)]}).encode(), "m")
+    assert str(caught.value) == f"m.collections[0].{message}"
 
 
 @pytest.mark.parametrize(

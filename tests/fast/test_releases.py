@@ -1,6 +1,5 @@
 """Rollback, pins, retirement and the deletion of what nobody needs, on releases that share objects."""
 
-import hashlib
 import json
 import os
 import time
@@ -13,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from indexer.build.publish import RunFolder, SealedEncoder, commit_publication, publish
+from indexer.build.publish import RunFolder, commit_publication, publish
 from indexer.cli.group import indexer
 from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError, StoreError
-from indexer.log import live_entry, read_head, read_manifest
-from indexer.manifest import Manifest, ObjectEntry, ShardEntry
+from indexer.log import commit_entry, live_entry, read_head, read_manifest, signed_bytes
+from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
@@ -25,43 +24,17 @@ from indexer.releases.describe import compare_releases
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.releases.verify import verify_objects, verify_release
-from indexer.store import LocalStore, hash_file, open_store
-from tests.proof.actors import make_manifest as describe_run
+from indexer.store import DRAFT, LocalStore, hash_file, open_store
+from tests.small_releases import make_manifest, make_shard, make_signing_key, publish_run, put
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 ONE = KeepingRule(releases=1)
+DRAFT_NAME = f"{DRAFT}{'1' * 32}"
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "release")
-
-
-def put(store: LocalStore, key: str, data: bytes) -> ObjectEntry:
-    store.put_new(key, data)
-    return ObjectEntry(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def make_shard(store: LocalStore, run_id: str, number: int = 0) -> ShardEntry:
-    index, ids = (put(store, f"v/{run_id}/{number}.{kind}", f"{run_id}{number}".encode()) for kind in ("index", "ids"))
-    return ShardEntry(
-        collection="products", number=number, rows=1, fingerprint="0" * 64, index=index, ids=ids, texts=None
-    )
-
-
-def make_manifest(store: LocalStore, run_id: str, shards: tuple[ShardEntry, ...], parent: int) -> Manifest:
-    described = put(store, f"v/{run_id}/encoder.json", run_id.encode())
-    others = [put(store, f"v/{run_id}/{name}", b"x") for name in ("encoder.onnx", "tokenizer.json")]
-    encoder = SealedEncoder(fingerprint=described.sha256, objects=(described, *others))
-    return describe_run(run_id, parent, encoder, list(shards))
-
-
-def publish_run(store: LocalStore, run_id: str, *kept: ShardEntry) -> ShardEntry:
-    """Publish a run with a shard of its own beside those of others; return the shard."""
-    own = make_shard(store, run_id, len(kept))
-    shards = tuple(replace(shard, number=number) for number, shard in enumerate((*kept, own)))
-    publish(RunFolder(store, run_id), make_manifest(store, run_id, shards, read_head(store)))
-    return own
 
 
 def live_run(store: LocalStore) -> str:
@@ -222,6 +195,122 @@ def test_what_a_proof_left_goes_after_the_grace_period_and_retires_nobody(store:
     assert collect_garbage(store, plan) == 2
     assert not [key for key in left if store.local_path(key).exists()]
     assert read_head(store) == 1
+
+
+def date_everything(store: LocalStore, moment: datetime) -> None:
+    for path in store.root.rglob("*"):
+        os.utime(path, (moment.timestamp(),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("later", "retired", "drafts"),
+    [(timedelta(days=3) - timedelta(seconds=1), (), []), (timedelta(days=3), ("a", "dead"), [f"v/dead/{DRAFT_NAME}"])],
+)
+def test_the_grace_period_ends_after_three_days(
+    store: LocalStore, later: timedelta, retired: tuple[str, ...], drafts: list[str]
+):
+    publish_run(store, "a")
+    publish_run(store, "b")
+    put(store, "v/dead/0.index", b"x")
+    (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
+    moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
+    date_everything(store, moment)
+    plan = plan_garbage(store, ONE, moment + later)
+    assert (plan.retire, [item.key for item in plan.drafts]) == (retired, drafts)
+    assert plan.before == moment + later - timedelta(days=3)
+
+
+def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
+    publish_run(store, "a")
+    publish_run(store, "b")
+    for key, data in (("v/dead/0.index", b"12345"), ("v/dead/1.index", b"123"), ("v/.DS_Store", b"1234567")):
+        put(store, key, data)
+    (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
+    sizes = {item.key: item.bytes for item in store.list("v/") if not item.key.endswith(".DS_Store")}
+    gone = {key: size for key, size in sizes.items() if not key.startswith("v/b/")}
+    plan = plan_garbage(store, ONE, LATER)
+    assert [item.key for item in plan.delete] == sorted(gone)
+    assert plan.bytes == sum(gone.values()) + len(b"half")
+    assert plan.left == sum(sizes.values()) - sum(gone.values())
+    assert plan.foreign == 1
+    assert (plan.history.head, plan.kept) == (2, ("b",))
+    assert collect_garbage(store, plan) == plan.bytes
+    after = plan_garbage(store, ONE, LATER)
+    assert (after.retire, after.delete, after.bytes, after.left) == ((), (), 0, plan.left)
+
+
+def test_as_many_of_the_newest_releases_are_kept_as_the_rule_says(store: LocalStore):
+    for run_id in ("a", "b", "c", "d"):
+        publish_run(store, run_id)
+    for releases, retired in ((0, ("a", "b", "c")), (1, ("a", "b", "c")), (3, ("a",)), (4, ()), (9, ())):
+        assert plan_garbage(store, KeepingRule(releases=releases), LATER).retire == retired
+    # One that is published again is the newest.
+    again = read_history(store).releases["a"]
+    commit_publication(store, read_manifest(store, again), again.manifest, 4)
+    assert plan_garbage(store, KeepingRule(releases=2), LATER).retire == ("b", "c")
+
+
+def test_before_the_first_release_everything_old_goes(store: LocalStore):
+    put(store, "v/dead/0.index", b"x")
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.kept, plan.retire, [item.key for item in plan.delete]) == ((), ("dead",), ["v/dead/0.index"])
+    assert plan_garbage(store, ONE).retire == ()
+
+
+class Bucket:
+    """What a bucket offers of a folder."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self.url, self.list, self.get, self.size, self.delete = (
+            store.url, store.list, store.get, store.size, store.delete
+        )  # fmt: skip
+        self.put_new = store.put_new
+
+
+def test_a_bucket_has_neither_drafts_nor_folders(store: LocalStore):
+    publish_run(store, "a")
+    put(store, "v/dead/0.index", b"x")
+    (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
+    bucket: Any = Bucket(store)
+    plan = plan_garbage(bucket, ONE, LATER)
+    assert (plan.retire, plan.drafts, plan.bytes) == (("dead",), (), 1)
+    assert collect_garbage(bucket, plan) == 1
+    assert [path.name for path in (store.root / "v/dead").iterdir()] == [DRAFT_NAME]
+
+
+def test_what_the_live_entry_and_the_newest_publication_of_its_run_name_is_kept(store: LocalStore):
+    first, second = publish_run(store, "x"), publish_run(store, "y")
+    publish_run(store, "a", first)
+    older = read_history(store).releases["a"]
+    mended = read_manifest(store, older)
+    shards = (mended.collections[0].shards[1], second)
+    shards = tuple(replace(shard, number=number) for number, shard in enumerate(shards))
+    collection = replace(mended.collections[0], shards=shards)
+    publish(RunFolder(store, "a"), replace(mended, collections=(collection,), parent=3))
+    # A rollback that was planned before it was mended.
+    commit_entry(store, 4, replace(older, sequence=5, parent=4, kind="rollback"))
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.kept, plan.retire) == (("a",), ("x", "y"))
+    collect_garbage(store, plan)
+    assert keys(store, "x") == {"0.index", "0.ids"}
+    assert keys(store, "y") == {"0.index", "0.ids"}
+
+
+KEY = make_signing_key()
+
+
+def test_who_signs_reads_what_is_signed_and_signs_what_is_added(store: LocalStore):
+    for run_id, head in (("a", 0), ("b", 1), ("c", 2)):
+        manifest = make_manifest(store, run_id, (make_shard(store, run_id),), head)
+        publish(RunFolder(store, run_id, key=KEY), manifest)
+    added = [pin(store, "a", KEY), unpin(store, "a", KEY), roll_back(store, "a", KEY)]
+    collect_garbage(store, plan_garbage(store, ONE, LATER, KEY), KEY)
+    entries = read_history(store, key=KEY.trusted).entries
+    assert [entry.kind for entry in entries[3:]] == ["pin", "unpin", "rollback", "retire"]
+    assert list(entries[3:6]) == added
+    assert all(KEY.trusted.verifies(signed_bytes(entry), str(entry.signature)) for entry in entries)
+    with pytest.raises(ConfigError, match="log entry 7 is signed, so whoever adds to this log must sign"):
+        pin(store, "a")
 
 
 def test_a_release_that_an_operator_chose_is_kept_however_old_it_is(store: LocalStore):

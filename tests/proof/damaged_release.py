@@ -14,10 +14,11 @@ from indexer.config import CatalogueConfig, Config, IndexConfig, PurchasesConfig
 from indexer.log import log_key, read_any_entry, read_manifest, require_live, write_entry
 from indexer.log_signature import sign_entry
 from indexer.manifest import Manifest
-from indexer.signature import PublicKey, SigningKey
+from indexer.signature import PublicKey
 from indexer.store import LocalStore
 from tests.golden.make_release import HERE as GOLDEN
 from tests.golden.make_release import NIGHTS, write_catalogue, write_queries
+from tests.small_releases import make_signing_key
 
 DAMAGES = ("flip", "cut", "junk", "zeros", "swap", "old copy")
 SWAPPED = ("swap", "old copy")
@@ -72,7 +73,7 @@ def make_release(folder: Path) -> Release:
     """Build the release, sign its log, and list its objects; the folder must be empty."""
     build_nights(folder / "old", NIGHTS[1:])
     build_nights(folder / "live", NIGHTS)
-    key = SigningKey("proof", Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"proof").digest()))
+    key = make_signing_key("proof", Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"proof").digest()))
     root = folder / "live" / "release"
     store = LocalStore(root)
     for sequence in (1, 2):
@@ -94,7 +95,7 @@ def make_release(folder: Path) -> Release:
         )
         for kind, item in objects
     ]
-    return Release(root, manifest, key.public, samples)
+    return Release(root, manifest, key.trusted, samples)
 
 
 def build_nights(folder: Path, nights: tuple[str, ...]) -> None:
