@@ -17,14 +17,11 @@ import pyarrow as pa
 from indexer.build.catalogue import shard_of
 from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
 from indexer.build.embed import Mask, Vectors
-from indexer.build.published import read_whole
 from indexer.config import IndexConfig
 from indexer.index_file import IndexShape, read_index
-from indexer.log import LogEntry
-from indexer.manifest import CollectionEntry, EncoderEntry
+from indexer.manifest import CollectionEntry, EncoderEntry, Manifest
 from indexer.object_cache import ObjectCache
 from indexer.shard_file import read_dead, read_lines
-from indexer.store import Store
 
 SORTED_ROWS = 5_000
 """Rows that are read at once where they are sorted by shard."""
@@ -150,12 +147,11 @@ def find_strays(entry: CollectionEntry, shards: int) -> range:
     return range(shards if _is_aligned(entry, shards) else 0, len(entry.shards))
 
 
-def find_live(store: Store, live: LogEntry | None, cache: ObjectCache, *, encoder: str) -> LiveRelease:
-    """Return the live release if it was made by tonight's encoder, whose fingerprint is given, and is all there.
+def find_live(manifest: Manifest | None, cache: ObjectCache, *, encoder: str) -> LiveRelease:
+    """Return the live release of a manifest, where there is one and tonight's encoder, by its fingerprint, made it.
 
     Vectors of another encoder are of another space.
     """
-    manifest = read_whole(store, live) if live else None
     if manifest is None or manifest.encoder.fingerprint != encoder:
         return LiveRelease()
     found = {

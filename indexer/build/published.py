@@ -19,13 +19,14 @@ def find_published(
     names: Sequence[str],
     run_date: str,
     history: History,
+    live_manifest: Manifest | None,
     key: SigningKey | None = None,
     *,
     dry: bool = False,
 ) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 
-    `names` are the run's, as `History.list_names` gives them.
+    `names` are the run's, as `History.list_names` gives them, and `live_manifest` is what `read_live` gives.
 
     A run that is live and whole is left alone, and so is one of an earlier night that was made of the same: same
     inputs, options, encoder and code. One that another run of its date replaced goes live again, unless
@@ -37,7 +38,6 @@ def find_published(
     live, run_id = history.live, names[-1]
     if live is None:
         return None
-    live_manifest = read_whole(store, live)
     same = live.run_id.endswith(run_id[len(run_date) :])
     if live_manifest and (live.run_id == run_id or (same and live_manifest.run_date < run_date)):
         status = "already published" if live.run_id == run_id else "unchanged"
@@ -111,6 +111,11 @@ def find_baseline(store: Store, run_date: str, history: History) -> Manifest | N
         if manifest and manifest.run_date < run_date:
             return manifest
     return None
+
+
+def read_live(store: Store, history: History) -> Manifest | None:
+    """Return the live release's manifest if it and every object it names are there."""
+    return read_whole(store, history.live) if history.live else None
 
 
 def read_whole(store: Store, entry: LogEntry) -> Manifest | None:

@@ -26,7 +26,7 @@ from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
 from indexer.build.plan import CollectionPlan, find_curated, name_run, open_scratch, plan_collection, require_memory
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
-from indexer.build.published import find_baseline, find_published, refuse_older
+from indexer.build.published import find_baseline, find_published, read_live, refuse_older
 from indexer.build.queries import count_sampled, embed_queries
 from indexer.build.recall import ProbeQueries
 from indexer.build.report import render_report
@@ -114,9 +114,10 @@ def build_release(
     encoder = open_encoder(encoder_directory, threads=options.threads, batch_tokens=options.batch_tokens)
     catalogue = site.identify_catalogue() if site else None
     names = history.list_names(name_run(config, run_date, encoder.fingerprint, catalogue=catalogue))
+    live = read_live(store, history) if reuse != "none" else None
     if reuse != "all":
         refuse_older(store, run_date, history)
-    elif published := find_published(store, names, run_date, history, key, dry=dry):
+    elif published := find_published(store, names, run_date, history, live, key, dry=dry):
         return published
     if not dry:
         # It would be a pity to learn it at the commit.
@@ -135,9 +136,7 @@ def build_release(
             folder=RunFolder(store, names[-1], cache if reuse == "none" else None, key),
             history=history,
             cache=cache,
-            live=find_live(store, history.live, cache, encoder=encoder.fingerprint)
-            if reuse != "none"
-            else LiveRelease(),
+            live=find_live(live, cache, encoder=encoder.fingerprint),
             reuse=reuse,
             work=work,
             scratch=scratch,
@@ -196,9 +195,7 @@ def _build(run: _Run, story: Mapping[str, Any]) -> ReleaseSummary:
         bytes=release_bytes(manifest),
         report=str(report),
         rejects=[row for collection in finished for row in collection.rejects],
-        remarks=gather_remarks(finished)
-        | ({"STORE": {"writers": ONE_WRITER}} if run.config.shop.single_writer else {})
-        | ({"LOG": {"not_trusted": "; ".join(run.history.void.values())}} if run.history.void else {}),
+        remarks=gather_remarks(finished) | _remark_store(run),
         plan=forecast.as_dict(),
         seconds=run.seconds,
     )
@@ -316,6 +313,16 @@ def _measure_drift(run: _Run, collection: FinishedCollection, baseline: Manifest
     except IntegrityError as error:
         collection.remarks["not_compared"] = str(error)
         return None
+
+
+def _remark_store(run: _Run) -> dict[str, dict[str, Any]]:
+    """Return what is odd about the store and its log, as remarks on tables are given."""
+    remarks: dict[str, dict[str, Any]] = {}
+    if run.config.shop.single_writer:
+        remarks["STORE"] = {"writers": ONE_WRITER}
+    if run.history.void:
+        remarks["LOG"] = {"not_trusted": "; ".join(run.history.void.values())}
+    return remarks
 
 
 def _count_live(baseline: Manifest | None, name: str) -> int:

@@ -235,7 +235,7 @@ def gc(
         "foreign_objects": plan.foreign,
     }
     _show(document, as_json)
-    if not yes and not as_json and (plan.retire or plan.delete):
+    if not yes and not as_json and (plan.retire or plan.delete or plan.drafts):
         click.echo("nothing was changed; give --yes to do it")
 
 

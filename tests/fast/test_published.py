@@ -1,13 +1,14 @@
 """What a new build finds in the log, and when it builds, goes live again or leaves everything as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from indexer.build.published import find_baseline, find_published, read_whole, refuse_older
+from indexer.build.published import find_baseline, find_published, read_live, read_whole, refuse_older
+from indexer.build.summary import ReleaseSummary
 from indexer.errors import PublishConflictError
 from indexer.log import commit_entry, live_entry, read_head, read_manifest
 from indexer.log_signature import sign_entry
@@ -48,9 +49,17 @@ def change_object(store: LocalStore, run_id: str) -> None:
     path.write_bytes(path.read_bytes()[::-1])
 
 
+def look(
+    store: LocalStore, names: Sequence[str], key: SigningKey | None = None, *, dry: bool = False
+) -> ReleaseSummary | None:
+    """Look for a run in the log as a build does."""
+    history = read_history(store)
+    return find_published(store, names, names[0][:10], history, read_live(store, history), key, dry=dry)
+
+
 def find(store: LocalStore, *names: str, dry: bool = False) -> tuple[str, str, int, int] | None:
     """Return the status, the run and the entry that are told, and the head of the log afterwards."""
-    found = find_published(store, names, names[0][:10], read_history(store), dry=dry)
+    found = look(store, names, dry=dry)
     if found is None:
         return None
     assert (found.url, found.run_date) == (store.url, found.run_id[:10])
@@ -246,9 +255,8 @@ class TestRenewal:
     ):
         self.publish_until(store, days)
         history = read_history(store)
-        names = [f"{SECOND}-a"]
         for dry in (True, False):
-            found = find_published(store, names, SECOND, history, self.KEY, dry=dry)
+            found = look(store, [f"{SECOND}-a"], self.KEY, dry=dry)
             assert found is not None
             expected = 3 if renewed and not dry else 2
             assert (found.status, found.sequence, read_head(store)) == ("unchanged", expected, expected)
@@ -263,19 +271,19 @@ class TestRenewal:
     @pytest.mark.parametrize("key", [None, replace(KEY, expires_days=0)])
     def test_without_an_end_there_is_nothing_to_renew(self, store: LocalStore, key: SigningKey | None):
         self.publish_until(store, 1)
-        found = find_published(store, [f"{SECOND}-a"], SECOND, read_history(store), key)
+        found = look(store, [f"{SECOND}-a"], key)
         assert found is not None
         assert (found.sequence, read_head(store)) == (2, 2)
 
     def test_a_rollback_is_its_operators_to_renew(self, store: LocalStore):
         self.publish_until(store, 1, kind="rollback")
-        found = find_published(store, [f"{SECOND}-a"], SECOND, read_history(store), self.KEY)
+        found = look(store, [f"{SECOND}-a"], self.KEY)
         assert found is not None
         assert (found.sequence, read_head(store)) == (2, 2)
 
     def test_what_nobody_signed_does_not_go_live_again_signed(self, store: LocalStore):
         for run_id in (f"{SECOND}-a", f"{SECOND}-b"):
             publish_night(store, run_id)
-        found = find_published(store, [f"{SECOND}-a"], SECOND, read_history(store), self.KEY)
+        found = look(store, [f"{SECOND}-a"], self.KEY)
         assert found is None
         assert read_head(store) == 2

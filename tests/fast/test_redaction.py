@@ -94,7 +94,7 @@ def loud(monkeypatch):
 def test_lines_of_any_library_are_redacted_and_cannot_forge_another(loud, monkeypatch, capsys):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     loud("debug")
-    logger = logging.getLogger("some.library")
+    logger = logging.getLogger("some.package")
     logger.debug("signed %s with %r", "\x1b[31mrow\r\n2026 INFO forged", {"key": SECRET})
     try:
         raise RuntimeError(f"GET /x?X-Amz-Signature={SECRET}")

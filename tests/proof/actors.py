@@ -46,13 +46,13 @@ class Actors:
         past = history.read_history(self.store)
         names = past.list_names(name)
         run_id = names[-1]
+        live = published.read_live(self.store, past)
         if reuse != "all":
             published.refuse_older(self.store, run_date, past)
-        elif found := published.find_published(self.store, names, run_date, past):
+        elif found := published.find_published(self.store, names, run_date, past, live):
             return found.status
         attempt = f"{self.random.getrandbits(40):010x}"
         run = RunFolder(self.store, run_id, attempt="same" if self.same_keys else attempt)
-        live = past.live and published.read_whole(self.store, past.live)
         encoder = self._seal_encoder(run, live, attempt)
         kept = live if reuse == "all" and live and self.random.random() < 0.7 else None
         shards = [replace(shard, number=number) for number, shard in enumerate(self._shards(run, kept, attempt))]
