@@ -62,6 +62,11 @@ def show_text(value: Any) -> Any:
     return clean(value) if type(value) is str else value
 
 
+def describe_unexpected(error: BaseException) -> str:
+    """Return the sentence about an error that nobody raised on purpose, clean."""
+    return f"unexpected {type(error).__name__}: {clean(str(error))}; please report it"
+
+
 def describe_traceback(error: BaseException) -> str:
     """Return the traceback of an error, clean."""
     return clean("".join(traceback.format_exception(error))).rstrip("\n")

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from indexer.cli.options import log_options
 from indexer.config import Config
 from indexer.config_file import load_config
-from indexer.console import clean, describe_traceback, start_logging
+from indexer.console import describe_traceback, describe_unexpected, start_logging
 from indexer.errors import IndexerError
 from indexer.runs import StepCommit, StepFolder, check_run_date
 from indexer.text import escape
@@ -115,7 +115,7 @@ def exit_codes(step: str) -> Iterator[None]:
         sys.exit(error.exit_code)
     except Exception as error:
         click.echo(describe_traceback(error), err=True)
-        click.echo(f"{step}: unexpected {type(error).__name__}: {clean(str(error))}; please report it", err=True)
+        click.echo(f"{step}: {describe_unexpected(error)}", err=True)
         sys.exit(IndexerError.exit_code)
 
 

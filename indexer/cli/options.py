@@ -9,7 +9,7 @@ import click
 
 from indexer.config import Config
 from indexer.config_file import load_config
-from indexer.console import LEVEL_VARIABLE, LEVELS, clean, describe_traceback
+from indexer.console import LEVEL_VARIABLE, LEVELS, clean, describe_traceback, describe_unexpected
 from indexer.errors import ConfigError, IndexerError
 from indexer.text import escape
 
@@ -127,8 +127,7 @@ class ErrorGroup(click.Group):
             sentence = needs if known else clean(str(error))
             _end(context, error, sentence, ConfigError.exit_code if known else 1, traced=debug or not known)
         except Exception as error:
-            sentence = f"unexpected {type(error).__name__}: {clean(str(error))}; please report it"
-            _end(context, error, sentence, IndexerError.exit_code, traced=True)
+            _end(context, error, describe_unexpected(error), IndexerError.exit_code, traced=True)
 
 
 def _end(context: click.Context, error: Exception, sentence: str, exit_code: int, *, traced: bool) -> NoReturn:

@@ -28,6 +28,7 @@ from indexer.store import open_store
 from jobs import build_index, index_site, index_tasks
 from jobs.index_tasks import DEALT_SCHEMA
 from spark.java import find_java
+from tests.proof.shop import SETTINGS as SHOP
 
 pytestmark = pytest.mark.jvm
 
@@ -35,25 +36,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DATE = "2026-11-20"
 QUERIES = ["red mug", "school bag", "lamp", "blue shirt", "desk", "kids cup", "water bottle", "running shoes"]
 
-SETTINGS = """
-[shop]
-work = "work"
-release = "release"
-[catalogue]
-path = "catalogue.csv"
-max_reject_share = 0.5
-[index]
-m = 8
-ef_construction = 40
-ef_search = 64
-recall_queries = 20
-threads = 1
-shards = 3
+SETTINGS = (
+    SHOP.format(shards=3, index="")
+    + """
 [spark]
 master = "local[1]"
 driver_memory = "512m"
 shuffle_partitions = 1
 """
+)
 
 CLUSTER = """
 import os, signal, sys
