@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,14 @@ from indexer.creation import RACERS, race_creates
 from indexer.doctor.bucket import BUCKET_CHECKS, open_client
 from indexer.doctor.findings import FAILED, Finding, failed, passed, warned
 from indexer.errors import ConfigError, IntegrityError, ObjectExistsError, ObjectMissingError, StoreError
-from indexer.store import PART_BYTES, S3Store, Store, hash_file, open_store
+from indexer.store import PART_BYTES, LocalStore, S3Store, Store, hash_file, open_store
 
 ROUNDS = 10
 LISTED = 7
 LARGE_BYTES = 2 * PART_BYTES + 1
 BROKEN = IntegrityError.exit_code
 ATOMIC, SINGLE_WRITER = "atomic", "single-writer"
+PROBES = "probe"
 
 
 class Probe(NamedTuple):
@@ -40,7 +42,7 @@ def examine_store(url: str, *, single_writer: bool = False, rounds: int = ROUNDS
     `single_writer` says that the shop has set it; the bucket is tried without. Raises ConfigError for an address that
     is none.
     """
-    probe = Probe(open_store(url), f"probe/{uuid.uuid4().hex}/")
+    probe = Probe(open_store(url), f"{PROBES}/{uuid.uuid4().hex}/")
     try:
         reached = _observe("reach", probe, _check_reach)
         yield reached
@@ -187,6 +189,12 @@ def _clean_up(probe: Probe) -> Finding:
         keys = [item.key for item in probe.store.list(probe.prefix)]
         for key in keys:
             probe.store.delete(key)
+        if isinstance(probe.store, LocalStore):
+            probe.store.remove_empty_folders(probe.prefix, datetime.now(UTC) + timedelta(minutes=1))
+            # The folder of all probes stays where another one runs beside this.
+            with suppress(OSError):
+                for folder in (probe.prefix.rstrip("/"), PROBES):
+                    probe.store.local_path(folder).rmdir()
     except StoreError as error:
         return warned("clean up", str(error), f"remove what lies below {probe.prefix} in {probe.store.url}")
     return passed("clean up", f"{len(keys)} objects of the probe were removed")

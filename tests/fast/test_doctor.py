@@ -47,9 +47,10 @@ def test_a_sound_bucket_passes_every_check_and_is_left_as_it_was(strict_s3: Any)
 
 
 def test_a_folder_is_atomic_and_left_as_it_was(tmp_path: Path):
+    (tmp_path / "store" / "v").mkdir(parents=True)
     found = examine(str(tmp_path / "store"))
     assert {item.state for item in found.values()} == {"ok"}
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert list((tmp_path / "store").rglob("*")) == [tmp_path / "store" / "v"]
 
 
 FOUND = {

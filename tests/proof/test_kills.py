@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("kills", r"kills at store calls \| [5-9]\d points \| 0 torn, 0 of [1-9]\d* sealed shards and encoders rebuilt"),
+        (
+            "kills",
+            r"kills at store calls \| [5-9]\d points \| 0 torn, 0 of [1-9]\d* sealed shards and encoders rebuilt",
+        ),
         ("races", r"races \| 1 rounds of 2, 4, 8, 16 processes \| 1 winner each"),
     ],
 )
