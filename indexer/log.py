@@ -93,13 +93,7 @@ def read_head(store: Store) -> int:
     return head
 
 
-def read_entry(store: Store, sequence: int) -> LogEntry | None:
-    """Return an entry that makes a release live, None for one that only says what is kept."""
-    entry = read_any_entry(store, sequence)
-    return entry if isinstance(entry, LogEntry) else None
-
-
-def read_any_entry(store: Store, sequence: int) -> Entry:
+def read_entry(store: Store, sequence: int) -> Entry:
     """Return an entry of any kind; raises ManifestError where it breaks the format."""
     key = log_key(sequence)
     return parse_entry(store.get(key), f"{store.url}/{key}", sequence)
@@ -138,7 +132,7 @@ def live_entry(
     """
     refusal: UntrustedError | None = None
     for sequence in range(read_head(store) if head is None else head, 0, -1):
-        entry = read_any_entry(store, sequence)
+        entry = read_entry(store, sequence)
         try:
             check(entry)
         except UntrustedError as error:
@@ -280,7 +274,7 @@ def _read_keeping(record: Record, sequence: int, kind: str) -> KeepingEntry:
 def _read_back(store: Store, entry: EntryKind, check: Callable[[Entry], None]) -> EntryKind | None:
     """Return our entry as it stands, None where none can be read, or raise for another's."""
     try:
-        found = read_any_entry(store, entry.sequence)
+        found = read_entry(store, entry.sequence)
     except StoreError:
         return None
     if found == entry:

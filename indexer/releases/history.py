@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from indexer.errors import ConfigError, IntegrityError, UntrustedError
-from indexer.log import Entry, KeepingEntry, LogEntry, read_any_entry, read_head, refuse_empty
+from indexer.log import Entry, KeepingEntry, LogEntry, read_entry, read_head, refuse_empty
 from indexer.log_signature import find_void
 from indexer.signature import PublicKey, SigningKey
 from indexer.store import Store
@@ -113,7 +113,7 @@ def read_history(store: Store, head: int | None = None, key: PublicKey | None = 
     """
     numbers = range(1, (read_head(store) if head is None else head) + 1)
     with ThreadPoolExecutor(READERS) as pool:
-        entries = tuple(pool.map(lambda number: read_any_entry(store, number), numbers))
+        entries = tuple(pool.map(lambda number: read_entry(store, number), numbers))
     void = find_void(entries, key, store.url) if key is not None else {}
     return History(url=store.url, entries=entries, void=void)
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from indexer.build.release import build_release
-from indexer.log import commit_entry, read_entry
+from indexer.log import LogEntry, commit_entry, read_entry
 from indexer.store import LocalStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_a_release_arrives_and_goes_under_requests_none_of_which_fails(
     assert wait_for(2) == "NEW"
     store = LocalStore(release)
     entry = read_entry(store, 1)
-    assert entry
+    assert isinstance(entry, LogEntry)
     commit_entry(store, 2, replace(entry, sequence=3, parent=2, kind="rollback"))
     assert wait_for(3) == first != "NEW"
     stop.set()

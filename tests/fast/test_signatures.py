@@ -31,7 +31,7 @@ from indexer.config import Config, ShopConfig
 from indexer.config_file import load_config
 from indexer.doctor.machine import check_signing
 from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError
-from indexer.log import commit_entry, log_key, parse_entry, read_any_entry, write_entry
+from indexer.log import commit_entry, log_key, parse_entry, read_entry, write_entry
 from indexer.log_signature import sign_entry, trust_publisher
 from indexer.reader import open_index
 from indexer.releases.garbage import KeepingRule, plan_garbage
@@ -89,7 +89,7 @@ def test_what_nobody_signs_is_written_as_it_always_was(golden: Path):
 def test_what_the_project_signs_is_verified_by_hand(release: Path, keys: Keys):
     key = open_signing_key(str(keys.private), expires_days=3)
     assert key is not None
-    unsigned = replace(read_any_entry(LocalStore(release), 2), signature=None, format=1)
+    unsigned = replace(read_entry(LocalStore(release), 2), signature=None, format=1)
     document = json.loads(write_entry(sign_entry(unsigned, key)))
     signature = base64.b64decode(document.pop("signature"))
     keys.pair.public_key().verify(signature, canonical(document))
@@ -318,7 +318,7 @@ def test_a_rollback_of_what_expires_expires(release: Path, keys: Keys):
 
 def test_an_entry_of_the_same_run_by_somebody_else_is_not_taken_for_ours(release: Path, keys: Keys):
     store, key = LocalStore(release), open_signing_key(str(keys.private))
-    ours = replace(read_any_entry(store, 1), sequence=3, parent=2, created_at="2026-11-22T00:00:00Z")
+    ours = replace(read_entry(store, 1), sequence=3, parent=2, created_at="2026-11-22T00:00:00Z")
     (release / log_key(3)).write_bytes(publish_unsigned(release, keys))
     with pytest.raises(PublishConflictError, match=r"log entry 3 was taken meanwhile.*found none"):
         commit_entry(store, 2, sign_entry(ours, key), check=trust_publisher(key, store.url))

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from indexer.build.release import build_release
 from indexer.config import CatalogueConfig, Config, IndexConfig, PurchasesConfig, ShopConfig
-from indexer.log import log_key, read_any_entry, read_manifest, require_live, write_entry
+from indexer.log import log_key, read_entry, read_manifest, require_live, write_entry
 from indexer.log_signature import sign_entry
 from indexer.manifest import Manifest
 from indexer.signature import PublicKey
@@ -77,7 +77,7 @@ def make_release(folder: Path) -> Release:
     root = folder / "live" / "release"
     store = LocalStore(root)
     for sequence in (1, 2):
-        entry = sign_entry(read_any_entry(store, sequence), key)
+        entry = sign_entry(read_entry(store, sequence), key)
         (root / log_key(sequence)).write_bytes(write_entry(entry))
     live = require_live(store)
     manifest = read_manifest(store, live)
