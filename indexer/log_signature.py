@@ -32,9 +32,9 @@ def check_signature(entry: Entry, key: PublicKey, url: str) -> None:
         raise UntrustedError(f"{place}: the signature is not one of the key {key.path}; the entry is not trusted")
 
 
-def check_expiry(entry: LogEntry, url: str, now: datetime | None = None) -> None:
+def check_expiry(entry: LogEntry, url: str) -> None:
     """Raise IntegrityError where the entry is to be served no more."""
-    if entry.expires_at is not None and datetime.fromisoformat(entry.expires_at) <= (now or datetime.now(UTC)):
+    if entry.expires_at is not None and datetime.fromisoformat(entry.expires_at) <= datetime.now(UTC):
         raise IntegrityError(
             f"{url}/{log_key(entry.sequence)}: run {entry.run_id} expired at {entry.expires_at}; publish a newer "
             "release, or find out what holds it up"

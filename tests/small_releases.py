@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from indexer.build.publish import RunFolder, SealedEncoder, publish
 from indexer.log import read_head
 from indexer.manifest import Manifest, ObjectEntry, ShardEntry
+from indexer.releases.history import History, read_history
 from indexer.signature import PublicKey, SigningKey
-from indexer.store import LocalStore
+from indexer.store import LocalStore, Store
 from tests.proof.actors import make_manifest as describe_run
 
 
@@ -44,6 +45,12 @@ def publish_run(store: LocalStore, run_id: str, *kept: ShardEntry, run_date: str
     shards = tuple(replace(shard, number=number) for number, shard in enumerate((*kept, own)))
     publish(RunFolder(store, run_id), make_manifest(store, run_id, shards, read_head(store), run_date=run_date))
     return own
+
+
+def read_history_at(store: Store, head: int) -> History:
+    """Return what the log said when so many entries stood in it."""
+    history = read_history(store)
+    return replace(history, entries=history.entries[:head])
 
 
 def make_signing_key(path: str = "key.pem", private: Any = None, *, expires_days: int = 0) -> SigningKey:

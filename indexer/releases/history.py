@@ -106,12 +106,12 @@ class History:
         return (entry for entry in self.counted if isinstance(entry, KeepingEntry) and entry.kind in kinds)
 
 
-def read_history(store: Store, head: int | None = None, key: PublicKey | None = None) -> History:
-    """Read the log up to a head, or all of it; raises IntegrityError where it is damaged.
+def read_history(store: Store, key: PublicKey | None = None) -> History:
+    """Read the log; raises IntegrityError where it is damaged.
 
     With keys, entries count from the first signed one on only where one of them signed.
     """
-    numbers = range(1, (read_head(store) if head is None else head) + 1)
+    numbers = range(1, read_head(store) + 1)
     with ThreadPoolExecutor(READERS) as pool:
         entries = tuple(pool.map(lambda number: read_entry(store, number), numbers))
     void = find_void(entries, key, store.url) if key is not None else {}

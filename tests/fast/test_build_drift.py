@@ -20,8 +20,8 @@ from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry
 from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
-from indexer.releases.history import read_history
 from indexer.store import LocalStore, S3Store
+from tests.small_releases import read_history_at
 
 Product = tuple[str, str, str]
 
@@ -162,7 +162,7 @@ def test_the_measure_is_what_was_live_before_tonight(build: Any, products: Any, 
     assert [found and len(found.canaries) for found in drifts] == [None, 20, 20]
     # An operator withdrew the second night.
     store = LocalStore(Path(config.shop.release))
-    first = read_history(store, 1).live
+    first = read_history_at(store, 1).live
     assert first
     commit_entry(store, 3, replace(first, sequence=4, kind="rollback", parent=3))
     build([*rows, ("N", "green lamp", "acme")], 3)

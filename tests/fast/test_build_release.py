@@ -33,6 +33,7 @@ from indexer.reader import open_index
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history
 from indexer.store import LocalStore
+from tests.small_releases import read_history_at
 
 Shop = Callable[..., Config]
 RUN_DATE = "2026-11-20"
@@ -196,7 +197,7 @@ def test_a_rerun_does_not_undo_an_operators_rollback(make_shop: Shop, build: Any
     store = LocalStore(Path(config.shop.release))
     first = build(config)
     withdrawn = build(make_shop(products(101)))
-    target = read_history(store, 2).releases.get(first.run_id)
+    target = read_history_at(store, 2).releases.get(first.run_id)
     assert target is not None
     commit_entry(store, 2, replace(target, sequence=3, kind="rollback", parent=2))
     assert build(make_shop(products(101))).status == "published before"

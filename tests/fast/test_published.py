@@ -17,7 +17,7 @@ from indexer.releases.changes import commit_keeping, pin, roll_back
 from indexer.releases.history import read_history
 from indexer.signature import SigningKey
 from indexer.store import LocalStore
-from tests.small_releases import make_signing_key, publish_run
+from tests.small_releases import make_signing_key, publish_run, read_history_at
 
 FIRST, SECOND, THIRD = "2026-01-01", "2026-01-02", "2026-01-03"
 Damage = Callable[[LocalStore, str], None]
@@ -161,16 +161,16 @@ def test_a_night_that_was_never_published_does_not_replace_a_newer_one(store: Lo
 
 
 def test_older_nights_are_refused_and_others_are_not(store: LocalStore):
-    refuse_older(store, SECOND, read_history(store, 0))
+    refuse_older(store, SECOND, read_history_at(store, 0))
     publish_night(store, f"{FIRST}-b")
     publish_night(store, f"{THIRD}-b")
     with pytest.raises(PublishConflictError) as caught:
-        refuse_older(store, SECOND, read_history(store, 2))
+        refuse_older(store, SECOND, read_history_at(store, 2))
     assert str(caught.value) == f"{store.url}: {NEWER}"
-    refuse_older(store, SECOND, read_history(store, 1))
-    refuse_older(store, THIRD, read_history(store, 2))
+    refuse_older(store, SECOND, read_history_at(store, 1))
+    refuse_older(store, THIRD, read_history_at(store, 2))
     lose_manifest(store, f"{THIRD}-b")
-    refuse_older(store, SECOND, read_history(store, 2))
+    refuse_older(store, SECOND, read_history_at(store, 2))
 
 
 def retire(store: LocalStore, *runs: str) -> None:
@@ -206,7 +206,7 @@ def test_a_night_that_was_retired_stays_so(
 
 def test_the_baseline_is_the_newest_whole_release_of_an_earlier_night(store: LocalStore):
     def baseline(run_date: str, head: int) -> str | None:
-        found = find_baseline(store, run_date, read_history(store, head))
+        found = find_baseline(store, run_date, read_history_at(store, head))
         return found.run_id if found else None
 
     assert baseline(THIRD, 0) is None
