@@ -1,7 +1,7 @@
 """A shard as files: one line per row with its id or its text, and the numbers of its dead rows."""
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from indexer.strict_json import shorten
 
 NEWLINE = 10
 SCAN_BYTES = 64 << 20
-HASH_ROWS = 65_536
-"""Lines hashed at a time."""
+PART_ROWS = 65_536
+"""Lines read at a time where all are."""
 _BREAKS = {ord(mark): " " for mark in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 
 
@@ -36,6 +36,15 @@ class Lines:
         except UnicodeDecodeError as error:
             raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error}") from None
 
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), PART_ROWS):
+            first, end = self._span(start, min(start + PART_ROWS, len(self)))
+            try:
+                yield from self._data[first:end].decode("utf-8").split("\n")
+            except UnicodeDecodeError as error:
+                row = int(np.searchsorted(self._ends, first + error.start))
+                raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error.reason}") from None
+
     def line(self, row: int) -> bytes:
         """Return a line's bytes without its end."""
         start, end = self._span(row, row + 1)
@@ -43,19 +52,14 @@ class Lines:
 
     def check_encoding(self) -> None:
         """Raise IntegrityError unless every line is UTF-8; otherwise the first search that finds a wrong one would."""
-        for start in range(0, len(self), HASH_ROWS):
-            first, end = self._span(start, min(start + HASH_ROWS, len(self)))
-            try:
-                self._data[first:end].decode("utf-8")
-            except UnicodeDecodeError as error:
-                row = int(np.searchsorted(self._ends, first + error.start))
-                raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error.reason}") from None
+        for _ in self:
+            pass
 
     def hash_all(self) -> npt.NDArray[np.int64]:
         """Return Python's hash of every line's bytes, which is the same as long as the process lives."""
         hashes = np.empty(len(self), dtype=np.int64)
-        for start in range(0, len(self), HASH_ROWS):
-            end = min(start + HASH_ROWS, len(self))
+        for start in range(0, len(self), PART_ROWS):
+            end = min(start + PART_ROWS, len(self))
             first, last = self._span(start, end)
             lines = self._data[first:last].split(b"\n")
             hashes[start:end] = np.fromiter(map(hash, lines), dtype=np.int64, count=end - start)

@@ -77,8 +77,8 @@ def find_fixes(text: str) -> list[str]:
 def clean_text(text: str) -> str:
     """Strip invisible characters, apply NFKC and squeeze white space."""
     if text.isascii() and text.isprintable():
-        # Most titles: there are spaces to squeeze, and nothing else.
-        return " ".join(text.split())
+        # Most titles: there may be spaces to squeeze, and nothing else.
+        return " ".join(text.split()) if "  " in text else text.strip(" ")
     # Before, since an invisible character keeps its neighbours from composing; after, should one come out of it.
     visible = _INVISIBLES.sub("", unicodedata.normalize("NFKC", _INVISIBLES.sub("", text)))
     return _SPACES.sub(" ", visible).strip(" ")

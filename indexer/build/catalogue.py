@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
@@ -29,6 +31,7 @@ SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("id", "text", "display")]
     + [pa.field("updated_at", pa.string())]
 )
+Hashes = npt.NDArray[np.uint64]
 BATCH_ROWS = 5_000
 MAX_SHARDS = 512
 """Each shard is an open file while rows are split; `index.shards` allows no more."""
@@ -84,13 +87,15 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
     check_text_rule(config, encoder)
     reader = open_input(schemas.CATALOGUE, config.catalogue)
     spool = Spool(collection="products", path=folder / "products.arrow")
+    # Values of other columns need not become Python objects.
+    columns = list(dict.fromkeys(("product_id", "title", "updated_at", *encoder.text_fields)))
     empty: list[str] = []
     short = 0
 
     def rows() -> Iterator[Row]:
         nonlocal short
         for batch in reader:
-            for product in batch.to_pylist():
+            for product in batch.select(columns).to_pylist():
                 row = product_row(product, fields=encoder.text_fields, separator=encoder.text_separator)
                 short += len(row.text) == 1
                 if row.text:
@@ -165,7 +170,12 @@ def shard_of(row_id: str, shards: int) -> int:
 
 def hash_id(row_id: str) -> int:
     """Return 64 bits of an id's BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(_hash_bytes(row_id), "big")
+
+
+def hash_ids(row_ids: Iterable[str]) -> Hashes:
+    """Return what `hash_id` gives of each."""
+    return np.frombuffer(b"".join(map(_hash_bytes, row_ids)), dtype=">u8").astype(np.uint64)
 
 
 def split_spool(spool: Spool, shards: int) -> list[Path]:
@@ -174,7 +184,7 @@ def split_spool(spool: Spool, shards: int) -> list[Path]:
     with ExitStack() as stack:
         sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
         for batch in _read_batches(spool.path):
-            numbers = pa.array([shard_of(value, shards) for value in batch.column("id").to_pylist()])
+            numbers = pa.array(hash_ids(batch.column("id").to_pylist()) % np.uint64(shards))
             for number in numbers.unique().to_pylist():
                 sinks[number].write_batch(batch.filter(pc.equal(numbers, number)))
     spool.path.unlink()
@@ -226,6 +236,10 @@ def as_batch(rows: list[Row]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array(values, pa.string()) for values in zip(*rows, strict=True)], schema=SCHEMA
     )
+
+
+def _hash_bytes(row_id: str) -> bytes:
+    return hashlib.blake2b(row_id.encode(), digest_size=8).digest()
 
 
 def _place_in_sample(row: Row) -> tuple[int, str]:

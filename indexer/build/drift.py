@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from indexer.build.catalogue import hash_id
+from indexer.build.catalogue import Hashes, hash_ids
 from indexer.build.live import LiveCollection
 from indexer.build.recall import NARROW, Name, Places, Probe, Scores, name_row
 from indexer.encoder import Encoder, load_encoder
@@ -77,36 +77,51 @@ class Drift:
 
 
 class IdSample:
-    """The hashes of at most 200,000 ids, those below a limit that sinks as more come in."""
+    """The hashes of at most 200,000 ids, those up to a limit that sinks as more come in."""
 
     def __init__(self) -> None:
-        self._limit = 1 << 64
-        self._hashes: set[int] = set()
+        self._last = (1 << 64) - 1
+        self._settled = np.empty(0, dtype=np.uint64)
+        self._waiting: list[Hashes] = []
+        self._waiting_count = 0
 
     def add(self, ids: Iterable[str]) -> None:
         """Take in ids; again has no effect."""
-        for name in ids:
-            value = hash_id(name)
-            if value < self._limit:
-                self._hashes.add(value)
-        self._shrink()
+        self._take(hash_ids(ids))
 
     def merge(self, other: "IdSample") -> None:
         """Take in what another part of the same ids has sampled."""
-        self._limit = min(self._limit, other._limit)
-        self._hashes = {value for value in self._hashes | other._hashes if value < self._limit}
-        self._shrink()
+        self._take(other.settle(self._last))
+        self.settle(other._last)
 
-    def _shrink(self) -> None:
-        while len(self._hashes) > 2 * SAMPLED_IDS:
-            self._limit //= 2
-            self._hashes = {value for value in self._hashes if value < self._limit}
+    def settle(self, last: int) -> Hashes:
+        """Return the different hashes, rising; from now on none above `last` counts."""
+        self._last = min(self._last, last)
+        self._settled = _up_to(self._last, np.unique(np.concatenate([self._settled, *self._waiting])))
+        self._waiting, self._waiting_count = [], 0
+        while len(self._settled) > 2 * SAMPLED_IDS:
+            self._last //= 2
+            self._settled = _up_to(self._last, self._settled)
+        return self._settled
 
     def compare(self, new: "IdSample") -> IdChurn:
-        """Compare with the ids of a new release, both below the lower of the limits."""
-        limit = min(self._limit, new._limit)
-        ours, theirs = ({value for value in each._hashes if value < limit} for each in (self, new))
-        return IdChurn(live=len(ours), gone=len(ours - theirs), new=len(theirs - ours))
+        """Compare with the ids of a new release, both up to the lower of the limits."""
+        last = min(self._last, new._last)
+        ours, theirs = self.settle(last), new.settle(last)
+        both = len(np.intersect1d(ours, theirs, assume_unique=True))
+        return IdChurn(live=len(ours), gone=len(ours) - both, new=len(theirs) - both)
+
+    def _take(self, hashes: Hashes) -> None:
+        kept = hashes[hashes <= np.uint64(self._last)]
+        self._waiting.append(kept)
+        self._waiting_count += len(kept)
+        if self._waiting_count >= SAMPLED_IDS:
+            self.settle(self._last)
+
+
+def _up_to(last: int, hashes: Hashes) -> Hashes:
+    """Return those of rising hashes that are not above the last."""
+    return hashes[: np.searchsorted(hashes, np.uint64(last), side="right")]
 
 
 def survey_ids(batches: Iterable[list[str]], wanted: Collection[str]) -> tuple[IdSample, set[str]]:
@@ -142,7 +157,7 @@ def measure_drift(
         lines = read_lines(baseline.cache.fetch(shard.ids), shard.rows)
         dead = collection.read_dead(number)
         gone = set(dead.tolist())
-        ids.add(lines[row] for row in range(shard.rows) if row not in gone)
+        ids.add(name for row, name in enumerate(lines) if row not in gone)
         if canaries:
             selector = select_rows(dead, shard.rows) if len(dead) else None
             index = collection.open_index(number)

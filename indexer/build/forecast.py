@@ -22,6 +22,10 @@ GRAPH_RATE = 4_000
 """Rows a second that a graph takes in on two cores: 3,400 on vectors and 8,900 on codes were measured."""
 READ_RATE = 30_000
 """Rows a second that are read, compared and hashed."""
+RATED_TEXTS = 200
+"""Texts at most that are embedded to tell how long the others will take."""
+RATED_SHARE = 32
+"""A part in so many of the texts tells how long all take: of few, fewer."""
 SEEN_BASES = 2
 """Base shards that are looked at."""
 LINK_BYTES = 20
@@ -71,7 +75,7 @@ class CollectionForecast:
     """Base shards to build; the others are kept."""
     upload_bytes: int | None = None
     seconds: float | None = None
-    """Expected time of reading, embedding and building, by what 200 texts took."""
+    """Expected time of reading, embedding and building, by what some texts took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +138,11 @@ def add_bases(
     *,
     dimension: int,
     options: IndexConfig,
-    measure_rate: Callable[[], float],
+    measure_rate: Callable[[int], float],
 ) -> CollectionForecast:
     """Return a collection's forecast with what is ahead for its base shards, of which some were looked at.
 
-    `measure_rate` gives the texts that the encoder embeds a second; it is asked where there is any to embed.
+    `measure_rate` gives the texts that the encoder embeds a second, told by so many; it is asked where there is any.
     """
     found = list(bases)
     whole = item.shards / len(found)
@@ -149,7 +153,7 @@ def add_bases(
 
     rows, texts, written = (total(what) for what in ("rows", "texts", "written"))
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
-    embedding = texts / measure_rate() if texts else 0.0
+    embedding = texts / measure_rate(min(max(texts // RATED_SHARE, 1), RATED_TEXTS)) if texts else 0.0
     return replace(
         item,
         changed=total("changed"),
@@ -161,11 +165,11 @@ def add_bases(
     )
 
 
-def measure_rate(encoder: Encoder, texts: Sequence[str], collection: str) -> float:
-    """Return how many of the texts, whose number is above 0, the encoder embeds a second."""
+def measure_rate(encoder: Encoder, texts: Sequence[str], collection: str, count: int) -> float:
+    """Return how many texts the encoder embeds a second, told by the first `count` of those given; both above 0."""
     started = time.perf_counter()
-    encoder.encode(texts, kind=KINDS[collection])
-    return len(texts) / (time.perf_counter() - started)
+    encoder.encode(texts[:count], kind=KINDS[collection])
+    return min(count, len(texts)) / (time.perf_counter() - started)
 
 
 def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexer.build.catalogue import shard_of
+from indexer.build.catalogue import hash_ids
 from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
 from indexer.build.embed import Mask, Vectors
 from indexer.config import IndexConfig
@@ -92,11 +92,11 @@ class LiveCollection:
         ids = read_lines(self.cache.fetch(shard.ids), shard.rows)
         digests = read_digests(self.cache.fetch(shard.digests), shard.rows)
         dead = set(self.read_dead(number).tolist())
-        for row in range(shard.rows):
+        for row, name in enumerate(ids):
             if row not in dead:
                 at = row * ROW_BYTES
                 text, display = digests[at : at + DIGEST_BYTES], digests[at + DIGEST_BYTES : at + ROW_BYTES]
-                yield ids[row], OldRow(number, row, text, display)
+                yield name, OldRow(number, row, text, display)
 
     def read_dead(self, number: int) -> npt.NDArray[np.uint32]:
         """Return the numbers of a shard's dead rows."""
@@ -115,7 +115,7 @@ class LiveCollection:
         for rows in _take_rows(self.read_rows(number), SORTED_ROWS):
             numbers = np.array([old.row for _, old in rows], dtype=np.int64)
             vectors = None if index is None else index.reconstruct_batch(numbers)
-            places = np.array([shard_of(name, shards) for name, _ in rows])
+            places = hash_ids(name for name, _ in rows) % np.uint64(shards)
             batch = _as_batch(rows, vectors)
             for place in np.unique(places).tolist():
                 yield place, batch.filter(pa.array(places == place))

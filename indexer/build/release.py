@@ -47,8 +47,6 @@ from indexer.signature import open_shop_key
 from indexer.store import open_store
 
 ONE_WRITER = "only one process at a time may write to this store (shop.single_writer)"
-RATED_TEXTS = 200
-"""Texts that are embedded to tell how long the others will take."""
 
 
 @dataclass
@@ -232,7 +230,7 @@ def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, 
             ),
         )
         keeps = run.reuse == "all" and keeps_shards(live, plan, options)
-        texts = [row.text for row in sampled[name][:RATED_TEXTS]]
+        texts = [row.text for row in sampled[name]]
         bases = run.site.forecast_bases(name, plan.shards, live, keeps=keeps)
         if bases and texts:
             rate = partial(measure_rate, run.encoder, texts, name)

@@ -28,6 +28,7 @@ BATCH_ROWS = 5_000
 BATCH_BYTES = 16 << 20
 RECORD_BYTES = 16 << 20
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+BYTE_ORDER_MARK = "\ufeff"
 ASCII_SPACE = "".join(map(chr, range(33)))
 """What a TSV line may consist of and still count as empty."""
 
@@ -179,14 +180,25 @@ def _text_batches(records: Iterator[_Record], names: Sequence[str], path: Path) 
 
 
 def _raw_batch(records: list[_Record], names: Sequence[str], path: Path) -> RawBatch:
+    try:
+        columns = _as_columns(records, names)
+    except UnicodeEncodeError:
+        _leave_out_damaged(records)
+        columns = _as_columns(records, names)
+    samples = {row: record.sample for row, record in enumerate(records) if record.reason}
+    keys = frozenset(chain.from_iterable({record.keys for record in records}))
+    return RawBatch(columns, [record.reason for record in records], samples, str(path), keys)
+
+
+def _as_columns(records: list[_Record], names: Sequence[str]) -> dict[str, pa.Array]:
+    return {name: pa.array([record.values[at] for record in records], pa.string()) for at, name in enumerate(names)}
+
+
+def _leave_out_damaged(records: list[_Record]) -> None:
     for record in records:
         if record.reason is None and any(_is_damaged(value) for value in record.values):
             record.reason, record.sample = "encoding", "invalid UTF-8"
             record.values = [None if _is_damaged(value) else value for value in record.values]
-    columns = {name: pa.array([record.values[at] for record in records], pa.string()) for at, name in enumerate(names)}
-    samples = {row: record.sample for row, record in enumerate(records) if record.reason}
-    keys = frozenset(chain.from_iterable({record.keys for record in records}))
-    return RawBatch(columns, [record.reason for record in records], samples, str(path), keys)
 
 
 def _is_damaged(value: str | None) -> bool:
@@ -240,7 +252,7 @@ def _csv_records(path: Path, kind: str, names: Sequence[str]) -> Iterator[_Recor
 def _json_records(path: Path, names: Sequence[str]) -> Iterator[_Record]:
     with open_bytes(path) as file:
         for line in _bounded_lines(file):
-            text = line.decode("utf-8-sig", errors="surrogateescape").strip()
+            text = line.decode("utf-8", errors="surrogateescape").removeprefix(BYTE_ORDER_MARK).strip()
             if text:
                 yield _parse_record(text, names)
 
@@ -270,12 +282,17 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
     )
 
 
+JSON_SPACE = " \t\n\r"
 _DECODER = json.JSONDecoder(parse_int=str)
 
 
 def parse_json(text: str) -> Any:
     """Parse JSON with whole numbers as text, whatever their length; raises ValueError or RecursionError."""
-    return _DECODER.decode(text)
+    bare = text.strip(JSON_SPACE)
+    value, end = _DECODER.raw_decode(bare)
+    if end < len(bare):
+        raise ValueError(f"expected nothing after the value, found {bare[end : end + 20]!r}")
+    return value
 
 
 def json_text(value: Any) -> str | None:

@@ -133,8 +133,8 @@ def test_ids_whose_hashes_are_equal_are_told_apart(monkeypatch: pytest.MonkeyPat
 
 
 def test_lines_are_found_and_hashed_in_blocks_like_one_by_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("indexer.shard_file.HASH_ROWS", 2)
+    monkeypatch.setattr("indexer.shard_file.PART_ROWS", 2)
     monkeypatch.setattr("indexer.shard_file.SCAN_BYTES", 3)
     lines = Lines(b"a\n\nccc\ndd\ne\n", "ids")
-    assert [lines[row] for row in range(len(lines))] == ["a", "", "ccc", "dd", "e"]
+    assert [lines[row] for row in range(len(lines))] == list(lines) == ["a", "", "ccc", "dd", "e"]
     assert lines.hash_all().tolist() == [hash(line) for line in (b"a", b"", b"ccc", b"dd", b"e")]
