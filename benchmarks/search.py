@@ -32,7 +32,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.latency import make_queries, read_queries
 from benchmarks.machine import print_machine
 from benchmarks.search_costs import compare_filters, compare_memory, serve
-from benchmarks.search_inputs import Hits, K, Vectors, embed_texts, make_vectors, open_shards, time_each, write_shards
+from benchmarks.search_inputs import (
+    OPTIONS,
+    Hits,
+    K,
+    Vectors,
+    embed_texts,
+    make_vectors,
+    open_shards,
+    time_each,
+    write_shards,
+)
 from indexer.config import IndexConfig
 from indexer.loaded_release import search_shards
 from indexer.reader import open_index
@@ -178,12 +188,11 @@ def main() -> None:
         f"{len(vectors)} vectors of {vectors.shape[1]}, {'by ' + options.encoder if options.encoder else 'synthetic'}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        index = IndexConfig()
-        compare_shards(Path(folder), vectors, queries, index, options.rounds, options.least_recall)
+        compare_shards(Path(folder), vectors, queries, OPTIONS, options.rounds, options.least_recall)
         if options.filters:
-            compare_filters(Path(folder), vectors, queries[:100], index, options.rounds)
+            compare_filters(Path(folder), vectors, queries[:100], OPTIONS, options.rounds)
         if options.memory:
-            compare_memory(Path(folder), vectors, queries, index)
+            compare_memory(Path(folder), vectors, queries, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from benchmarks.search_inputs import Hits, K, Vectors, open_shards, time_each, write_shards
+from benchmarks.search_inputs import OPTIONS, Hits, K, Vectors, open_shards, time_each, write_shards
 from indexer import shard_search
 from indexer.config import IndexConfig
 from indexer.index_file import IndexShape, read_index
@@ -98,7 +98,7 @@ def compare_memory(folder: Path, vectors: Vectors, queries: Vectors, options: In
 
 def serve(way: str, folder: Path, rows: int, dimension: int) -> None:
     """Open the shard, then search it, each at a word from outside, and say at another what memory that took."""
-    options, queries = IndexConfig(), np.load(folder / "queries.npy")
+    options, queries = OPTIONS, np.load(folder / "queries.npy")
     shape = IndexShape(rows=rows, dimension=dimension, m=options.m, storage=options.storage)
     faiss.omp_set_num_threads(1)
     before = read_memory()

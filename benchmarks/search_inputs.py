@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.latency import make_queries, read_queries
 from benchmarks.nights import make_title
-from indexer.config import IndexConfig
+from indexer.config import UNCHOSEN_EF_SEARCH, IndexConfig
 from indexer.encoder import open_encoder
 from indexer.hnsw import build_index, write_index
 from indexer.index_file import IndexShape, read_index
@@ -22,6 +22,7 @@ from indexer.shard_file import read_lines
 Vectors = npt.NDArray[np.float32]
 Hits = npt.NDArray[np.int64]
 K = 10
+OPTIONS = IndexConfig(ef_search=UNCHOSEN_EF_SEARCH)
 WARM_UP = 50
 DIMENSION = 384
 ROWS_PER_CLUSTER = 20

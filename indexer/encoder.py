@@ -73,8 +73,8 @@ class Encoded(NamedTuple):
     """Unit vectors in the order of the texts."""
 
     vectors: Vectors
-    truncated: npt.NDArray[np.bool_]
-    """Texts longer than the limit, whose end was not read."""
+    cuts: npt.NDArray[np.int64]
+    """Of texts longer than the limit the first character that was not read; -1 of others."""
     empty: npt.NDArray[np.bool_]
     """Texts in which the tokenizer found nothing it knows; their vectors mean nothing."""
 
@@ -85,7 +85,7 @@ class Tokens(NamedTuple):
     ids: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
-    truncated: npt.NDArray[np.bool_]
+    cuts: npt.NDArray[np.int64]
     empty: npt.NDArray[np.bool_]
 
     def take(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
@@ -151,7 +151,7 @@ class Encoder:
             ids=np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum())),
             starts=lengths.cumsum() - lengths,
             lengths=lengths,
-            truncated=np.array([bool(item.overflowing) for item in encodings], dtype=np.bool_),
+            cuts=_find_cuts(self._tokenizers[kind], texts, [bool(item.overflowing) for item in encodings]),
             empty=np.array([self._meaningless.issuperset(item) for item in ids], dtype=np.bool_),
         )
 
@@ -169,7 +169,16 @@ class Encoder:
         else:
             with ThreadPoolExecutor(min(self._threads, len(batches))) as pool:
                 list(pool.map(run, batches))
-        return Encoded(vectors, truncated=tokens.truncated, empty=tokens.empty)
+        return Encoded(vectors, cuts=tokens.cuts, empty=tokens.empty)
+
+
+def _find_cuts(tokenizer: Tokenizer, texts: Sequence[str], cut: Sequence[bool]) -> npt.NDArray[np.int64]:
+    """Return where each cut text was cut, -1 of others; places in texts take longer, and few are cut."""
+    found = np.full(len(texts), -1, dtype=np.int64)
+    places = np.flatnonzero(cut)
+    for place, item in zip(places, tokenizer.encode_batch([texts[place] for place in places]), strict=True):
+        found[place] = max(end for _, end in item.offsets)
+    return found
 
 
 def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 512) -> Encoder:

@@ -98,9 +98,12 @@ def escape(text: str, *, keep: str = "") -> str:
 
 def product_text(product: Mapping[str, object], *, fields: Sequence[str], separator: str) -> str:
     """Join the product's non-empty fields, in the given order, with the separator (Vo et al. 2024, section 3)."""
-    values = (product.get(field) for field in fields)
-    cleaned = (clean_text(value) for value in values if isinstance(value, str))
-    return separator.join(text for text in cleaned if text)
+    return separator.join(filter(None, clean_fields(product, fields)))
+
+
+def clean_fields(product: Mapping[str, object], fields: Sequence[str]) -> list[str]:
+    """Return the cleaned text of each field, empty where the product has none."""
+    return [clean_text(value) if isinstance(value := product.get(field), str) else "" for field in fields]
 
 
 def _decode_reference(match: re.Match[str]) -> str:

@@ -34,7 +34,7 @@ from indexer.store import open_store
 
 Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
-ROWS = "id string, text string, display string, updated_at string"
+ROWS = "id string, text string, display string, updated_at string, lengths string"
 DEALT_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.int32()),
@@ -239,12 +239,13 @@ def gather_rows(batches: Iterable[pa.RecordBatch]) -> Dealt | None:
     strays: list[tuple[str, OldRow]] = []
     for batch in batches:
         columns = [batch.column(name).to_pylist() for name in DEALT_SCHEMA.names]
-        for number, name, text, display, updated_at, *old in zip(*columns, strict=True):
+        for number, *values in zip(*columns, strict=True):
             numbers.add(number)
+            row, old = Row(*values[: len(SCHEMA.names)]), values[len(SCHEMA.names) :]
             if old[0] is None:
-                rows.append(Row(name, text, display, updated_at))
+                rows.append(row)
             else:
-                strays.append((name, OldRow(*old)))
+                strays.append((row.id, OldRow(*old)))
     if len(numbers) > 1:
         raise IntegrityError(f"one task was dealt the rows of the shards {sorted(numbers)}; please report this")
     return Dealt(numbers.pop(), rows, strays) if numbers else None

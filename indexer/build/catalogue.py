@@ -25,11 +25,11 @@ from indexer.contracts.tables import read_table
 from indexer.encoder import EncoderDescription
 from indexer.errors import ConfigError
 from indexer.shard_file import as_one_line
-from indexer.text import clean_text, normalise_query, product_text
+from indexer.text import clean_fields, clean_text, normalise_query
 
 SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("id", "text", "display")]
-    + [pa.field("updated_at", pa.string())]
+    + [pa.field(name, pa.string()) for name in ("updated_at", "lengths")]
 )
 Hashes = npt.NDArray[np.uint64]
 BATCH_ROWS = 5_000
@@ -50,6 +50,8 @@ class Row(NamedTuple):
     display: str
     """What a consumer shows."""
     updated_at: str | None = None
+    lengths: str | None = None
+    """Characters of each text field within a product's text, with commas between."""
 
 
 @dataclass(kw_only=True)
@@ -220,9 +222,15 @@ def read_ids(path: Path) -> Iterator[list[str]]:
 
 def product_row(product: Mapping[str, Any], *, fields: Sequence[str], separator: str) -> Row:
     """Return what the index needs of a product; `fields` are joined by the separator to what is embedded."""
-    text = product_text(product, fields=fields, separator=separator)
-    title = as_one_line(clean_text(product["title"]))
-    return Row(product["product_id"], text, title, product["updated_at"])
+    texts = clean_fields(product, fields)
+    title = texts[fields.index("title")] if "title" in fields else clean_text(product["title"])
+    return Row(
+        product["product_id"],
+        separator.join(filter(None, texts)),
+        as_one_line(title),
+        product["updated_at"],
+        ",".join(map(str, map(len, texts))),
+    )
 
 
 def query_row(entry: Mapping[str, Any]) -> Row:

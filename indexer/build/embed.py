@@ -1,5 +1,6 @@
 """Embed the rows of a shard in chunks: what is known already is taken, equal texts are embedded once."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from indexer.build.catalogue import Row
-from indexer.encoder import Encoder
+from indexer.encoder import Encoder, EncoderDescription
 
 CHUNK_ROWS = 4_096
 """Texts tokenised and sorted by length at a time; large enough that most batches are full."""
@@ -28,7 +29,9 @@ class EmbeddedRows:
     empty: list[Row]
     """Rows in whose text the encoder knows no word; they have no meaningful vector."""
     truncated: int
-    """Texts longer than the encoder's limit, of those that were embedded."""
+    """Rows that were embedded and whose text is longer than the encoder's limit."""
+    cut_fields: dict[str, int]
+    """Text field -> rows of which something of it was not read."""
     embedded: int
     """Different texts that the encoder was given."""
 
@@ -47,7 +50,7 @@ def embed_rows(
     `known` has vectors of all rows and which of them are true; it is written to.
     """
     vectors, done = known or _make_blank(len(rows), encoder.dimension)
-    empty, truncated = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    empty, cuts = np.zeros(len(rows), dtype=np.bool_), np.full(len(rows), -1, dtype=np.int64)
     places: dict[str, list[int]] = {}
     for place in np.flatnonzero(~done).tolist():
         places.setdefault(rows[place].text, []).append(place)
@@ -58,15 +61,28 @@ def embed_rows(
         for chunk, encoded in zip(chunks, encoding, strict=True):
             at = np.array([place for text in chunk for place in places[text]])
             of = np.repeat(np.arange(len(chunk)), [len(places[text]) for text in chunk])
-            vectors[at], empty[at], truncated[at] = encoded.vectors[of], encoded.empty[of], encoded.truncated[of]
+            vectors[at], empty[at], cuts[at] = encoded.vectors[of], encoded.empty[of], encoded.cuts[of]
             bar.update(len(chunk))
     return EmbeddedRows(
         rows=[row for row, is_empty in zip(rows, empty, strict=True) if not is_empty],
         vectors=vectors[~empty] if empty.any() else vectors,
         empty=[row for row, is_empty in zip(rows, empty, strict=True) if is_empty],
-        truncated=int(truncated.sum()),
+        truncated=int((cuts >= 0).sum()),
+        cut_fields=_count_cut_fields(encoder.description, rows, cuts),
         embedded=len(texts),
     )
+
+
+def _count_cut_fields(encoder: EncoderDescription, rows: Sequence[Row], cuts: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Return of how many rows something of each text field lies behind the cut."""
+    counts: Counter[str] = Counter()
+    for place in np.flatnonzero(cuts >= 0).tolist():
+        end = -len(encoder.text_separator)
+        for name, length in zip(encoder.text_fields, map(int, (rows[place].lengths or "").split(",")), strict=True):
+            if length:
+                end += len(encoder.text_separator) + length
+                counts[name] += end > cuts[place]
+    return dict(counts)
 
 
 def _make_blank(rows: int, dimension: int) -> tuple[Vectors, Mask]:

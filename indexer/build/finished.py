@@ -28,6 +28,8 @@ class Tally:
     built: int = 0
     """Shards built by this process; others were sealed by an earlier one, or kept."""
     truncated: int = 0
+    cut_fields: Counter[str] = field(default_factory=Counter)
+    """Text field -> rows of which something of it was not read."""
     embedded: int = 0
     """Different texts that were embedded."""
     norm_error: float = 0.0
@@ -43,6 +45,7 @@ class Tally:
         self.built += built
         self._count(sealed.duplicates, sealed.rejected, sealed.examples)
         self.truncated += sealed.truncated
+        self.cut_fields.update(sealed.cut_fields)
         self.embedded += sealed.embedded
         self.norm_error = max(self.norm_error, sealed.norm_error)
 
@@ -51,6 +54,7 @@ class Tally:
         self.built += other.built
         self._count(other.duplicates, other.rejected, other.examples)
         self.truncated += other.truncated
+        self.cut_fields.update(other.cut_fields)
         self.embedded += other.embedded
         self.norm_error = max(self.norm_error, other.norm_error)
         self.kept_cosines.extend(other.kept_cosines)
@@ -164,6 +168,7 @@ class FinishedCollection:
             "rejected": sum(self.rejected.values()),
             "embedded": self.tally.embedded,
             "truncated": self.tally.truncated,
+            "cut_fields": {name: count for name, count in sorted(self.tally.cut_fields.items()) if count},
             "shards": len(self.shards),
             "shards_wanted": self.plan.shards_wanted,
             "deltas": sum(shard.delta for shard in self.shards),

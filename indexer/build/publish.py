@@ -41,6 +41,7 @@ class SealedShard:
     examples: dict[str, str]
     """Reason -> id of its first row."""
     truncated: int
+    cut_fields: dict[str, int]
     embedded: int
     """Different texts that were embedded for it."""
     norm_error: float
@@ -263,7 +264,7 @@ def _require_whole(damage: Sequence[str]) -> None:
 
 
 def _read_sealed_shard(record: Record) -> SealedShard:
-    rejected, examples = record.record("rejected"), record.record("examples")
+    rejected, examples, cut = (record.record(name) for name in ("rejected", "examples", "cut_fields"))
     sealed = SealedShard(
         shard=read_shard(record.record("shard")),
         probe=read_object(record.record("probe")),
@@ -271,6 +272,7 @@ def _read_sealed_shard(record: Record) -> SealedShard:
         rejected={reason: rejected.integer(reason) for reason in rejected.names()},
         examples={reason: examples.text(reason) for reason in examples.names()},
         truncated=record.integer("truncated"),
+        cut_fields={name: cut.integer(name) for name in cut.names()},
         embedded=record.integer("embedded"),
         norm_error=record.number("norm_error"),
     )

@@ -91,7 +91,7 @@ class ShardBuilder:
         )
         files = self._write_files(collection, name, embedded)
         probe = self._probe(collection, files, embedded)
-        if is_coded(embedded.vectors, self.config.index) and not self._suffices(probe):
+        if not self._suffices(probe) and is_coded(embedded.vectors, self.config.index):
             write_index(build_index(embedded.vectors, replace(self.config.index, graph_dimensions=0)), files["index"])
             probe = self._probe(collection, files, embedded)
         sealed = SealedShard(
@@ -101,6 +101,7 @@ class ShardBuilder:
             rejected=dict(unique.rejected),
             examples=unique.examples,
             truncated=embedded.truncated,
+            cut_fields=embedded.cut_fields,
             embedded=embedded.embedded,
             norm_error=error,
         )

@@ -14,6 +14,7 @@ FIGURES = (
     "rejected",
     "embedded",
     "truncated",
+    "cut_fields",
     "shards",
     "shards_wanted",
     "deltas",

@@ -70,7 +70,13 @@ BUILT = [
     line(21, [("A", "<b>red</b> mug &amp; cup", "")], {"A": "<b>red</b> mug & cup"}, {}, {}),
     line(22, [("A", "=red(mug)", "")], {"A": "=red(mug)"}, {}, {}),
     line(23, [("A", "\U0001f600\U0001f680 !!!", "")], {}, {}, {"text_empty": 1}),
-    line(24, [("A", "mug " * 2_000, "")], {"A": ("mug " * 2_000).strip()}, {"truncated": 1}, {}),
+    line(
+        24,
+        [("A", "mug " * 2_000, "")],
+        {"A": ("mug " * 2_000).strip()},
+        {"truncated": 1, "cut_fields": {"title": 1}},
+        {},
+    ),
     line(25, [("A", "中国 日本", "")], {}, {}, {"text_empty": 1}),
     line(27, [("A", "red mug", "0000-00-00"), ("A", "red mug", "9999-99-99")], {"A": "red mug"}, {"duplicates": 1}, {}),
 ]
@@ -84,7 +90,8 @@ def test_every_row_is_published_a_duplicate_or_rejected(shop, rows, live, figure
     (products,) = document["collections"]
     assert {reject["reason"]: reject["count"] for reject in document["rejects"]} == rejected
     assert products["rows_in"] == products["rows"] + products["duplicates"] + products["rejected"] == 40 + len(rows)
-    assert {name: products[name] for name in ("duplicates", "truncated")} == {"duplicates": 0, "truncated": 0} | figures
+    expected = {"duplicates": 0, "truncated": 0, "cut_fields": {}} | figures
+    assert {name: products[name] for name in expected} == expected
     assert read_live(shop.folder) == {row[0]: row[1] for row in GOOD} | live
 
 

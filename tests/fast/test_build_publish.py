@@ -86,6 +86,7 @@ def sealed_shard(store: LocalStore) -> SealedShard:
         rejected={"text_empty": 3},
         examples={"text_empty": "P1"},
         truncated=4,
+        cut_fields={"title": 3},
         embedded=5,
         norm_error=0.25,
     )

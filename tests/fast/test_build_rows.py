@@ -13,6 +13,7 @@ from indexer.build.catalogue import (
     MAX_SHARDS,
     Row,
     count_shards,
+    product_row,
     read_rows,
     sample_rows,
     shard_of,
@@ -21,6 +22,7 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.duplicates import resolve_duplicates
+from indexer.build.embed import embed_rows
 from indexer.build.plan import plan_collection
 from indexer.config import Config, IndexConfig
 from indexer.encoder import EncoderDescription, open_encoder
@@ -38,10 +40,31 @@ def test_a_product_becomes_its_text_and_its_title(make_shop: Shop, description: 
     config = make_shop([("B07X", "Steel  sipper\u200b 300 ml", "Acme"), ("B08", " Mug ", None)])
     spool = spool_products(config, description, tmp_path, progress=False)
     assert list(read_rows(spool.path)) == [
-        Row("B07X", "Steel sipper 300 ml | Acme", "Steel sipper 300 ml"),
-        Row("B08", "Mug", "Mug"),
+        Row("B07X", "Steel sipper 300 ml | Acme", "Steel sipper 300 ml", lengths="19,4"),
+        Row("B08", "Mug", "Mug", lengths="3,0"),
     ]
     assert (spool.rows_in, spool.rows, spool.rejected) == (2, 2, Counter())
+
+
+def test_cut_texts_are_counted_by_the_fields_that_lost_something(encoder_directory: Path):
+    # 32 tokens, two of them marks: 30 words are read, the separator being one.
+    texts = {
+        "whole": ("desk " * 28, "mug"),
+        "title alone": ("desk " * 30, ""),
+        "brand cut": ("desk " * 28, "mug cup"),
+        "brand lost": ("desk " * 30, "mug"),
+        "both": ("desk " * 31, "mug"),
+    }
+    rows = [
+        product_row(
+            {"product_id": name, "title": title, "brand": brand, "updated_at": None},
+            fields=("title", "brand"),
+            separator=" | ",
+        )
+        for name, (title, brand) in texts.items()
+    ]
+    found = embed_rows(open_encoder(encoder_directory, threads=1), "products", rows, label="", progress=False)
+    assert (found.truncated, found.cut_fields) == (3, {"title": 1, "brand": 3})
 
 
 def test_rejected_rows_are_counted_by_reason(make_shop: Shop, description: EncoderDescription, tmp_path: Path):

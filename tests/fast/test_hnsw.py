@@ -13,7 +13,7 @@ from indexer.build.duplicates import UniqueRows
 from indexer.build.release import build_release
 from indexer.build.shard import fingerprint_shard
 from indexer.config import Config, GatesConfig, IndexConfig
-from indexer.hnsw import CODED_ROWS, build_index, encode_vectors, write_index
+from indexer.hnsw import CODED_ROWS, build_index, encode_vectors, find_directions, write_index
 from indexer.index_file import IndexShape, read_index
 
 ROWS, DIMENSION, CODES = CODED_ROWS + 50, 32, 16
@@ -37,13 +37,18 @@ def measure_recall(index: object, vectors: np.ndarray) -> float:
     return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, exact, strict=True)]))
 
 
-def test_codes_are_the_best_projection_in_whole_numbers():
+def test_codes_are_the_best_projection_in_whole_numbers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hnsw, "CODED_ROWS", 2)
     # Second moments diag(4, 1, 0.25) * 2 / 6: the first two axes lead; the largest number, 2, becomes 127.
     vectors = np.array([[2, 0, 0], [0, 1, 0], [0, 0, 0.5], [-2, 0, 0], [0, -1, 0], [0, 0, -0.5]], dtype=np.float32)
-    codes = encode_vectors(vectors, 2)
+    directions = find_directions(vectors, replace(CODED, graph_dimensions=2))
+    assert directions is not None
+    codes = encode_vectors(vectors, directions)
     assert np.abs(codes).tolist() == [[127, 0], [0, 64], [0, 0], [127, 0], [0, 64], [0, 0]]
     assert (codes[:3] == -codes[3:]).all()
-    assert not encode_vectors(np.zeros((4, 3), dtype=np.float32), 2).any()
+    assert not encode_vectors(np.zeros((4, 3), dtype=np.float32), directions).any()
+    # One axis keeps 4 of 5.25, too little of the vectors.
+    assert find_directions(vectors, replace(CODED, graph_dimensions=1)) is None
 
 
 @pytest.mark.parametrize("storage", ["flat", "sqfp16", "sq8"])
@@ -70,6 +75,12 @@ def test_the_same_vectors_give_the_same_bytes_on_any_number_of_threads(tmp_path:
     assert found[0] == found[1] == found[2]
 
 
+def test_vectors_of_all_directions_alike_are_not_coded():
+    drawn = np.random.default_rng(6).standard_normal((CODED_ROWS, DIMENSION), dtype=np.float32)
+    assert find_directions(drawn, CODED) is None
+    assert find_directions(drawn * 0.85 ** np.arange(DIMENSION, dtype=np.float32), CODED) is not None
+
+
 @pytest.mark.parametrize(
     ("rows", "dimensions"), [(CODED_ROWS - 1, CODES), (ROWS, 0), (ROWS, DIMENSION)], ids=["few rows", "off", "as many"]
 )
@@ -87,7 +98,7 @@ def test_a_shard_that_codes_serve_badly_is_made_again_on_its_vectors(
     monkeypatch.setattr(hnsw, "CODED_ROWS", 100)
     if useless:
         monkeypatch.setattr(
-            hnsw, "encode_vectors", lambda vectors, dimensions: np.eye(len(vectors), dimensions, dtype=np.float32)
+            hnsw, "encode_vectors", lambda vectors, found: np.eye(len(vectors), found.shape[1], dtype=np.float32)
         )
     config = make_shop(products(600), graph_dimensions=16)
     build_release(config, "2026-11-20", encoder_directory=encoder_directory, story={}, progress=False)

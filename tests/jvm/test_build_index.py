@@ -356,9 +356,9 @@ def test_a_driver_killed_in_front_of_its_commit_is_taken_up_by_the_next(shop, en
 
 def test_a_task_takes_its_rows_and_the_live_ones_apart():
     place = OldRow(4, 9, b"t" * 16, b"d" * 16, b"\0" * 8)
-    rows = [Row("A", "mug", "Mug", None), Row("B", "cup", "Cup", "x")]
+    rows = [Row("A", "mug", "Mug", None, "3"), Row("B", "cup", "Cup", "x")]
     tonight = list(index_tasks.deal_rows(1)([as_batch(rows)]))
-    values = dict(zip(DEALT_SCHEMA.names, (0, "A", None, None, None, *place), strict=True))
+    values = dict(zip(DEALT_SCHEMA.names, (0, "A", None, None, None, None, *place), strict=True))
     stray = pa.RecordBatch.from_pylist([values], schema=DEALT_SCHEMA)
     assert index_tasks.gather_rows([*tonight, stray]) == (0, rows, [("A", place)])
     assert index_tasks.gather_rows([]) is None

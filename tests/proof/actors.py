@@ -165,6 +165,7 @@ def build_shard(run: RunFolder, attempt: str) -> SealedShard:
         rejected={},
         examples={},
         truncated=0,
+        cut_fields={},
         embedded=1,
         norm_error=0.0,
     )
