@@ -477,8 +477,9 @@ class IndexConfig:
     m: int = 64
     ef_construction: int = 256
     graph_dimensions: int = 192
-    """Numbers of one byte that stand for a vector while the graph of a shard of 10,000 rows or more is made; a shard
-    that does not reach its gates so is made again on the vectors, and 0 makes all on them."""
+    """Numbers of one byte that stand for a vector while the graph of a shard of 10,000 rows or more is made, where they
+    keep nine tenths of the vectors' squared length; a shard that does not reach its gates so is made again on the
+    vectors, and 0 makes all on them."""
     ef_search: int = 0
     """Candidates that a search looks at (efSearch). 0 takes for each release the fewest of a ladder from 16 to 512 that
     reach the target recalls; the manifest names it."""
@@ -491,7 +492,7 @@ class IndexConfig:
     """Base shards per collection; 0 means as few as `max_shard_rows` allows, or those that are live, up to twice as
     many."""
     max_shard_rows: int = 200_000
-    """Bounds the memory of a build: about (8 d + 8 m + 300) bytes a row."""
+    """Bounds the memory of a build: about (8 d + 8 m + 300) bytes a row, or 12 d where no codes are used."""
     precision: str = "fp32"
     """Encoder that embeds and is released: fp32 or int8."""
     texts: bool = True
@@ -500,8 +501,8 @@ class IndexConfig:
     batch_tokens: int = 512
     """Upper bound on the tokens of one encoder batch; an int8 encoder takes each text alone."""
     max_deltas: int = 10
-    """Shards of one night's changes beside the base shards; when there are so many, tonight's takes them in. 0 makes
-    none: every shard with a change is built anew."""
+    """Shards of one night's changes beside the base shards; when there are so many, and half as many would hold their
+    rows, tonight's takes them in. 0 makes none: every shard with a change is built anew."""
     max_stale_share: float = 0.2
     """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows."""
     kept_probes: int = 2

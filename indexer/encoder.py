@@ -175,7 +175,7 @@ class Encoder:
 def _find_cuts(tokenizer: Tokenizer, texts: Sequence[str], cut: Sequence[bool]) -> npt.NDArray[np.int64]:
     """Return where each cut text was cut, -1 of others; places in texts take longer, and few are cut."""
     found = np.full(len(texts), -1, dtype=np.int64)
-    places = np.flatnonzero(cut)
+    places = np.flatnonzero(cut).tolist()
     for place, item in zip(places, tokenizer.encode_batch([texts[place] for place in places]), strict=True):
         found[place] = max(end for _, end in item.offsets)
     return found

@@ -103,15 +103,11 @@ def write_index(index: Any, path: Path) -> None:
 def estimate_bytes(rows: int, dimension: int, options: IndexConfig) -> int:
     """Return the memory at the peak of a build: the vectors, their copy in the index, links, and per-row lists.
 
-    Codes, as numbers of four bytes and of one, are gone before the vectors are copied. Without codes the distinct
-    vectors are gathered beside their copy in the index; nobody knows yet how many there are, and all are counted.
+    It is that of a build without codes, which the vectors may turn out to need: the distinct ones are gathered beside
+    their copy in the index, and nobody knows yet how many there are.
     """
     stored = BYTES_PER_NUMBER[options.storage] * dimension
-    if 0 < options.graph_dimensions < dimension and rows >= CODED_ROWS:
-        copied = max(stored, 5 * options.graph_dimensions)
-    else:
-        copied = stored + 4 * dimension
-    return rows * (4 * dimension + copied + 8 * options.m + 300)
+    return rows * (8 * dimension + stored + 8 * options.m + 300)
 
 
 def _build_coded(vectors: Vectors, directions: Vectors, copies: Copies, options: IndexConfig) -> Any:

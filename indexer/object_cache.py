@@ -36,6 +36,11 @@ class ObjectCache:
                 f"{self._folder}: {error.strerror or error}; check the cache folder, its rights and the disk"
             ) from error
 
+    def drop(self, entry: ObjectEntry) -> None:
+        """Remove a download that was read; a local store's own file stays."""
+        if not isinstance(self._store, LocalStore):
+            (self._folder / entry.sha256).unlink(missing_ok=True)
+
     def prune(self) -> None:
         """Remove downloads that were not asked for lately; other processes may share the folder."""
         oldest = time.time() - UNUSED_SECONDS

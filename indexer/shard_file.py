@@ -37,13 +37,8 @@ class Lines:
             raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error}") from None
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), PART_ROWS):
-            first, end = self._span(start, min(start + PART_ROWS, len(self)))
-            try:
-                yield from self._data[first:end].decode("utf-8").split("\n")
-            except UnicodeDecodeError as error:
-                row = int(np.searchsorted(self._ends, first + error.start))
-                raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error.reason}") from None
+        for part in self._decode_parts():
+            yield from part.split("\n")
 
     def line(self, row: int) -> bytes:
         """Return a line's bytes without its end."""
@@ -52,7 +47,7 @@ class Lines:
 
     def check_encoding(self) -> None:
         """Raise IntegrityError unless every line is UTF-8; otherwise the first search that finds a wrong one would."""
-        for _ in self:
+        for _ in self._decode_parts():
             pass
 
     def hash_all(self) -> npt.NDArray[np.int64]:
@@ -64,6 +59,16 @@ class Lines:
             lines = self._data[first:last].split(b"\n")
             hashes[start:end] = np.fromiter(map(hash, lines), dtype=np.int64, count=end - start)
         return hashes
+
+    def _decode_parts(self) -> Iterator[str]:
+        """Yield PART_ROWS lines at a time, without the end of the last; raises IntegrityError naming a wrong one."""
+        for start in range(0, len(self), PART_ROWS):
+            first, end = self._span(start, min(start + PART_ROWS, len(self)))
+            try:
+                yield self._data[first:end].decode("utf-8")
+            except UnicodeDecodeError as error:
+                row = int(np.searchsorted(self._ends, first + error.start))
+                raise IntegrityError(f"{self._place}: line {row + 1}: not UTF-8: {error.reason}") from None
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
         """Return where the bytes of some lines begin, and where the end of the last one stands."""

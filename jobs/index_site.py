@@ -171,6 +171,7 @@ def make_task(bases: BaseBuilder, encoder: EncoderEntry) -> index_tasks.BaseTask
     url = builder.run.store.url
     return index_tasks.BaseTask(
         config=Config(index=config.index, gates=config.gates),
+        single_writer=config.shop.single_writer,
         url=url if url.startswith("s3://") else str(Path(url).resolve()),
         run_id=builder.run.run_id,
         distrusts=builder.run.cache is not None,

@@ -76,6 +76,7 @@ class BaseTask:
     """What a task is sent to finish a base shard: a `BaseBuilder` without what is open on the driver."""
 
     config: Config
+    single_writer: bool
     url: str
     run_id: str
     distrusts: bool
@@ -101,7 +102,7 @@ class BaseTask:
         options = self.config.index
         threads = options.threads or _count_cores()
         faiss.omp_set_num_threads(threads)
-        store = open_store(self.url, single_writer=self.config.shop.single_writer)
+        store = open_store(self.url, single_writer=self.single_writer)
         builder = ShardBuilder(
             config=replace(self.config, index=replace(options, threads=threads)),
             encoder=fetch_encoder(self.url, self.encoder, threads, options.batch_tokens),

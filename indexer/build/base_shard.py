@@ -141,7 +141,7 @@ class BaseBuilder:
         assert live
         fresh = DeltaRows(changes.fresh, *live.find_vectors(changes.found, number))
         held = None
-        if len(live.entry.deltas) >= self.builder.config.index.max_deltas:
+        if live.takes_in(self.builder.config.index):
             places = [place for _, place in changes.held]
             held = DeltaRows([row for row, _ in changes.held], *live.find_vectors(places, number))
         kept = self.keep_shard(number, [row.row for row in changes.gone if row.shard == number], same)

@@ -186,11 +186,17 @@ def split_spool(spool: Spool, shards: int) -> list[Path]:
     with ExitStack() as stack:
         sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
         for batch in _read_batches(spool.path):
-            numbers = pa.array(hash_ids(batch.column("id").to_pylist()) % np.uint64(shards))
-            for number in numbers.unique().to_pylist():
-                sinks[number].write_batch(batch.filter(pc.equal(numbers, number)))
+            for number, part in deal_batch(batch, shards):
+                sinks[number].write_batch(part)
     spool.path.unlink()
     return paths
+
+
+def deal_batch(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of each shard among those of a batch, by their `id`."""
+    numbers = pa.array(hash_ids(batch.column("id").to_pylist()) % np.uint64(shards))
+    for number in numbers.unique().to_pylist():
+        yield number, batch.filter(pc.equal(numbers, number))
 
 
 def read_rows(path: Path) -> Iterator[Row]:

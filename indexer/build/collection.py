@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.build.base_shard import BaseBuilder, DeltaRows, FinishedBase
-from indexer.build.catalogue import SCHEMA, Row, shard_of
+from indexer.build.catalogue import SCHEMA, Row, deal_batch
 from indexer.build.duplicates import UniqueRows
 from indexer.build.finished import FinishedCollection, Tally
 from indexer.build.live import LiveCollection
@@ -153,14 +153,14 @@ class CollectionBuilder:
         return kept.shard
 
     def _finish_deltas(self, fresh: "DeltaSpool", held: "DeltaSpool") -> list[ShardEntry]:
-        """Return the live deltas that still have a row, and tonight's; where there would be too many, it takes all."""
+        """Return the live deltas that still have a row, and tonight's, which may take in the rows of all."""
         live = self.bases.live
         assert live
         first, options = self.bases.shards, self.bases.builder.config.index
         numbers = range(first, len(live.entry.shards))
         kept = [n for n in numbers if live.entry.shards[n].live_rows > len(self.dead[n])]
         parts, whole = (-(-rows // options.max_shard_rows) for rows in (fresh.rows, fresh.rows + held.rows))
-        if parts and len(numbers) >= options.max_deltas and whole < len(kept) + parts:
+        if parts and live.takes_in(options):
             return self._build_deltas(first, whole, [fresh, held])
         shards = [self._keep(number) for number in kept]
         return shards + self._build_deltas(first + len(shards), parts, [fresh])
@@ -168,8 +168,8 @@ class CollectionBuilder:
     def _build_deltas(self, first: int, parts: int, spools: Sequence["DeltaSpool"]) -> list[ShardEntry]:
         """Build a delta of the spooled rows, in parts where it would be larger than a shard may be."""
         builder, shards = self.bases.builder, []
-        for part in range(parts):
-            rows, known = read_spools(spools, part, parts, builder.encoder.dimension)
+        for part, dealt in enumerate([spools] if parts == 1 else ([one] for one in split_spools(spools, parts))):
+            rows, known = read_spools(dealt, builder.encoder.dimension)
             finished = builder.finish_shard(
                 self.bases.collection, first + part, UniqueRows(rows=rows), known=known, delta=True
             )
@@ -193,26 +193,45 @@ class DeltaSpool:
             return
         found = [vector.tobytes() if is_known else None for vector, is_known in zip(vectors, known, strict=True)]
         columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
-        self._sink.write_batch(pa.RecordBatch.from_arrays([*columns, pa.array(found, pa.binary())], schema=self.schema))
-        self.rows += len(rows)
+        self.write(pa.RecordBatch.from_arrays([*columns, pa.array(found, pa.binary())], schema=self.schema))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch of the schema."""
+        self._sink.write_batch(batch)
+        self.rows += batch.num_rows
 
     def close(self) -> None:
         """End the file."""
         self._sink.close()
 
+    def read_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was written."""
+        with pa.ipc.open_stream(str(self.path)) as stream:
+            yield from stream
+
     def read(self) -> Iterator[tuple[Row, bytes | None]]:
         """Yield the rows with their vectors."""
-        with pa.ipc.open_stream(str(self.path)) as stream:
-            for batch in stream:
-                *columns, vectors = (batch.column(name).to_pylist() for name in batch.schema.names)
-                yield from zip(map(Row._make, zip(*columns, strict=True)), vectors, strict=True)
+        for batch in self.read_batches():
+            *columns, vectors = (batch.column(name).to_pylist() for name in batch.schema.names)
+            yield from zip(map(Row._make, zip(*columns, strict=True)), vectors, strict=True)
 
 
-def read_spools(spools: Sequence[DeltaSpool], part: int, parts: int, dimension: int) -> tuple[list[Row], FindVectors]:
-    """Return the rows of one part of the spools in id order, and what gives their vectors and which are known."""
-    every = chain.from_iterable(spool.read() for spool in spools)
-    chosen = ((row, vector) for row, vector in every if shard_of(row.id, parts) == part)
-    found = sorted(chosen, key=lambda pair: pair[0].id)
+def split_spools(spools: Sequence[DeltaSpool], parts: int) -> Iterator[DeltaSpool]:
+    """Deal the rows to so many spools, by their ids, and yield these one by one; the file of each goes with it."""
+    dealt = [DeltaSpool(spools[0].path.with_suffix(f".{part}.arrow")) for part in range(parts)]
+    for batch in chain.from_iterable(spool.read_batches() for spool in spools):
+        for number, rows in deal_batch(batch, parts):
+            dealt[number].write(rows)
+    for spool in dealt:
+        spool.close()
+    for spool in dealt:
+        yield spool
+        spool.path.unlink()
+
+
+def read_spools(spools: Sequence[DeltaSpool], dimension: int) -> tuple[list[Row], FindVectors]:
+    """Return the rows of the spools in id order, and what gives their vectors and which are known."""
+    found = sorted(chain.from_iterable(spool.read() for spool in spools), key=lambda pair: pair[0].id)
     vectors = np.zeros((len(found), dimension), dtype=np.float32)
     known = np.array([vector is not None for _, vector in found], dtype=np.bool_)
     for place, (_, vector) in enumerate(found):

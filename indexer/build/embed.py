@@ -74,14 +74,16 @@ def embed_rows(
 
 
 def _count_cut_fields(encoder: EncoderDescription, rows: Sequence[Row], cuts: npt.NDArray[np.int64]) -> dict[str, int]:
-    """Return of how many rows something of each text field lies behind the cut."""
+    """Return of how many rows something of each text field lies behind the cut; queries have no fields."""
     counts: Counter[str] = Counter()
-    for place in np.flatnonzero(cuts >= 0).tolist():
+    for row, cut in zip(rows, cuts.tolist(), strict=True):
+        if cut < 0 or row.lengths is None:
+            continue
         end = -len(encoder.text_separator)
-        for name, length in zip(encoder.text_fields, map(int, (rows[place].lengths or "").split(",")), strict=True):
+        for name, length in zip(encoder.text_fields, map(int, row.lengths.split(",")), strict=True):
             if length:
                 end += len(encoder.text_separator) + length
-                counts[name] += end > cuts[place]
+                counts[name] += end > cut
     return dict(counts)
 
 

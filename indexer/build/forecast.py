@@ -24,8 +24,8 @@ READ_RATE = 30_000
 """Rows a second that are read, compared and hashed."""
 RATED_TEXTS = 200
 """Texts at most that are embedded to tell how long the others will take."""
-RATED_SHARE = 32
-"""A part in so many of the texts tells how long all take: of few, fewer."""
+RATED_SHARE, LEAST_RATED = 32, 16
+"""A part in so many of the texts tells how long all take, of few fewer, but no less than so many."""
 SEEN_BASES = 2
 """Base shards that are looked at."""
 LINK_BYTES = 20
@@ -116,7 +116,7 @@ def forecast_base(
     changes = compare_rows(unique, old, base=shards)
     gone = len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh)
     if keeps and not is_stale(options, live.entry.shards[number], changes, number=number, rows=len(unique)):
-        taken = changes.held if len(live.entry.deltas) >= options.max_deltas else []
+        taken = changes.held if live.takes_in(options) else []
         held = [row for row, _ in taken]
         written, places = [*changes.fresh, *held], [*changes.found, *(old for _, old in taken)]
         given = _find_given(places, live, number)
@@ -153,7 +153,7 @@ def add_bases(
 
     rows, texts, written = (total(what) for what in ("rows", "texts", "written"))
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
-    embedding = texts / measure_rate(min(max(texts // RATED_SHARE, 1), RATED_TEXTS)) if texts else 0.0
+    embedding = texts / measure_rate(min(max(texts // RATED_SHARE, LEAST_RATED), RATED_TEXTS)) if texts else 0.0
     return replace(
         item,
         changed=total("changed"),

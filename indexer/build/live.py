@@ -56,6 +56,12 @@ class LiveCollection:
         theirs = (self.entry.storage, self.entry.m, self.entry.ef_construction)
         return ours == theirs and all((shard.texts is not None) == texts for shard in self.entry.shards)
 
+    def takes_in(self, options: IndexConfig) -> bool:
+        """Whether tonight's delta takes in the rows of the live ones: where there are many that lie in few."""
+        deltas = self.entry.deltas
+        needed = -(-sum(shard.live_rows for shard in deltas) // options.max_shard_rows)
+        return len(deltas) >= options.max_deltas and 2 * needed <= len(deltas) + 1
+
     @property
     def gives_vectors(self) -> bool:
         """Whether its shards hold the vectors as they were embedded; quantised ones do not."""

@@ -1,6 +1,6 @@
 """Build one shard: unique rows in id order, their vectors, the index, and the files a consumer reads.
 
-Peak memory of a shard of n rows and d dimensions is about n (8 d + 8 M + 300) bytes for vectors, index and links
+Peak memory of a shard of n rows and d dimensions is at most n (12 d + 8 M + 300) bytes for vectors, index and links
 (see `hnsw.estimate_bytes`) and about n (470 + 2 t) bytes for ids and texts of t characters; nothing else grows
 with the catalogue.
 """

@@ -441,6 +441,19 @@ def test_a_full_number_of_deltas_stays_while_nothing_changes(build: Any, product
     assert [shard.rows for shard in live(config)[1].deltas] == [2]
 
 
+def test_deltas_that_are_full_are_left_as_they_are(build: Any, products: Any):
+    options, rows = {"shards": 2, "max_deltas": 2, "max_shard_rows": 12}, products(600)
+    build(rows, 1, **options)
+    for night, start in ((2, 0), (3, 20)):
+        for at in range(start, start + 20):
+            rows[at] = (rows[at][0], f"red mug {night} {at}", "acme")
+        config, figures = build(rows, night, **options)
+    # To hold 40 rows four shards are needed, whoever makes them.
+    assert (figures["deltas"], figures["embedded"]) == (4, 20)
+    hits = open_index(config.shop.release).search_batch(["red mug"], "products", 650)[0]
+    assert {hit.id: hit.text for hit in hits} == {name: title for name, title, _ in rows}
+
+
 def test_a_night_on_a_bucket(build: Any, products: Any, bucket: str, encoder_directory: Path):
     rows = products(200)
     config, _ = build(rows, 1)

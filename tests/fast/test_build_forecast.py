@@ -151,7 +151,7 @@ def test_some_bases_stand_for_all():
     seen = [BaseForecast(rows=10, changed=2, gone=1, texts=2, built=number == 0, name_bytes=20) for number in range(4)]
     item = CollectionForecast(name="products", rows=160, rejected=0, shards=16, shards_wanted=16, peak_bytes=1)
     options = IndexConfig(m=8, storage="sq8")
-    found = add_bases(item, seen, dimension=4, options=options, measure_rate=lambda count: 8.0 * count)
+    found = add_bases(item, seen, dimension=4, options=options, measure_rate=lambda count: count / 2)
     assert (found.changed, found.gone, found.texts, found.built) == (32, 16, 32, 4)
     # One shard in four is written whole: 4 * (10 + 3 * 2) rows, each of 4 + 8 * 8 + 20 + 32 bytes, and the names.
     assert found.upload_bytes == 64 * 120 + 320

@@ -14,6 +14,7 @@ from indexer.build.catalogue import (
     Row,
     count_shards,
     product_row,
+    query_row,
     read_rows,
     sample_rows,
     shard_of,
@@ -27,6 +28,7 @@ from indexer.build.plan import plan_collection
 from indexer.config import Config, IndexConfig
 from indexer.encoder import EncoderDescription, open_encoder
 from indexer.errors import ConfigError, ContractError
+from indexer.strict_json import write_document
 
 Shop = Callable[..., Config]
 
@@ -63,8 +65,13 @@ def test_cut_texts_are_counted_by_the_fields_that_lost_something(encoder_directo
         )
         for name, (title, brand) in texts.items()
     ]
-    found = embed_rows(open_encoder(encoder_directory, threads=1), "products", rows, label="", progress=False)
+    encoder = open_encoder(encoder_directory, threads=1)
+    found = embed_rows(encoder, "products", rows, label="", progress=False)
     assert (found.truncated, found.cut_fields) == (3, {"title": 1, "brand": 3})
+    assert write_document(found.cut_fields)
+    asked = [query_row({"query_id": "Q", "query": "desk " * 40})]
+    found = embed_rows(encoder, "queries", asked, label="", progress=False)
+    assert (found.truncated, found.cut_fields) == (1, {})
 
 
 def test_rejected_rows_are_counted_by_reason(make_shop: Shop, description: EncoderDescription, tmp_path: Path):

@@ -143,11 +143,6 @@ def test_memory_of_a_build_follows_the_formula():
     # The vectors, the distinct ones of them, their copy in the index; links and lists.
     assert estimate_bytes(1, 384, options) == 4 * 384 + 4 * 384 + 4 * 384 + 8 * 64 + 300
     assert estimate_bytes(10, 384, IndexConfig(storage="sq8")) == 10 * (4 * 384 + 4 * 384 + 384 + 512 + 300)
-    uncoded = 10_000 * (4 * 384 + 4 * 384 + 384 + 512 + 300)
-    assert estimate_bytes(10_000, 384, IndexConfig(storage="sq8", graph_dimensions=0)) == uncoded
-    assert estimate_bytes(10_000, 384, IndexConfig(storage="sq8", graph_dimensions=384)) == uncoded
-    coded = 10_000 * (4 * 384 + 5 * 192 + 512 + 300)
-    assert estimate_bytes(10_000, 384, IndexConfig(storage="sq8", graph_dimensions=192)) == coded
 
 
 def test_lines_come_back_by_number(tmp_path: Path):

@@ -28,6 +28,7 @@ from indexer.store import open_store
 from jobs import build_index, index_site, index_tasks
 from jobs.index_tasks import DEALT_SCHEMA
 from spark.java import find_java
+from tests.proof.s3_faults import Refusal
 from tests.proof.shop import SETTINGS as SHOP
 
 pytestmark = pytest.mark.jvm
@@ -229,6 +230,22 @@ def s3_tasks(session, s3_environment, monkeypatch):
 
 def test_tasks_write_to_a_bucket(session, s3_tasks, make_shop, rows, encoder_directory, bucket, tmp_path):
     config = make_shop(rows, shards=2, release=f"{bucket}/shop")
+    build_index.run(session, config, DATE, encoder_directory=encoder_directory)
+    assert_same(live(config), build_here(config, tmp_path / "here", encoder_directory))
+
+
+def test_tasks_of_a_single_writer_write_without_conditions(
+    session, strict_s3, make_shop, rows, encoder_directory, monkeypatch, tmp_path
+):
+    def refuse(request):
+        if "if-none-match" in request.headers:
+            raise Refusal(501, "NotImplemented")
+
+    monkeypatch.setattr(strict_s3, "_require_absent", refuse)
+    for name, value in strict_s3.environment.items():
+        monkeypatch.setitem(session.sparkContext.environment, name, value)
+    config = make_shop(rows, shards=2, release="s3://bucket/shop")
+    config = replace(config, shop=replace(config.shop, single_writer=True))
     build_index.run(session, config, DATE, encoder_directory=encoder_directory)
     assert_same(live(config), build_here(config, tmp_path / "here", encoder_directory))
 
