@@ -132,14 +132,14 @@ def test_the_number_of_shards_that_fits_is_the_smallest(
     monkeypatch.setattr(plan, "LIBRARY_BYTES", 0)
     config = make_shop(products(5), memory_limit_gib=1.0)
     found = plan.CollectionPlan(intake=Intake(collection="products", rows=1_000_000), shards=1, shards_wanted=1)
-    # A row: 1,000 bytes of texts, 4 * 384 of its vector, as many of its copy, 8 * 8 of links and 300 more.
-    row_bytes = 1_000 + 8 * 384 + 64 + 300
+    # A row: 1,000 bytes of texts, 4 * 384 of its vector, as many of each of two copies, 8 * 8 of links and 300 more.
+    row_bytes = 1_000 + 12 * 384 + 64 + 300
     assert plan.estimate_peak_bytes(config, found, 384) == row_bytes * 1_000_000
     dealt = plan.estimate_peak_bytes(config, found, 384, compared=True, dealt=True)
     assert dealt == (row_bytes + 400 + 4 * 384) * 1_000_000
-    with pytest.raises(ConfigError, match=r"index.shards = 5 would fit"):
+    with pytest.raises(ConfigError, match=r"index.shards = 6 would fit"):
         plan.require_memory(config, found, 384, compared=False)
-    fits = [row_bytes * (1_000_000 / shards + 4 * (1_000_000 / shards) ** 0.5 + 1) <= 2**30 for shards in (4, 5)]
+    fits = [row_bytes * (1_000_000 / shards + 4 * (1_000_000 / shards) ** 0.5 + 1) <= 2**30 for shards in (5, 6)]
     assert fits == [False, True]
 
 

@@ -42,13 +42,14 @@ def test_a_product_becomes_its_text_and_its_title(make_shop: Shop, description: 
     config = make_shop([("B07X", "Steel  sipper\u200b 300 ml", "Acme"), ("B08", " Mug ", None)])
     spool = spool_products(config, description, tmp_path, progress=False)
     assert list(read_rows(spool.path)) == [
-        Row("B07X", "Steel sipper 300 ml | Acme", "Steel sipper 300 ml", lengths="19,4"),
-        Row("B08", "Mug", "Mug", lengths="3,0"),
+        Row("B07X", "Steel sipper 300 ml | Acme", "Steel sipper 300 ml", lengths="19,0,4,0"),
+        Row("B08", "Mug", "Mug", lengths="3,0,0,0"),
     ]
     assert (spool.rows_in, spool.rows, spool.rejected) == (2, 2, Counter())
 
 
 def test_cut_texts_are_counted_by_the_fields_that_lost_something(encoder_directory: Path):
+    encoder = open_encoder(encoder_directory, threads=1)
     # 32 tokens, two of them marks: 30 words are read, the separator being one.
     texts = {
         "whole": ("desk " * 28, "mug"),
@@ -60,12 +61,11 @@ def test_cut_texts_are_counted_by_the_fields_that_lost_something(encoder_directo
     rows = [
         product_row(
             {"product_id": name, "title": title, "brand": brand, "updated_at": None},
-            fields=("title", "brand"),
+            fields=encoder.description.text_fields,
             separator=" | ",
         )
         for name, (title, brand) in texts.items()
     ]
-    encoder = open_encoder(encoder_directory, threads=1)
     found = embed_rows(encoder, "products", rows, label="", progress=False)
     assert (found.truncated, found.cut_fields) == (3, {"title": 1, "brand": 3})
     assert write_document(found.cut_fields)
