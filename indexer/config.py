@@ -294,7 +294,7 @@ class DistillConfig:
     switch_epoch: int = 2
     """Epochs by equation 5 before equation 6 takes over; the paper gives none."""
     patience: int = 2
-    """Epochs without a better validation score before training stops."""
+    """Epochs after the one that is kept, as it is found so far, before training stops."""
     select_by: tuple[str, ...] = ("auc", "query_auc", "ndcg_10")
     """Validation figures whose mean chooses the epoch; the paper has auc alone, under which ranking can fall."""
     select_within: float = 1.0

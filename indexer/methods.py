@@ -17,7 +17,8 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         **{"alpha_margin": 0.0, "alpha_listwise": 0.0, "alpha_cosent": 0.0},
     }
 )
-"""KD-Boost as printed, equations 1 to 7; the recovery of a cut student stands for its ready-made 3-layer start."""
+"""KD-Boost as printed, equations 1 to 7, but for AdamW (weight decay .01) where it has Adam; the recovery of a cut
+student stands for its ready-made 3-layer start."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -30,7 +31,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # Ankith et al. 2022, as KD-Boost describes it: soft labels and an alignment (reconstruction).
         "hiss": {**PAPER, "gamma": 1.0, "alpha_teacher": 1.0},
         # Nigam et al. 2019: hashed n-grams with their own loss, and taught as in KD-Boost's table 1 (reconstructions).
-        "dssm": {**PAPER, "student_kind": "ngrams", "gamma": 0.0, "label_loss": "thresholds"},
+        "dssm": {
+            **{**PAPER, "student_kind": "ngrams", "gamma": 0.0, "label_loss": "thresholds"},
+            **{"similar_share": 0.0, "dissimilar_share": 0.0},
+        },
         "kd-dssm": {**PAPER, "student_kind": "ngrams", "gamma": 1.0},
         # Shang et al., WWW 2025 companion: margins over many unlabelled pairs (reconstruction from its abstract).
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},

@@ -19,6 +19,9 @@ from indexer.input_config import CatalogueConfig, LabelsConfig
 )
 @click.option("--slices", is_flag=True, help="Also by length of the query and for misspelled queries.")
 @click.option("--retrieval", is_flag=True, help="Also search the whole catalogue, exactly and through an index.")
+@click.option(
+    "--held-out", is_flag=True, help="Only the queries that `indexer distill` holds out where its split was not set."
+)
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @json_option
 def evaluate(
@@ -28,14 +31,17 @@ def evaluate(
     columns: tuple[str, ...],
     slices: bool,
     retrieval: bool,
+    held_out: bool,
     no_progress: bool,
     as_json: bool,
 ) -> None:
     """Print ROC-AUC, precision and recall at 0.7, and NDCG, beside random, BM25 and zero-shot rows.
 
+    Labels that the encoder was trained on flatter it: give others, or --held-out.
+
     \b
     Example:
-      indexer evaluate --encoder work/distill/.../encoder-fp32 \\
+      indexer evaluate --encoder work/distill/.../encoder-fp32 --held-out \\
         --catalogue products.csv --labels judgements.tsv --column labels.label=grade
     """
     from indexer.distill.evaluate import evaluate_encoder
@@ -47,6 +53,7 @@ def evaluate(
         LabelsConfig(path=labels, columns=mapped["labels"]),
         with_slices=slices,
         with_retrieval=retrieval,
+        held_out=held_out,
         progress=show_progress(no_progress),
     )
     document = asdict(found)

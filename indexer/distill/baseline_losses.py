@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from indexer.distill.losses import reduce_items
 
 
-def soft_label_loss(logit: Tensor, target: Tensor) -> Tensor:
+def soft_label_loss(logit: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy of sigmoid(logit) against graded labels (Vo et al. 2024, equation 3 read on logits).
 
     A target of 0.5 costs log 2 at least.
     """
-    return F.binary_cross_entropy_with_logits(logit, target)
+    return reduce_items(F.binary_cross_entropy_with_logits(logit, target, reduction="none"), "mean", weight)
 
 
 def threshold_loss(

@@ -8,6 +8,8 @@ from indexer.distill.evaluate import EvaluationRow
 from indexer.distill.objective import student_objective
 from indexer.distill.trainer import TrainingResult
 
+PAIRS = ("labels", "similar", "dissimilar")
+"""Terms of the student's loss with an alpha of their own."""
 ADDED = {
     "alpha_teacher": "alignment with the teacher's vectors x",
     "alpha_start": "alignment with the start's vectors x",
@@ -86,10 +88,13 @@ def _describe_loss(distill: DistillConfig) -> str:
     """Return the terms of the student's loss that count, in words."""
     soft = f"KD-Boost equation 7, gamma {distill.gamma}" if distill.gamma else "KD-Boost equations 5 and 6"
     bands = f"labels by {distill.label_loss}, theta {distill.theta_low} to {distill.theta_high}"
-    alphas = f"alphas {distill.alpha_labels} / {distill.alpha_similar} / {distill.alpha_dissimilar}"
+    objective = student_objective(distill)
+    paid = [objective.terms[name].alpha if name in objective.terms else 0.0 for name in PAIRS]
+    alphas = f"alphas {' / '.join(map(str, paid))}"
+    first = [soft, bands, alphas] if distill.gamma or any(paid) else []
     added = [f"{name} {value}" for key, name in ADDED.items() if (value := getattr(distill, key))]
-    untaught = [] if student_objective(distill).asks_teachers else ["no teacher asked"]
-    return ", ".join([soft, bands, alphas, *added, *untaught])
+    untaught = [] if objective.asks_teachers else ["no teacher asked"]
+    return ", ".join([*first, *added, *untaught])
 
 
 def _table(rows: Sequence[EvaluationRow]) -> str:

@@ -32,7 +32,9 @@ def cross_objective() -> Objective:
 
     def labels(logit: Tensor, pairs: PairSource) -> Tensor:
         assert pairs.label is not None
-        return soft_label_loss(logit, SOFT_LABELS[torch.from_numpy(pairs.label)].to(logit.device))
+        target = SOFT_LABELS[torch.from_numpy(pairs.label)].to(logit.device)
+        weight = None if pairs.weight is None else torch.from_numpy(pairs.weight).to(logit.device)
+        return soft_label_loss(logit, target, weight)
 
     return Objective(terms={"labels": LossTerm(alpha=1.0, loss=labels)})
 
@@ -83,7 +85,8 @@ class CrossTeacher:
         rows = np.stack([pairs.query, pairs.product + self._queries], axis=1)
         targets = np.array([0.0, (config.theta_low + config.theta_high) / 2, 1.0])
         curve = IsotonicRegression(out_of_bounds="clip")
-        self.curve = curve.fit(self.find_probabilities(rows), targets[LABEL_OF_GRADE[pairs.grade]])
+        found = self.find_probabilities(rows)
+        self.curve = curve.fit(found, targets[LABEL_OF_GRADE[pairs.grade]], sample_weight=pairs.weight)
 
     def _add_pairs(self, keys: NDArray[np.int64], progress: bool) -> None:
         if not len(keys):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from indexer.config import MANY, IndexConfig
+from indexer.config import MANY, DistillConfig, IndexConfig
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs, read_measured, sample_product_texts
 from indexer.distill.lexical import score_by_bm25
@@ -23,9 +23,10 @@ from indexer.distill.metrics import (
 )
 from indexer.distill.retrieval import measure_retrieval
 from indexer.distill.slices import Mask, slice_queries
+from indexer.distill.splits import TEST, split_queries
 from indexer.encoder import Encoder as ExportedEncoder
 from indexer.encoder import open_encoder
-from indexer.errors import EncoderError
+from indexer.errors import ContractError, EncoderError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 
 THRESHOLD = 0.7
@@ -100,14 +101,16 @@ def evaluate_encoder(
     product_tokens: int = 96,
     with_slices: bool = False,
     with_retrieval: bool = False,
+    held_out: bool = False,
     seed: int = 13,
     progress: bool = True,
 ) -> Evaluation:
     """Measure a sentence-transformers folder or an exported encoder on the labels, beside the floor rows.
 
     An exported encoder says itself how product texts are composed and cut; a sentence-transformers folder does not,
-    so `catalogue` and the token limits decide. Slices and retrieval need the whole catalogue in memory. Raises
-    EncoderError where the folder holds neither, and ContractError where no label may measure.
+    so `catalogue` and the token limits decide. Slices and retrieval need the whole catalogue in memory. `held_out`
+    takes the queries alone that a training with the default split does not see. Raises EncoderError where the folder
+    holds neither, and ContractError where no label may measure.
     """
     if not Path(encoder_dir).is_dir():
         raise EncoderError(
@@ -117,6 +120,8 @@ def evaluate_encoder(
     encoder = open_any_encoder(encoder_dir, query_tokens=query_tokens, product_tokens=product_tokens)
     described = _with_text_rule(catalogue, encoder)
     judgements = read_measured(described, labels)
+    if held_out:
+        judgements = _hold_out(judgements, DistillConfig())
     zero_shot = open_model(PACKAGED_MODEL, query_tokens=query_tokens, product_tokens=product_tokens)
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
     limit = MANY if with_slices or with_retrieval else 0
@@ -129,6 +134,22 @@ def evaluate_encoder(
         slices=[row for row in rows if row.part != WHOLE],
         retrieval=[{"name": name, **retrieve(model, judgements, others)} for name, model in searched.items()],
     )
+
+
+def _hold_out(judgements: Judgements, config: DistillConfig) -> Judgements:
+    """Return the judgements of the test queries alone."""
+    parts = split_queries(
+        judgements.queries,
+        validation_share=config.validation_share,
+        test_share=config.test_share,
+        test_start=config.test_start,
+        seed=config.split_seed,
+    )
+    is_test = parts == TEST
+    pairs = judgements.pairs.take(is_test[judgements.pairs.query])
+    if not len(pairs):
+        raise ContractError(f"labels: none of the {len(judgements.queries)} queries is held out; give more labels")
+    return replace(judgements, pairs=pairs)
 
 
 def open_any_encoder(folder: str | Path, *, query_tokens: int, product_tokens: int) -> Encoder:

@@ -1,5 +1,6 @@
 """Judged (query, product) pairs: the shop's labels joined with the texts of the products they name."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -181,14 +182,17 @@ def settle_votes(votes: Sequence[Vote], training_sources: Collection[str]) -> tu
     Labels of training sources count only where there are no others.
     """
     counted = [vote for vote in votes if vote.source not in training_sources] or votes
-    grades: dict[int, float] = defaultdict(float)
-    sources: dict[tuple[int, str], float] = defaultdict(float)
+    weights: dict[int, list[float]] = defaultdict(list)
+    weights_of: dict[tuple[int, str], list[float]] = defaultdict(list)
     for vote in counted:
-        grades[vote.grade] += vote.weight
-        sources[vote.grade, vote.source] += vote.weight
+        weights[vote.grade].append(vote.weight)
+        weights_of[vote.grade, vote.source].append(vote.weight)
+    # Rounded once: no order of the votes makes another sum, or breaks a tie.
+    grades = {grade: math.fsum(found) for grade, found in weights.items()}
+    sources = {key: math.fsum(found) for key, found in weights_of.items()}
     grade = min(grades, key=lambda item: (-grades[item], item))
     source = min((key for key in sources if key[0] == grade), key=lambda key: (-sources[key], key))[1]
-    return grade, sum(grades.values()) / len(counted), source
+    return grade, math.fsum(vote.weight for vote in counted) / len(counted), source
 
 
 def _read_votes(labels: LabelsConfig) -> tuple[Votes, InputCounts]:

@@ -149,7 +149,8 @@ class ChatClient:
             self.counts[name] += number
 
     def _find_file(self, prompt: str, generation: int) -> Path:
-        question = [self.config.model, self.config.temperature, generation, prompt]
+        config = self.config
+        question = [config.url, config.model, config.temperature, config.answer_tokens, generation, prompt]
         digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()
         return self._cache / digest[:2] / f"{digest}.txt"
 

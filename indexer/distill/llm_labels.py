@@ -212,20 +212,27 @@ def _label_pair(question: Question, client: ChatClient, prompt: str) -> Outcome:
 
 
 def _write_queries(question: Question, client: ChatClient, prompt: str) -> Outcome:
-    whole = Outcome()
     try:
         written = client.ask(fill_prompt(prompt, product=question.product), generation=1, parse=parse_queries)
-        for query, grade in written:
-            if query.startswith(FORMULA):
-                # No shopper types it; a seller's title may have led the model to it, for whoever opens the CSV.
-                whole.reasons.append(("query_formula", query))
-                continue
-            text = fill_prompt(LABEL_PROMPT, query=query, product=question.product)
-            one = _agree(query, grade, client.ask(text, generation=2, parse=parse_label))
-            whole = Outcome(whole.labels + one.labels, whole.reasons + one.reasons)
     except NoAnswerError as error:
-        whole.reasons.append((error.reason, error.sample))
+        return Outcome(reasons=[(error.reason, error.sample)])
+    whole = Outcome()
+    for query, grade in written:
+        one = _look_again(question.product, query, grade, client)
+        whole = Outcome(whole.labels + one.labels, whole.reasons + one.reasons)
     return whole if whole.labels or whole.reasons else Outcome(reasons=[("answer_malformed", "no query")])
+
+
+def _look_again(product: str, query: str, grade: int, client: ChatClient) -> Outcome:
+    """Keep a written query where a second look gives it the same label."""
+    if query.startswith(FORMULA):
+        # No shopper types it; a seller's title may have led the model to it, for whoever opens the CSV.
+        return Outcome(reasons=[("query_formula", query)])
+    text = fill_prompt(LABEL_PROMPT, query=query, product=product)
+    try:
+        return _agree(query, grade, client.ask(text, generation=2, parse=parse_label))
+    except NoAnswerError as error:
+        return Outcome(reasons=[(error.reason, error.sample)])
 
 
 def _agree(query: str, first: int, second: int) -> Outcome:

@@ -64,7 +64,12 @@ def train_models(
         vectors=vectors,
         processes=processes,
     )
-    objective = student_objective(config)
+    objective, untaught = student_objective(config), student_objective(config, taught=False)
+    if config.ablations and not untaught.has_loss:
+        raise ConfigError(
+            f"distill.ablations: method {config.method} has no loss without a teacher, so there is no student to train "
+            "without one; leave ablations off"
+        )
     encoders = train_encoders(run) if objective.asks_teachers else {}
     teachers = open_teachers(run, encoders) if objective.asks_teachers else {}
     start = run.embed_start() if _recovers(config) or config.alpha_start else None
@@ -84,7 +89,6 @@ def train_models(
     quantised = quantise_student(run, student) if config.qat_epochs and isinstance(student, TextEncoder) else None
     direct = None
     if config.ablations:
-        untaught = student_objective(config, taught=False)
         direct = run.train("direct", open_student(run, start), untaught, settings=settings, start=start)
     return TrainedModels(
         encoders=encoders,

@@ -100,6 +100,11 @@ class Objective:
         """Whether any term needs teachers at all."""
         return self.asks_scores or TEACHER in self.alignments
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether anything is learned of pairs, beside staying near the start."""
+        return self.asks_scores or bool(self.lists) or any(term.alpha for term in self.terms.values())
+
     def active_terms(self, epoch: int) -> dict[str, LossTerm]:
         """Return the terms that count in this epoch."""
         return {name: term for name, term in self.terms.items() if epoch >= term.from_epoch}

@@ -43,7 +43,8 @@ def sample_queries(work: str | Path, run_date: str, config: NodesConfig, *, limi
         for batch in read_table(work, run_date, QUERY_NODES, ("query", "share"))
         for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
     )
-    return sorted(smallest_hashes(sure, limit=limit, seed=seed))
+    # The split goes by the hash under the seed alone: by that, the smallest are those that are held out.
+    return sorted(smallest_hashes(sure, limit=limit, seed=f"mined {seed}"))
 
 
 def read_node_sets(
@@ -77,7 +78,7 @@ def choose_labels(shares: Sequence[tuple[str, float]], config: NodesConfig) -> f
     return frozenset(nodes)
 
 
-def smallest_hashes(texts: Iterable[str], *, limit: int, seed: int) -> set[str]:
+def smallest_hashes(texts: Iterable[str], *, limit: int, seed: int | str) -> set[str]:
     """Return the `limit` distinct texts with the smallest hashes under the seed; memory holds no more of them."""
     key = str(seed).encode()
     largest_first: list[tuple[int, str]] = []

@@ -161,7 +161,9 @@ def test_what_was_answered_is_never_paid_for_again(serve, run):
     figures, rows = run(endpoint, pairs)
     assert len(rows) == 3
     assert figures["endpoint"] == {"requests": 1, "retries": 0, "tokens": 10, "from_cache": 5}
-    # Another model, or another prompt, is another question.
+    # Another model, another server, or another prompt, is another question.
+    figures, _ = run(serve(lambda *_: answer_label("low")), pairs)
+    assert figures["endpoint"]["from_cache"] == 0
     figures, _ = run(endpoint, pairs, "--set", "llm.model=other")
     assert figures["endpoint"]["from_cache"] == 0
 
@@ -179,6 +181,17 @@ def test_queries_are_written_and_looked_at_again(serve, run):
     assert (figures["rows_in"], figures["rows_out"], figures["labels"]) == (2, 2, 2)
     assert {(query, label) for (query, _), label in rows.items()} == {("steel mug", "exact")}
     assert figures["left_out"] == {"disagreement": 4}
+
+
+def test_a_second_look_without_an_answer_leaves_out_its_query_alone(serve, run):
+    def answer(prompt, seed, _):
+        if "Write search queries" in prompt:
+            return json.dumps({"queries": [{"query": name, "label": "exact"} for name in ("glass", "steel mug")]})
+        return "no idea" if "Query: glass" in prompt else answer_label("exact")
+
+    figures, rows = run(serve(answer), (), "--products", "2")
+    assert {query for query, _ in rows} == {"steel mug"}
+    assert figures["left_out"] == {"answer_malformed": 2}
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,9 @@ def test_vo_soft_labels():
     for logit, target, expected in zip(VO_LOGITS, VO_TARGETS, (0.126928, 0.693147, 0.201413), strict=True):
         assert baselines.soft_label_loss(doubles(logit), doubles(target)).item() == near(expected)
     assert baselines.soft_label_loss(doubles(0.0), doubles(0.5)).item() == near(math.log(2))
+    # A label without weight costs nothing.
+    weighed = baselines.soft_label_loss(doubles([0.0, 9.0]), doubles([0.5, 0.0]), doubles([2.0, 0.0]))
+    assert weighed.item() == near(math.log(2))
 
 
 def vo_margin(student: Tensor, teacher: Tensor) -> float:

@@ -17,6 +17,7 @@ from indexer.distill.scoring import score_frozen, tokenise_data
 from indexer.distill.teaching import train_cross
 from indexer.distill.trainer import Trainer
 from indexer.distill.training_run import TrainingRun, open_cross
+from indexer.errors import ConfigError
 from indexer.input_config import CatalogueConfig
 
 pytestmark = pytest.mark.train
@@ -117,6 +118,13 @@ def test_the_curve_leads_to_the_targets_of_the_labels(data, config, cross, tmp_p
     teacher.find_probabilities = lambda *_, **__: ideal.astype(np.float32)
     teacher.fit_curve(pairs, config.distill)
     np.testing.assert_allclose(teacher.curve.predict([0.0, 0.05, 0.4, 0.9, 1.0]), [0, 0, 0.775, 1, 1], atol=1e-6)
+    # Half of the labels are of no weight and wrong.
+    wrong = np.arange(len(pairs)) % 2 == 0
+    grade, weight = np.where(wrong, 3 - pairs.grade, pairs.grade), np.where(wrong, 0, 1).astype(np.float32)
+    teacher.fit_curve(replace(pairs, grade=grade, weight=weight), config.distill)
+    known = np.unique(ideal[~wrong])
+    targets = {0.05: 0, 0.4: 0.775, 0.9: 1}
+    np.testing.assert_allclose(teacher.curve.predict(known), [targets[float(p)] for p in known], atol=1e-6)
 
 
 def test_a_cross_encoder_alone_teaches_by_margins(data, config, tiny_model, tmp_path):
@@ -136,6 +144,8 @@ def test_a_cross_encoder_alone_teaches_by_margins(data, config, tiny_model, tmp_
         alpha_margin=1.0,
         scored_share=0.5,
     )
+    with pytest.raises(ConfigError, match=r"distill\.ablations: method default has no loss without a teacher"):
+        train_models(replace(settings, ablations=True), data, tmp_path, progress=False)
     models = train_models(settings, data, tmp_path, progress=False)
     assert list(models.results) == ["cross", "student"]
     assert (models.encoders, list(models.teachers)) == ({}, list(settings.teachers))

@@ -286,13 +286,16 @@ def test_the_sample_of_queries_is_that_of_a_full_sort(tmp_path):
     write_table(tmp_path, QUERY_NODES, [{**row, "confidence": 0.5} for row in rows])
 
     def digest(query):
-        return hashlib.blake2b(query.encode(), digest_size=8, key=b"7").digest()
+        return hashlib.blake2b(query.encode(), digest_size=8, key=b"mined 7").digest()
 
     allowed = {row["query"] for row in rows if row["share"] >= 0.5}
     assert len(allowed) == 100
     for limit in (1, 20, 99, 100, 1_000):
         found = sample_queries(tmp_path, DATE, NodesConfig(), limit=limit, seed=7)
         assert found == sorted(sorted(allowed, key=digest)[:limit])
+    # A sample is no more and no less likely to be held out by the split of the same seed.
+    shares = {"validation_share": 0.1, "test_start": 0.0, "test_share": 0.2, "seed": 7}
+    assert set(split_queries(sample_queries(tmp_path, DATE, NodesConfig(), limit=40, seed=7), **shares)) == {0, 1, 2}
     other = sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=8)
     assert other != sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=7)
 
@@ -336,6 +339,8 @@ def test_traffic_is_summed_by_query(tmp_path):
         ([(3, 1, "llm"), (0, 2, "llm")], (0, 1.5, "llm")),
         ([(2, 1, "b"), (2, 1, "a"), (1, 1.5, "c")], (2, 3.5 / 3, "a")),
         ([(2, 1, "a"), (2, 3, "b"), (0, 4, "")], (0, 8 / 3, "")),
+        # .1 + .2 + .3 and .3 + .2 + .1 are two numbers where each sum is rounded; once rounded they are .6.
+        ([(3, 0.1, ""), (3, 0.2, ""), (3, 0.3, ""), (0, 0.6, "")], (0, 0.3, "")),
     ],
 )
 @pytest.mark.line(70)
