@@ -73,8 +73,8 @@ class Encoded(NamedTuple):
     """Unit vectors in the order of the texts."""
 
     vectors: Vectors
-    cuts: npt.NDArray[np.int64]
-    """Of texts longer than the limit the first character that was not read; -1 of others."""
+    truncated: npt.NDArray[np.bool_]
+    """Texts longer than the limit, whose end was not read."""
     empty: npt.NDArray[np.bool_]
     """Texts in which the tokenizer found nothing it knows; their vectors mean nothing."""
 
@@ -85,7 +85,7 @@ class Tokens(NamedTuple):
     ids: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
-    cuts: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
     empty: npt.NDArray[np.bool_]
 
     def take(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
@@ -128,6 +128,13 @@ class Encoder:
         """Return which texts, of kind query or product, have nothing that the tokenizer knows."""
         return self._tokenise(texts, kind).empty
 
+    def find_ends(self, texts: Sequence[str], *, kind: str) -> list[int]:
+        """Return how many characters of each text, of kind query or product, are read.
+
+        Takes several times as long as to tokenise: ask it of the texts that were truncated.
+        """
+        return [max(end for _, end in item.offsets) for item in self._tokenizers[kind].encode_batch(list(texts))]
+
     def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
         """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
         return self._embed(self._tokenise(texts, kind))
@@ -151,7 +158,7 @@ class Encoder:
             ids=np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum())),
             starts=lengths.cumsum() - lengths,
             lengths=lengths,
-            cuts=_find_cuts(self._tokenizers[kind], texts, [bool(item.overflowing) for item in encodings]),
+            truncated=np.array([bool(item.overflowing) for item in encodings], dtype=np.bool_),
             empty=np.array([self._meaningless.issuperset(item) for item in ids], dtype=np.bool_),
         )
 
@@ -169,16 +176,7 @@ class Encoder:
         else:
             with ThreadPoolExecutor(min(self._threads, len(batches))) as pool:
                 list(pool.map(run, batches))
-        return Encoded(vectors, cuts=tokens.cuts, empty=tokens.empty)
-
-
-def _find_cuts(tokenizer: Tokenizer, texts: Sequence[str], cut: Sequence[bool]) -> npt.NDArray[np.int64]:
-    """Return where each cut text was cut, -1 of others; places in texts take longer, and few are cut."""
-    found = np.full(len(texts), -1, dtype=np.int64)
-    places = np.flatnonzero(cut).tolist()
-    for place, item in zip(places, tokenizer.encode_batch([texts[place] for place in places]), strict=True):
-        found[place] = max(end for _, end in item.offsets)
-    return found
+        return Encoded(vectors, truncated=tokens.truncated, empty=tokens.empty)
 
 
 def open_encoder(directory: Path, *, threads: int = 0, batch_tokens: int = 512) -> Encoder:

@@ -37,7 +37,7 @@ class ObjectCache:
             ) from error
 
     def drop(self, entry: ObjectEntry) -> None:
-        """Remove a download that was read; a local store's own file stays."""
+        """Remove a download, if there is one; a local store's own file stays."""
         if not isinstance(self._store, LocalStore):
             (self._folder / entry.sha256).unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from indexer import errors
 from indexer.build.base_shard import BaseBuilder, FinishedBase
-from indexer.build.catalogue import Intake, Row, check_text_rule, sample_rows
+from indexer.build.catalogue import Intake, Row, check_text_rule, list_columns, sample_rows
 from indexer.build.drift import IdSample
 from indexer.build.forecast import BaseForecast
 from indexer.build.live import LiveCollection
@@ -76,9 +76,8 @@ class ClusterSite:
         check_text_rule(self._config, encoder)
         settings = self._config.catalogue
         source = read_input(self._session, CATALOGUE, self._location, settings, separator=settings.category_separator)
-        names = dict.fromkeys(["product_id", "title", "updated_at", *encoder.text_fields])
         compose = index_tasks.compose_products(encoder.text_fields, encoder.text_separator)
-        composed = source.rows.select(*names).mapInArrow(compose, index_tasks.ROWS)
+        composed = source.rows.select(*list_columns(encoder.text_fields)).mapInArrow(compose, index_tasks.ROWS)
         routed = self._keep(composed, "products")
         counted = _count_texts(routed.kept)
         rejects = list(source.rejects)

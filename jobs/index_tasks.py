@@ -18,7 +18,7 @@ from pyspark import SparkFiles, TaskContext
 
 from indexer.build import live
 from indexer.build.base_shard import BaseBuilder, FinishedBase
-from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shard_of, smallest_rows
+from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shards_of, smallest_rows
 from indexer.build.drift import IdSample, survey_ids
 from indexer.build.live import LiveCollection, OldRow, find_strays
 from indexer.build.publish import RunFolder
@@ -196,7 +196,7 @@ def deal_rows(shards: int) -> Task:
 
     def deal(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            numbers = [shard_of(name, shards) for name in batch.column("id").to_pylist()]
+            numbers = pa.array(shards_of(batch.column("id").to_pylist(), shards))
             yield _as_dealt({"shard": numbers, **{name: batch.column(name) for name in SCHEMA.names}}, batch.num_rows)
 
     return deal

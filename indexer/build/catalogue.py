@@ -89,8 +89,7 @@ def spool_products(config: Config, encoder: EncoderDescription, folder: Path, *,
     check_text_rule(config, encoder)
     reader = open_input(schemas.CATALOGUE, config.catalogue)
     spool = Spool(collection="products", path=folder / "products.arrow")
-    # Values of other columns need not become Python objects.
-    columns = list(dict.fromkeys(("product_id", "title", "updated_at", *encoder.text_fields)))
+    columns = list_columns(encoder.text_fields)
     empty: list[str] = []
     short = 0
 
@@ -180,6 +179,11 @@ def hash_ids(row_ids: Iterable[str]) -> Hashes:
     return np.frombuffer(b"".join(map(_hash_bytes, row_ids)), dtype=">u8").astype(np.uint64)
 
 
+def shards_of(row_ids: Iterable[str], shards: int) -> npt.NDArray[np.int64]:
+    """Return `shard_of` of each id."""
+    return (hash_ids(row_ids) % np.uint64(shards)).astype(np.int64)
+
+
 def split_spool(spool: Spool, shards: int) -> list[Path]:
     """Write one file of rows per shard and return the files; the spool itself is removed."""
     paths = [spool.path.with_name(f"{spool.collection}-{number:05d}.arrow") for number in range(shards)]
@@ -194,7 +198,7 @@ def split_spool(spool: Spool, shards: int) -> list[Path]:
 
 def deal_batch(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the rows of each shard among those of a batch, by their `id`."""
-    numbers = pa.array(hash_ids(batch.column("id").to_pylist()) % np.uint64(shards))
+    numbers = pa.array(shards_of(batch.column("id").to_pylist(), shards))
     for number in numbers.unique().to_pylist():
         yield number, batch.filter(pc.equal(numbers, number))
 
@@ -224,6 +228,11 @@ def read_ids(path: Path) -> Iterator[list[str]]:
     """Yield the ids of a spool or shard file, a batch at a time."""
     for batch in _read_batches(path):
         yield batch.column("id").to_pylist()
+
+
+def list_columns(fields: Sequence[str]) -> list[str]:
+    """Return the catalogue's columns that `product_row` reads: others need not become Python objects."""
+    return list(dict.fromkeys(("product_id", "title", "updated_at", *fields)))
 
 
 def product_row(product: Mapping[str, Any], *, fields: Sequence[str], separator: str) -> Row:

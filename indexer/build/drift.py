@@ -145,7 +145,8 @@ def measure_drift(
     """Compare a collection with the live one; raises IntegrityError where an object of it was changed.
 
     `canaries` are queries with their vectors (canaries, d) by tonight's encoder. `answers` are the merged probe, whose
-    first queries they are, and its efSearch. Memory and the disk hold one live shard.
+    first queries they are, and its efSearch. Memory holds one live shard; what
+    was read of it leaves the cache.
     """
     live, ids = baseline.collection, IdSample()
     same_encoder = baseline.manifest.encoder.fingerprint == encoder.fingerprint
@@ -164,9 +165,9 @@ def measure_drift(
             scores, rows = search_shard(index, vectors, min(NARROW, shard.live_rows), live.ef_search, selector)
             texts = read_lines(baseline.cache.fetch(shard.texts), shard.rows) if shard.texts else None
             found.add(scores, rows, partial(name_row, lines, texts))
-            # All of them together are a release, which the disk need not hold.
-            for entry in filter(None, (shard.index, shard.texts)):
-                baseline.cache.drop(entry)
+        # All shards together are a release, which the disk need not hold.
+        for entry in filter(None, (shard.ids, shard.index, shard.texts)):
+            baseline.cache.drop(entry)
     probe, ef_search = answers
     return Drift(
         live_rows=live.rows,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from indexer.build.catalogue import Row
-from indexer.encoder import Encoder, EncoderDescription
+from indexer.encoder import Encoder
 
 CHUNK_ROWS = 4_096
 """Texts tokenised and sorted by length at a time; large enough that most batches are full."""
@@ -50,7 +50,8 @@ def embed_rows(
     `known` has vectors of all rows and which of them are true; it is written to.
     """
     vectors, done = known or _make_blank(len(rows), encoder.dimension)
-    empty, cuts = np.zeros(len(rows), dtype=np.bool_), np.full(len(rows), -1, dtype=np.int64)
+    empty, truncated = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    cut_fields: Counter[str] = Counter()
     places: dict[str, list[int]] = {}
     for place in np.flatnonzero(~done).tolist():
         places.setdefault(rows[place].text, []).append(place)
@@ -61,30 +62,34 @@ def embed_rows(
         for chunk, encoded in zip(chunks, encoding, strict=True):
             at = np.array([place for text in chunk for place in places[text]])
             of = np.repeat(np.arange(len(chunk)), [len(places[text]) for text in chunk])
-            vectors[at], empty[at], cuts[at] = encoded.vectors[of], encoded.empty[of], encoded.cuts[of]
+            vectors[at], empty[at], truncated[at] = encoded.vectors[of], encoded.empty[of], encoded.truncated[of]
+            cut_fields.update(_count_cut_fields(encoder, [rows[place] for place in at[truncated[at]].tolist()]))
             bar.update(len(chunk))
     return EmbeddedRows(
         rows=[row for row, is_empty in zip(rows, empty, strict=True) if not is_empty],
         vectors=vectors[~empty] if empty.any() else vectors,
         empty=[row for row, is_empty in zip(rows, empty, strict=True) if is_empty],
-        truncated=int((cuts >= 0).sum()),
-        cut_fields=_count_cut_fields(encoder.description, rows, cuts),
+        truncated=int(truncated.sum()),
+        cut_fields=dict(cut_fields),
         embedded=len(texts),
     )
 
 
-def _count_cut_fields(encoder: EncoderDescription, rows: Sequence[Row], cuts: npt.NDArray[np.int64]) -> dict[str, int]:
-    """Return of how many rows something of each text field lies behind the cut; queries have no fields."""
+def _count_cut_fields(encoder: Encoder, rows: Sequence[Row]) -> Counter[str]:
+    """Return of how many rows, whose texts were truncated, something of each text field was not read.
+
+    Queries have no fields.
+    """
+    products = [row for row in rows if row.lengths is not None]
+    names, separator = encoder.description.text_fields, len(encoder.description.text_separator)
     counts: Counter[str] = Counter()
-    for row, cut in zip(rows, cuts.tolist(), strict=True):
-        if cut < 0 or row.lengths is None:
-            continue
-        end = -len(encoder.text_separator)
-        for name, length in zip(encoder.text_fields, map(int, row.lengths.split(",")), strict=True):
+    for row, read in zip(products, encoder.find_ends([row.text for row in products], kind="product"), strict=True):
+        end = -separator
+        for name, length in zip(names, map(int, (row.lengths or "").split(",")), strict=True):
             if length:
-                end += len(encoder.text_separator) + length
-                counts[name] += end > cut
-    return dict(counts)
+                end += separator + length
+                counts[name] += end > read
+    return counts
 
 
 def _make_blank(rows: int, dimension: int) -> tuple[Vectors, Mask]:

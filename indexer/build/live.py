@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexer.build.catalogue import hash_ids
+from indexer.build.catalogue import shards_of
 from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
 from indexer.build.embed import Mask, Vectors
 from indexer.config import IndexConfig
@@ -121,7 +121,7 @@ class LiveCollection:
         for rows in _take_rows(self.read_rows(number), SORTED_ROWS):
             numbers = np.array([old.row for _, old in rows], dtype=np.int64)
             vectors = None if index is None else index.reconstruct_batch(numbers)
-            places = hash_ids(name for name, _ in rows) % np.uint64(shards)
+            places = shards_of((name for name, _ in rows), shards)
             batch = _as_batch(rows, vectors)
             for place in np.unique(places).tolist():
                 yield place, batch.filter(pa.array(places == place))

@@ -6,6 +6,7 @@ import click
 
 from indexer.cli.options import json_option, print_json, show_progress
 from indexer.cli.summary import print_table
+from indexer.config_file import load_config
 from indexer.errors import ConfigError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 
@@ -19,9 +20,7 @@ from indexer.input_config import CatalogueConfig, LabelsConfig
 )
 @click.option("--slices", is_flag=True, help="Also by length of the query and for misspelled queries.")
 @click.option("--retrieval", is_flag=True, help="Also search the whole catalogue, exactly and through an index.")
-@click.option(
-    "--held-out", is_flag=True, help="Only the queries that `indexer distill` holds out where its split was not set."
-)
+@click.option("--held-out", metavar="FILE", help="Only the queries that a training by this shop's TOML file holds out.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @json_option
 def evaluate(
@@ -31,7 +30,7 @@ def evaluate(
     columns: tuple[str, ...],
     slices: bool,
     retrieval: bool,
-    held_out: bool,
+    held_out: str | None,
     no_progress: bool,
     as_json: bool,
 ) -> None:
@@ -41,7 +40,7 @@ def evaluate(
 
     \b
     Example:
-      indexer evaluate --encoder work/distill/.../encoder-fp32 --held-out \\
+      indexer evaluate --encoder work/distill/.../encoder-fp32 --held-out shop.toml \\
         --catalogue products.csv --labels judgements.tsv --column labels.label=grade
     """
     from indexer.distill.evaluate import evaluate_encoder
@@ -53,7 +52,7 @@ def evaluate(
         LabelsConfig(path=labels, columns=mapped["labels"]),
         with_slices=slices,
         with_retrieval=retrieval,
-        held_out=held_out,
+        held_out=load_config(held_out).distill if held_out else None,
         progress=show_progress(no_progress),
     )
     document = asdict(found)

@@ -86,12 +86,17 @@ this model too (all-MiniLM-L6-v2: Apache-2.0). The shop's own data may carry fur
 
 def _describe_loss(distill: DistillConfig) -> str:
     """Return the terms of the student's loss that count, in words."""
-    soft = f"KD-Boost equation 7, gamma {distill.gamma}" if distill.gamma else "KD-Boost equations 5 and 6"
-    bands = f"labels by {distill.label_loss}, theta {distill.theta_low} to {distill.theta_high}"
     objective = student_objective(distill)
-    paid = [objective.terms[name].alpha if name in objective.terms else 0.0 for name in PAIRS]
-    alphas = f"alphas {' / '.join(map(str, paid))}"
-    first = [soft, bands, alphas] if distill.gamma or any(paid) else []
+    paid = {name: objective.terms[name].alpha if name in objective.terms else 0.0 for name in PAIRS}
+    by_pairs = paid["similar"] or paid["dissimilar"]
+    first = []
+    if distill.gamma:
+        first.append(f"KD-Boost equation 7, gamma {distill.gamma}")
+    elif by_pairs or (paid["labels"] and distill.label_loss == "bands"):
+        first.append("KD-Boost equations 5 and 6")
+    if distill.gamma or any(paid.values()):
+        theta = f", theta {distill.theta_low} to {distill.theta_high}" if distill.label_loss == "bands" else ""
+        first.append(f"labels by {distill.label_loss}{theta}, alphas {' / '.join(map(str, paid.values()))}")
     added = [f"{name} {value}" for key, name in ADDED.items() if (value := getattr(distill, key))]
     untaught = [] if objective.asks_teachers else ["no teacher asked"]
     return ", ".join([*first, *added, *untaught])

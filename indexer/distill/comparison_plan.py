@@ -120,14 +120,7 @@ def find_tested(queries: Sequence[str], config: DistillConfig, *, folds: int, te
     """Return which queries the first `tested` folds hold out."""
     found = np.zeros(len(queries), dtype=np.bool_)
     for fold in range(tested):
-        parts = split_queries(
-            queries,
-            validation_share=config.validation_share,
-            test_share=1 / folds,
-            test_start=fold / folds,
-            seed=config.split_seed,
-        )
-        found |= parts == TEST
+        found |= split_queries(queries, replace(config, test_share=1 / folds, test_start=fold / folds)) == TEST
     return found
 
 

@@ -127,7 +127,7 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
 
 def find_held_out(queries: Sequence[str], config: DistillConfig) -> set[str]:
     """Return the labelled queries that no training may see."""
-    parts = _split(queries, config)
+    parts = split_queries(queries, config)
     return {query for query, part in zip(queries, parts, strict=True) if part != TRAIN}
 
 
@@ -152,7 +152,7 @@ def assemble_data(
     `free` queries for what is learnt without labels.
     """
     tables, others = tables or {}, others or {}
-    parts = _split(judgements.queries, config.distill)
+    parts = split_queries(judgements.queries, config.distill)
     held_out = find_held_out(judgements.queries, config.distill)
     kept_similar = [pair for pair in similar if held_out.isdisjoint(pair)]
     open_dissimilar = [pair for pair in dissimilar if held_out.isdisjoint(pair)]
@@ -234,13 +234,3 @@ def _read_query_tables(
     # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
     asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
     return similar, dissimilar, mining, read_node_sets(work, run_date, config.nodes, wanted=asked)
-
-
-def _split(queries: Sequence[str], config: DistillConfig) -> NDArray[np.int64]:
-    return split_queries(
-        queries,
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        test_start=config.test_start,
-        seed=config.split_seed,
-    )

@@ -101,7 +101,7 @@ def evaluate_encoder(
     product_tokens: int = 96,
     with_slices: bool = False,
     with_retrieval: bool = False,
-    held_out: bool = False,
+    held_out: DistillConfig | None = None,
     seed: int = 13,
     progress: bool = True,
 ) -> Evaluation:
@@ -109,8 +109,8 @@ def evaluate_encoder(
 
     An exported encoder says itself how product texts are composed and cut; a sentence-transformers folder does not,
     so `catalogue` and the token limits decide. Slices and retrieval need the whole catalogue in memory. `held_out`
-    takes the queries alone that a training with the default split does not see. Raises EncoderError where the folder
-    holds neither, and ContractError where no label may measure.
+    has the split of a training: the queries alone are measured that it does not see. Raises EncoderError where the
+    folder holds neither, and ContractError where no label may measure.
     """
     if not Path(encoder_dir).is_dir():
         raise EncoderError(
@@ -121,7 +121,7 @@ def evaluate_encoder(
     described = _with_text_rule(catalogue, encoder)
     judgements = read_measured(described, labels)
     if held_out:
-        judgements = _hold_out(judgements, DistillConfig())
+        judgements = _hold_out(judgements, held_out)
     zero_shot = open_model(PACKAGED_MODEL, query_tokens=query_tokens, product_tokens=product_tokens)
     models = {f"zero-shot {PACKAGED_MODEL}": zero_shot, Path(encoder_dir).name: encoder}
     limit = MANY if with_slices or with_retrieval else 0
@@ -138,14 +138,7 @@ def evaluate_encoder(
 
 def _hold_out(judgements: Judgements, config: DistillConfig) -> Judgements:
     """Return the judgements of the test queries alone."""
-    parts = split_queries(
-        judgements.queries,
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        test_start=config.test_start,
-        seed=config.split_seed,
-    )
-    is_test = parts == TEST
+    is_test = split_queries(judgements.queries, config) == TEST
     pairs = judgements.pairs.take(is_test[judgements.pairs.query])
     if not len(pairs):
         raise ContractError(f"labels: none of the {len(judgements.queries)} queries is held out; give more labels")

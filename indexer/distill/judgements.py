@@ -162,7 +162,7 @@ def sample_product_texts(catalogue: CatalogueConfig, *, limit: int, seed: int, k
         if (text := product_text(product, fields=catalogue.text_fields, separator=catalogue.text_separator))
         and text not in known
     )
-    return sorted(smallest_hashes(texts, limit=limit, seed=seed))
+    return sorted(smallest_hashes(texts, limit=limit, key=str(seed)))
 
 
 class Vote(NamedTuple):

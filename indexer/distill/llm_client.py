@@ -38,8 +38,8 @@ class NoAnswerError(Exception):
 class ChatClient:
     """Asks one model; may be shared by threads.
 
-    An answer that could be read is kept in `cache` under the hash of model, temperature, generation and prompt, and
-    never paid for again.
+    An answer that could be read is kept in `cache` under the hash of address, model, temperature, generation and
+    prompt, and never paid for again.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class ChatClient:
 
     def _find_file(self, prompt: str, generation: int) -> Path:
         config = self.config
-        question = [config.url, config.model, config.temperature, config.answer_tokens, generation, prompt]
+        question = [config.url, config.model, config.temperature, generation, prompt]
         digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()
         return self._cache / digest[:2] / f"{digest}.txt"
 

@@ -127,7 +127,7 @@ def make_queries(
 ) -> Labelling:
     """Have queries written for so many products of the catalogue, and keep those that a second look labels alike."""
     ids = (item for batch in open_input(schemas.CATALOGUE, catalogue) for item in batch["product_id"].to_pylist())
-    texts, _ = read_product_texts(catalogue, smallest_hashes(ids, limit=products, seed=seed))
+    texts, _ = read_product_texts(catalogue, smallest_hashes(ids, limit=products, key=str(seed)))
     questions = [Question("", product_id, text) for product_id, text in sorted(texts.items())]
     found = Labelling(InputCounts(schemas.CATALOGUE.name, catalogue.path, rows_in=len(questions)))
     return _ask_all(found, questions, lambda question: _write_queries(question, client, prompt), client, progress)

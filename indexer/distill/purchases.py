@@ -39,7 +39,7 @@ def sample_bought_queries(
     """Return at most `limit` queries that led to purchases and are not known; memory holds no more of them."""
     batches = read_table(work, run_date, PURCHASES, ("query",))
     queries = (query for batch in batches for query in pc.unique(batch["query"]).to_pylist() if query not in known)
-    return smallest_hashes(queries, limit=limit, seed=seed)
+    return smallest_hashes(queries, limit=limit, key=str(seed))
 
 
 def read_traffic(work: str | Path, run_date: str, queries: Sequence[str]) -> Traffic:

@@ -44,7 +44,7 @@ def sample_queries(work: str | Path, run_date: str, config: NodesConfig, *, limi
         for query in batch.filter(pc.greater_equal(batch["share"], config.min_top_share))["query"].to_pylist()
     )
     # The split goes by the hash under the seed alone: by that, the smallest are those that are held out.
-    return sorted(smallest_hashes(sure, limit=limit, seed=f"mined {seed}"))
+    return sorted(smallest_hashes(sure, limit=limit, key=f"mined {seed}"))
 
 
 def read_node_sets(
@@ -78,15 +78,14 @@ def choose_labels(shares: Sequence[tuple[str, float]], config: NodesConfig) -> f
     return frozenset(nodes)
 
 
-def smallest_hashes(texts: Iterable[str], *, limit: int, seed: int | str) -> set[str]:
-    """Return the `limit` distinct texts with the smallest hashes under the seed; memory holds no more of them."""
-    key = str(seed).encode()
+def smallest_hashes(texts: Iterable[str], *, limit: int, key: str) -> set[str]:
+    """Return the `limit` distinct texts with the smallest hashes under the key; memory holds no more of them."""
     largest_first: list[tuple[int, str]] = []
     kept: set[str] = set()
     for text in texts:
         if text in kept:
             continue
-        digest = hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
+        digest = hashlib.blake2b(text.encode(), digest_size=8, key=key.encode()).digest()
         entry = (-int.from_bytes(digest, "big"), text)
         if len(kept) < limit:
             heapq.heappush(largest_first, entry)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.config import DistillConfig
 from indexer.distill.judgements import LabelledPairs
 from indexer.distill.metrics import POSITIVE_GRADE
 from indexer.errors import GateError
@@ -13,20 +14,18 @@ from indexer.errors import GateError
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
-def split_queries(
-    queries: Sequence[str], *, validation_share: float, test_share: float, test_start: float, seed: int
-) -> NDArray[np.int64]:
+def split_queries(queries: Sequence[str], config: DistillConfig) -> NDArray[np.int64]:
     """Return TRAIN, VALIDATION or TEST per query.
 
     The part depends on the query's text and the seed alone: a query held out tonight is held out every night,
     whatever other queries come and go. Hashes lie on a circle of length 1, on which the test part begins at
     `test_start` and the validation part where it ends: starts of 0, 0.2, ... with a share of 0.2 are five folds.
     """
-    places = np.array([hash_to_unit(query, seed) for query in queries])
-    places = np.where(places < test_start, places + 1, places) - test_start
+    places = np.array([hash_to_unit(query, config.split_seed) for query in queries])
+    places = np.where(places < config.test_start, places + 1, places) - config.test_start
     parts = np.full(len(places), TRAIN, dtype=np.int64)
-    parts[places < test_share + validation_share] = VALIDATION
-    parts[places < test_share] = TEST
+    parts[places < config.test_share + config.validation_share] = VALIDATION
+    parts[places < config.test_share] = TEST
     return parts
 
 

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from indexer.build.changes import compare_rows
 from indexer.build.digests import digest
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.release import build_release
-from indexer.config import Config, GatesConfig
+from indexer.config import Config, GatesConfig, IndexConfig
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, GateError, IntegrityError, PublishConflictError
 from indexer.log import commit_entry, find_damage, live_entry, read_manifest
@@ -441,6 +442,24 @@ def test_a_full_number_of_deltas_stays_while_nothing_changes(build: Any, product
     assert [shard.rows for shard in live(config)[1].deltas] == [2]
 
 
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        ([5] * 9, False),
+        ([5] * 10, True),
+        ([100] * 10, False),
+        # Five shards hold 500 rows, six 501: half of the eleven that there would be at most are five.
+        ([50] * 10, True),
+        ([50] * 9 + [51], False),
+    ],
+    ids=["few", "small", "full", "half full", "more than half full"],
+)
+def test_deltas_are_taken_in_where_half_as_many_hold_their_rows(rows: list[int], taken: bool):
+    entry = SimpleNamespace(deltas=[SimpleNamespace(live_rows=count) for count in rows])
+    collection = LiveCollection(entry=cast(Any, entry), cache=cast(Any, None))
+    assert collection.takes_in(IndexConfig(max_deltas=10, max_shard_rows=100)) == taken
+
+
 def test_deltas_that_are_full_are_left_as_they_are(build: Any, products: Any):
     options, rows = {"shards": 2, "max_deltas": 2, "max_shard_rows": 12}, products(600)
     build(rows, 1, **options)
@@ -448,8 +467,11 @@ def test_deltas_that_are_full_are_left_as_they_are(build: Any, products: Any):
         for at in range(start, start + 20):
             rows[at] = (rows[at][0], f"red mug {night} {at}", "acme")
         config, figures = build(rows, night, **options)
-    # To hold 40 rows four shards are needed, whoever makes them.
-    assert (figures["deltas"], figures["embedded"]) == (4, 20)
+        if night == 2:
+            before = [shard.index.key for shard in live(config)[1].deltas]
+    # To hold 40 rows four shards are needed: those of the night before are two of them.
+    assert (figures["deltas"], figures["embedded"], figures["built"]) == (4, 20, 2)
+    assert [shard.index.key for shard in live(config)[1].deltas][:2] == before
     hits = open_index(config.shop.release).search_batch(["red mug"], "products", 650)[0]
     assert {hit.id: hit.text for hit in hits} == {name: title for name, title, _ in rows}
 

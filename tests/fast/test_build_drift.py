@@ -11,7 +11,7 @@ import pytest
 
 from indexer.build import release
 from indexer.build.catalogue import shard_of
-from indexer.build.drift import Drift
+from indexer.build.drift import Baseline, Drift
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.config import Config, GatesConfig
@@ -20,7 +20,7 @@ from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry
 from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
-from indexer.store import LocalStore, S3Store
+from indexer.store import LocalStore, S3Store, open_store
 from tests.small_releases import read_history_at
 
 Product = tuple[str, str, str]
@@ -58,7 +58,7 @@ def build(make_shop: Callable[..., Config], encoder_directory: Path) -> Callable
 
 
 def live(config: Config) -> CollectionEntry:
-    store = LocalStore(Path(config.shop.release))
+    store = open_store(config.shop.release)
     entry = live_entry(store)
     assert entry
     return read_manifest(store, entry).collections[0]
@@ -280,8 +280,18 @@ def test_a_night_on_a_bucket_downloads_no_object_twice(
     ]
     options = {"release": f"{bucket}/shop", "gates": write_golden(tmp_path, [("red mug", rows[0][0], 100)])}
     options["gates"] = replace(options["gates"], min_golden=0, min_overlap=0)
-    build(rows, 1, **options)
+    first, _ = build(rows, 1, **options)
     fetched: list[str] = []
+    left: set[str] = set()
+    measure = release.measure_drift
+
+    def look(baseline: Baseline, **rest: Any) -> Drift:
+        found = measure(baseline, **rest)
+        left.update(path.name for path in baseline.cache._folder.iterdir())
+        return found
+
+    monkeypatch.setattr(release, "measure_drift", look)
+    before = [entry for shard in live(first).shards for entry in (shard.ids, shard.index)]
     get_file = S3Store.get_file
     monkeypatch.setattr(S3Store, "get_file", lambda self, key, path: fetched.append(key) or get_file(self, key, path))
     _, summary = build(tonight, 2, **options)
@@ -290,3 +300,6 @@ def test_a_night_on_a_bucket_downloads_no_object_twice(
     assert len(drifts[-1].canaries) == 20
     assert sum(key.endswith(".faiss") for key in fetched) == 4
     assert len(fetched) == len(set(fetched))
+    # What was read for the comparison is not kept on the disk.
+    assert left
+    assert left.isdisjoint(entry.sha256 for entry in before)

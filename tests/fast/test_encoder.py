@@ -57,10 +57,12 @@ def test_queries_are_normalised_by_the_one_rule(encoder: Encoder):
 
 def test_cut_and_unknown_texts_are_counted(encoder: Encoder):
     encoded = encoder.encode(["desk " * 31, "desk " * 30, "中国", "", "!", "red"], kind="product")
-    # 30 words of four letters, and the 29 spaces between them.
-    assert encoded.cuts.tolist() == [149, *[-1] * 5]
+    assert list(encoded.truncated) == [True, *[False] * 5]
     assert encoded.empty.tolist() == [False, False, True, True, True, False]
-    assert encoder.encode(["desk " * 15, "desk " * 14], kind="query").cuts.tolist() == [69, -1]
+    assert encoder.encode(["desk " * 15, "desk " * 14], kind="query").truncated.tolist() == [True, False]
+    # 30 words of four letters, and the 29 spaces between them; of queries 14.
+    assert encoder.find_ends(["desk " * 31, "red"], kind="product") == [149, 3]
+    assert encoder.find_ends(["desk " * 31], kind="query") == [69]
 
 
 def test_no_texts_give_no_vectors(encoder: Encoder):
@@ -120,7 +122,7 @@ def test_chunks_are_encoded_in_order_and_read_one_ahead(encoder: Encoder):
         assert begun == list(range(min(number + 2, 4)))
         assert np.array_equal(found.vectors, encoder.encode_products(chunk))
         assert found.empty.tolist() == [text == "中国" for text in chunk]
-        assert (found.cuts >= 0).tolist() == [text.startswith("mug") for text in chunk]
+        assert found.truncated.tolist() == [text.startswith("mug") for text in chunk]
     assert list(encoder.encode_chunks([], kind="product")) == []
 
 

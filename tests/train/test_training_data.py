@@ -174,20 +174,19 @@ def test_each_query_stands_in_one_part(shop):
 
 def test_a_query_keeps_its_part_whatever_comes_beside_it():
     names = [f"query {number}" for number in range(2_000)]
-    shares = {"validation_share": 0.1, "test_start": 0.0, "test_share": 0.2, "seed": 13}
-    parts = split_queries(names, **shares)
-    np.testing.assert_array_equal(split_queries(names[500:], **shares), parts[500:])
+    split = DistillConfig(validation_share=0.1, test_start=0.0, test_share=0.2, split_seed=13)
+    parts = split_queries(names, split)
+    np.testing.assert_array_equal(split_queries(names[500:], split), parts[500:])
     assert [round(float((parts == part).mean()), 1) for part in (TRAIN, VALIDATION, TEST)] == [0.7, 0.1, 0.2]
-    assert (split_queries(names, **{**shares, "seed": 14}) != parts).any()
+    assert (split_queries(names, replace(split, split_seed=14)) != parts).any()
     # Fixed for good: a test query of tonight must not be trained on tomorrow.
-    assert split_queries(["baby sipper", "desk lamp"], **shares).tolist() == [TRAIN, TEST]
+    assert split_queries(["baby sipper", "desk lamp"], split).tolist() == [TRAIN, TEST]
 
 
 def test_starts_of_the_test_part_make_folds():
     names = [f"query {number}" for number in range(1_000)]
-    folds = [
-        split_queries(names, validation_share=0.1, test_share=0.2, test_start=fold / 5, seed=3) for fold in range(5)
-    ]
+    split = DistillConfig(validation_share=0.1, test_share=0.2, split_seed=3)
+    folds = [split_queries(names, replace(split, test_start=fold / 5)) for fold in range(5)]
     # Every query is tested once; the queries that validate a fold are tested in the next one.
     assert (sum((parts == TEST).astype(int) for parts in folds) == 1).all()
     for parts, after in zip(folds, folds[1:] + folds[:1], strict=True):
@@ -294,8 +293,9 @@ def test_the_sample_of_queries_is_that_of_a_full_sort(tmp_path):
         found = sample_queries(tmp_path, DATE, NodesConfig(), limit=limit, seed=7)
         assert found == sorted(sorted(allowed, key=digest)[:limit])
     # A sample is no more and no less likely to be held out by the split of the same seed.
-    shares = {"validation_share": 0.1, "test_start": 0.0, "test_share": 0.2, "seed": 7}
-    assert set(split_queries(sample_queries(tmp_path, DATE, NodesConfig(), limit=40, seed=7), **shares)) == {0, 1, 2}
+    split = DistillConfig(validation_share=0.1, test_share=0.2, split_seed=7)
+    sampled = sample_queries(tmp_path, DATE, NodesConfig(), limit=40, seed=7)
+    assert set(split_queries(sampled, split)) == {TRAIN, VALIDATION, TEST}
     other = sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=8)
     assert other != sample_queries(tmp_path, DATE, NodesConfig(), limit=20, seed=7)
 
