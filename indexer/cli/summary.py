@@ -71,8 +71,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def format_value(value: Any) -> str:
     """Format a figure for people: thousands apart, four digits of a fraction."""
-    if value is None:
+    if value is None or value == {}:
         return "-"
+    if isinstance(value, Mapping):
+        return _join(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

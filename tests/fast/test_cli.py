@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli.group import indexer
-from indexer.cli.summary import print_step
+from indexer.cli.summary import print_step, print_table
 from indexer.config import Config
 from indexer.log import read_head
 from indexer.reader import open_index
@@ -199,6 +199,16 @@ def test_a_step_prints_rows_in_and_out_filters_and_rejects(capsys):
         "  inputs RAW_PURCHASES: rows_in 1,010, valid 1,007, rejected 3",
         "  tables: PURCHASES 900",
         "  rejected from RAW_PURCHASES: 3 purchases_range, such as 'a\\x1b / 1'",
+    ]
+
+
+def test_figures_by_name_stand_in_one_cell(capsys):
+    figures = {"products": {"brand": 1_200, "title": 3}, "queries": {}}
+    print_table([{"name": name, "cut_fields": found} for name, found in figures.items()])
+    assert capsys.readouterr().out.splitlines() == [
+        "  name      cut_fields",
+        "  products  brand 1,200, title 3",
+        "  queries   -",
     ]
 
 
