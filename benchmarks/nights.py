@@ -167,16 +167,17 @@ def _run(folder: Path, options: argparse.Namespace) -> None:
     print(
         f"{options.products} products, {options.shards} shards, {options.share:.2%} changed a night\n"
         f"{'night':>16} {'seconds':>8} {'of full':>8} {'MiB new':>8} {'of full':>8} {'GiB':>5} {'embedded':>9} "
-        f"{'shards':>6} {'dead':>7} {'recall@10':>10} {'recall@100':>10}"
+        f"{'shards':>6} {'built':>5} {'dead':>7} {'recall@10':>10} {'recall@100':>10}"
     )
     write_shop(folder, products, options.shards)
     first = build(folder, 0)
     _print("first", first, first, check(folder, products, vectors))
-    found = []
+    found, nights = [], []
     for night in range(1, options.nights + 1):
         products = edit(products, rng, options.share, night)
         write_shop(folder, products, options.shards)
         built = build(folder, night)
+        nights.append(built)
         found.append(check(folder, products, vectors))
         _print(f"night {night}", built, first, found[-1])
     full = build(folder, options.nights + 1, "--reuse", "none")
@@ -185,6 +186,9 @@ def _run(folder: Path, options: argparse.Namespace) -> None:
     compacted = build(folder, options.nights + 2, "--reuse", "vectors")
     _print("compaction", compacted, first, check(folder, products, vectors))
     lost = max(best - worst for best, worst in zip(fresh, np.min(found, axis=0), strict=True))
+    for name in ("seconds", "bytes"):
+        shares = [getattr(built, name) / getattr(first, name) for built in nights]
+        print(f"{name} of a night, of the full build's: mean {np.mean(shares):.1%}, most {max(shares):.1%}")
     print(f"recall lost over the nights, at most: {lost:.4f}")
     if lost > options.tolerance:
         raise SystemExit(f"recall fell by {lost:.4f}, more than {options.tolerance}")
@@ -195,7 +199,7 @@ def _print(name: str, built: Built, first: Built, recall: tuple[float, float]) -
     print(
         f"{name:>16} {built.seconds:8.1f} {built.seconds / first.seconds:8.1%} {built.bytes / 2**20:8.1f} "
         f"{built.bytes / first.bytes:8.1%} {built.peak / 2**30:5.2f} {figures['embedded']:9,} {figures['shards']:6} "
-        f"{figures['dead_rows']:7,} {recall[0]:10.4f} {recall[1]:10.4f}",
+        f"{figures['built']:5} {figures['dead_rows']:7,} {recall[0]:10.4f} {recall[1]:10.4f}",
         flush=True,
     )
 

@@ -503,10 +503,12 @@ class IndexConfig:
     max_deltas: int = 10
     """Shards of one night's changes beside the base shards; when there are so many, and half as many would hold their
     rows, tonight's takes them in. 0 makes none: every shard with a change is built anew."""
-    max_stale_share: float = 0.2
-    """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows."""
+    max_stale_share: float = 0.5
+    """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows; from half of
+    this on, another share for each, so that not all are built in one night."""
     kept_probes: int = 2
-    """Kept shards whose recall is measured, others each night; what is built is always measured."""
+    """Kept base shards whose recall is measured, others each night, and every so many deltas; what is built is always
+    measured."""
     recall_queries: int = 1_000
     memory_limit_gib: float = 0.0
     """A build that is expected to need more memory is refused before it begins; 0 sets no limit."""

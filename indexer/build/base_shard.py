@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import Changes, compare_rows, find_old_texts, is_stale
+from indexer.build.changes import Changes, compare_rows, count_earlier, count_tonight, find_old_texts, is_stale
 from indexer.build.digests import digest
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import KINDS, Mask, Vectors
@@ -108,8 +108,13 @@ class BaseBuilder:
             return self._build(number, unique, places)
         changes = compare_rows(unique.rows, old, base=self.shards)
         self._leave_out_empty(changes, unique)
-        shard, options = live.entry.shards[number], self.builder.config.index
-        if is_stale(options, shard, changes, number=number, rows=len(unique.rows)):
+        if is_stale(
+            self.builder.config.index,
+            number=number,
+            rows=len(unique.rows),
+            tonight=count_tonight(changes, number=number),
+            earlier=count_earlier(live.entry.shards[number], changes),
+        ):
             buried = _find_buried(old.values(), number)
             places = find_old_texts(unique.rows, old)
             del old, changes
@@ -117,16 +122,17 @@ class BaseBuilder:
         return self._keep_base(number, changes, unique, _take_same(number, unique, old))
 
     def keep_shard(self, number: int, died: Sequence[int], same: Same = ()) -> KeptShard:
-        """Return a live shard's entry with more dead rows, and measure it if it is a delta or its turn.
+        """Return a live shard's entry with more dead rows, and measure it if it is its turn.
 
-        `same` are some of its rows whose text is what it was. Golden queries are asked of every shard.
+        A delta has the turn of a base shard. `same` are some of its rows whose text is what it was. Golden queries are
+        asked of every shard.
         """
         assert self.live
         shard, before = self.live.entry.shards[number], self.live.read_dead(number)
         dead = np.union1d(before, np.array(died, dtype=np.uint32)).astype(np.uint32)
         golden, turn = self.builder.queries[self.collection].golden, (number - self.shift) % self.shards
         kept = KeptShard(shard)
-        if shard.delta or golden or turn < self.builder.config.index.kept_probes:
+        if golden or turn < self.builder.config.index.kept_probes:
             kept = self._probe(number, dead, same)
         if not died:
             return kept

@@ -9,6 +9,9 @@ from indexer.build.live import OldRow
 from indexer.config import IndexConfig
 from indexer.manifest import ShardEntry
 
+GOLDEN_RATIO = 0.618034
+"""Its multiples, without their whole parts, are spread evenly however many there are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
@@ -41,12 +44,32 @@ def compare_rows(rows: Sequence[Row], live: Mapping[str, OldRow], *, base: int) 
     return changes
 
 
-def is_stale(options: IndexConfig, shard: ShardEntry, changes: Changes, *, number: int, rows: int) -> bool:
-    """Whether a live base shard, for whose ids there are so many rows tonight, is to be built anew."""
-    if (changes.fresh or changes.gone) and not options.max_deltas:
+def count_tonight(changes: Changes, *, number: int) -> int:
+    """Return by how many rows the live base shard of the number grows stale: they die in it, or lie beside it."""
+    return sum(row.shard == number for row in changes.gone) + len(changes.fresh)
+
+
+def count_earlier(shard: ShardEntry, changes: Changes) -> int:
+    """Return by how many rows a live base shard was stale before."""
+    return shard.rows - shard.live_rows + len(changes.held)
+
+
+def is_stale(options: IndexConfig, *, number: int, rows: float, tonight: float, earlier: float) -> bool:
+    """Whether the live base shard of the number, for whose ids there are so many rows tonight, is to be built anew.
+
+    `tonight` and `earlier` are the rows by which it is stale.
+    """
+    if tonight and not options.max_deltas:
         return True
-    died = sum(row.shard == number for row in changes.gone) + shard.rows - shard.live_rows
-    return died + len(changes.fresh) + len(changes.held) > options.max_stale_share * rows
+    return tonight + earlier > _limit_of(number) * options.max_stale_share * rows
+
+
+def _limit_of(number: int) -> float:
+    """Return the part of `max_stale_share` that a base shard may reach: from a half on, spread evenly by its number.
+
+    Shards that were built in one night and change alike would all be built anew in one night again.
+    """
+    return 0.5 + number * GOLDEN_RATIO % 1 / 2
 
 
 def find_old_texts(rows: Sequence[Row], live: Mapping[str, OldRow]) -> list[OldRow | None]:

@@ -6,10 +6,10 @@ A few base shards are compared with what is live and stand for the others.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import compare_rows, find_old_texts, is_stale
+from indexer.build.changes import compare_rows, count_tonight, find_old_texts, is_stale
 from indexer.build.digests import ROW_BYTES
 from indexer.build.duplicates import resolve_duplicates
 from indexer.build.embed import KINDS
@@ -17,6 +17,7 @@ from indexer.build.live import LiveCollection, OldRow
 from indexer.config import IndexConfig
 from indexer.encoder import Encoder
 from indexer.hnsw import BYTES_PER_NUMBER
+from indexer.manifest import ShardEntry
 
 GRAPH_RATE = 4_000
 """Rows a second that a graph takes in on two cores: 3,400 on vectors and 8,900 on codes were measured."""
@@ -32,29 +33,38 @@ LINK_BYTES = 20
 """Of a row in an index file beside its vector and its 2 M links: level, offset, links of higher levels."""
 
 
+class Work(NamedTuple):
+    """What is written of the ids of one base shard."""
+
+    rows: int
+    """Rows that go into an index."""
+    texts: int
+    """Different texts to embed; those without a known word are among them."""
+    name_bytes: int
+    """Bytes of the rows' ids and texts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseForecast:
     """What is ahead for the ids of one base shard."""
 
+    number: int
     rows: int
     """Rows with distinct ids."""
     changed: int
     """Those that are new, or not what is live."""
     gone: int
     """Live rows that are to be found no more."""
-    texts: int
-    """Different texts to embed; those without a known word are among them."""
-    built: bool
-    """Whether the shard is built, and not kept with its changes in a delta."""
-    name_bytes: int
-    """Bytes of the ids and texts of what is written: all rows, or those of a delta."""
+    anew: Work
+    """What is written where the shard is built."""
+    kept: Work | None = None
+    """What goes into a delta where it stays; None where it cannot."""
+    tonight: int = 0
+    """Rows by which the live shard grows stale."""
+    dead: int = 0
+    """Rows of the live shard that were dead before."""
     held: int = 0
-    """Rows of live deltas that tonight's takes in."""
-
-    @property
-    def written(self) -> int:
-        """Rows that go into an index."""
-        return self.rows if self.built else self.changed + self.held
+    """Rows of its ids that lie in deltas and are what they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +120,30 @@ def forecast_base(
     """Count what is ahead for a base shard, by the rules that decide it; the arguments are those of a BaseBuilder."""
     unique = resolve_duplicates(rows).rows
     if live is None:
-        return _count(unique, unique, [None] * len(unique), gone=0, built=True)
+        whole = _count_work(unique, [None] * len(unique))
+        return BaseForecast(number=number, rows=len(unique), changed=len(unique), gone=0, anew=whole)
     own = live.read_rows(number) if live.is_aligned(shards) else ()
     old = dict([*own, *strays])
     changes = compare_rows(unique, old, base=shards)
-    gone = len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh)
-    if keeps and not is_stale(options, live.entry.shards[number], changes, number=number, rows=len(unique)):
-        taken = changes.held if live.takes_in(options) else []
-        held = [row for row, _ in taken]
-        written, places = [*changes.fresh, *held], [*changes.found, *(old for _, old in taken)]
-        given = _find_given(places, live, number)
-        counted = _count(unique, written, given, gone=gone, built=False)
-        return replace(counted, changed=len(changes.fresh), held=len(held))
-    places = _find_given(find_old_texts(unique, old), live, number)
-    counted = _count(unique, unique, places, gone=gone, built=True)
-    return replace(counted, changed=len(changes.fresh))
+    found = BaseForecast(
+        number=number,
+        rows=len(unique),
+        changed=len(changes.fresh),
+        gone=len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh),
+        anew=_count_work(unique, _find_given(find_old_texts(unique, old), live, number)),
+    )
+    if not keeps:
+        return found
+    taken = changes.held if live.takes_in(options) else []
+    written, places = [*changes.fresh, *(row for row, _ in taken)], [*changes.found, *(place for _, place in taken)]
+    shard = live.entry.shards[number]
+    return replace(
+        found,
+        kept=_count_work(written, _find_given(places, live, number)),
+        tonight=count_tonight(changes, number=number),
+        dead=shard.rows - shard.live_rows,
+        held=len(changes.held),
+    )
 
 
 def choose_bases(shards: int) -> range:
@@ -132,26 +151,58 @@ def choose_bases(shards: int) -> range:
     return range(0, shards, -(-shards // SEEN_BASES))
 
 
+def count_built(shards: Sequence[ShardEntry], bases: Sequence[BaseForecast], options: IndexConfig) -> int:
+    """Return how many of the live base shards, some of which were looked at, are to be built anew.
+
+    Of the others it is known how many rows were dead before. For each of these they are taken to have as many rows in
+    deltas, and for each row as many changes tonight, as those that were looked at.
+    """
+    looked = {base.number: base for base in bases}
+    rows, tonight, dead, held = (
+        sum(getattr(base, name) for base in bases) for name in ("rows", "tonight", "dead", "held")
+    )
+
+    def is_built(number: int, shard: ShardEntry) -> bool:
+        if base := looked.get(number):
+            earlier: float = base.dead + base.held
+            return is_stale(options, number=number, rows=base.rows, tonight=base.tonight, earlier=earlier)
+        died = shard.rows - shard.live_rows
+        beside = died * held / max(dead, 1)
+        whole = shard.live_rows + beside
+        return is_stale(
+            options, number=number, rows=whole, tonight=whole * tonight / max(rows, 1), earlier=died + beside
+        )
+
+    return sum(is_built(number, shard) for number, shard in enumerate(shards))
+
+
 def add_bases(
     item: CollectionForecast,
-    bases: Iterable[BaseForecast],
+    bases: Sequence[BaseForecast],
     *,
+    built: int,
     dimension: int,
     options: IndexConfig,
     measure_rate: Callable[[int], float],
 ) -> CollectionForecast:
     """Return a collection's forecast with what is ahead for its base shards, of which some were looked at.
 
-    `measure_rate` gives the texts that the encoder embeds a second, told by so many; it is asked where there is any.
+    `built` of all are to be built. `measure_rate` gives the texts that the encoder embeds a second, told by so many; it
+    is asked where there is any.
     """
-    found = list(bases)
-    whole = item.shards / len(found)
+    whole = item.shards / len(bases)
+    share = built / item.shards
 
     def total(what: str) -> int:
-        counted: float = whole * sum(getattr(base, what) for base in found)
+        counted: float = whole * sum(getattr(base, what) for base in bases)
         return round(counted)
 
-    rows, texts, written = (total(what) for what in ("rows", "texts", "written"))
+    def total_work(what: str) -> int:
+        works = [(getattr(base.anew, what), getattr(base.kept or base.anew, what)) for base in bases]
+        counted: float = whole * sum(share * anew + (1 - share) * kept for anew, kept in works)
+        return round(counted)
+
+    texts, written = total_work("texts"), total_work("rows")
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
     embedding = texts / measure_rate(min(max(texts // RATED_SHARE, LEAST_RATED), RATED_TEXTS)) if texts else 0.0
     return replace(
@@ -159,9 +210,9 @@ def add_bases(
         changed=total("changed"),
         gone=total("gone"),
         texts=texts,
-        built=total("built"),
-        upload_bytes=written * row_bytes + total("name_bytes"),
-        seconds=round(rows / READ_RATE + embedding + written / GRAPH_RATE, 1),
+        built=built,
+        upload_bytes=written * row_bytes + total_work("name_bytes"),
+        seconds=round(total("rows") / READ_RATE + embedding + written / GRAPH_RATE, 1),
     )
 
 
@@ -198,14 +249,9 @@ def _find_given(places: Iterable[OldRow | None], live: LiveCollection, number: i
     ]
 
 
-def _count(
-    unique: list[Row], written: list[Row], places: list[OldRow | None], *, gone: int, built: bool
-) -> BaseForecast:
-    return BaseForecast(
-        rows=len(unique),
-        changed=len(written),
-        gone=gone,
+def _count_work(written: Sequence[Row], places: Sequence[OldRow | None]) -> Work:
+    return Work(
+        rows=len(written),
         texts=len({row.text for row, old in zip(written, places, strict=True) if old is None}),
-        built=built,
         name_bytes=sum(len(row.id.encode()) + len(row.display.encode()) + 2 for row in written),
     )

@@ -20,7 +20,14 @@ from indexer.build.catalogue import Row
 from indexer.build.collection import finish_collection, keeps_shards
 from indexer.build.drift import Baseline, Drift, IdSample, measure_drift
 from indexer.build.finished import FinishedCollection
-from indexer.build.forecast import BuildForecast, CollectionForecast, add_bases, describe_forecast, measure_rate
+from indexer.build.forecast import (
+    BuildForecast,
+    CollectionForecast,
+    add_bases,
+    count_built,
+    describe_forecast,
+    measure_rate,
+)
 from indexer.build.gates import judge_collection, judge_encoder, require_gates
 from indexer.build.golden import GoldenQuery, find_golden, read_golden
 from indexer.build.live import LiveRelease, find_live
@@ -234,7 +241,14 @@ def _forecast(run: _Run, plans: Sequence[CollectionPlan], sampled: Mapping[str, 
         bases = run.site.forecast_bases(name, plan.shards, live, keeps=keeps)
         if bases and texts:
             rate = partial(measure_rate, run.encoder, texts, name)
-            item = add_bases(item, bases, dimension=description.dimension, options=options, measure_rate=rate)
+            item = add_bases(
+                item,
+                bases,
+                built=count_built(live.entry.base, bases, options) if keeps and live else plan.shards,
+                dimension=description.dimension,
+                options=options,
+                measure_rate=rate,
+            )
         found.append(item)
     encoder = f"{description.name} {description.precision}, {description.dimension} dimensions"
     return BuildForecast(run_id=run.folder.run_id, url=run.folder.store.url, encoder=encoder, collections=tuple(found))

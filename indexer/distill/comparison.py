@@ -35,7 +35,7 @@ from indexer.distill.training_run import open_start, open_teacher
 from indexer.errors import ConfigError
 from indexer.runs import fingerprint
 
-ZERO_SHOT = "zero-shot"
+ZERO_SHOT, STUDENT = "zero-shot", "student"
 
 
 class Comparison:
@@ -102,10 +102,13 @@ class Comparison:
         identity = identify_measured(identify_start(self.config, self.run_date), self.config)
         if self.tested < self.folds:
             identity = fingerprint(identity, self.tested)
-        teachers = [name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()]
-        opened: dict[str, tuple[Any, Callable[[], Encoder]]] = {"student": ("student", lambda: open_start(distill))}
-        for name in dict.fromkeys(teachers):
-            opened[Path(name).name] = identify_model(name), partial(open_teacher, distill, name)
+        teachers = dict.fromkeys(
+            name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()
+        )
+        shown = shorten_names([STUDENT, *teachers])
+        opened: dict[str, tuple[Any, Callable[[], Encoder]]] = {STUDENT: (STUDENT, lambda: open_start(distill))}
+        for name in teachers:
+            opened[shown[name]] = identify_model(name), partial(open_teacher, distill, name)
         return {
             f"{ZERO_SHOT} {name}": (self.out / ZERO_SHOT / fingerprint(model, identity)[:24], open_encoder)
             for name, (model, open_encoder) in opened.items()
@@ -136,6 +139,7 @@ class Comparison:
         runs: dict[str, dict[int, list[ModelScores]]] = {}
         served: dict[str, tuple[str, str]] = {}
         seen: set[Path] = set()
+        shown = self._shown_teachers()
         keys_of = {name: part_keys(variant.config, self.run_date) for name, variant in self.variants.items()}
         for folder in self.cells:
             variant, keys = self.variants[folder.cell.variant], keys_of[folder.cell.variant]
@@ -144,7 +148,7 @@ class Comparison:
                 found = None if place in seen else read_scores(place)
                 if found is not None:
                     seen.add(place)
-                    served.setdefault(keys[role], (f"teacher {Path(name).name}", variant.name))
+                    served.setdefault(keys[role], (f"teacher {shown[name]}", variant.name))
                     runs.setdefault(keys[role], {}).setdefault(folder.cell.seed, []).append(found)
         twice = Counter(name for name, _ in served.values())
         return [
@@ -160,6 +164,7 @@ class Comparison:
         A table of scores that does not know every pair has no figures that could be compared.
         """
         models: dict[tuple[str, ...], ComparedModel] = {}
+        shown = self._shown_teachers()
         for variant in self.variants.values():
             distill = variant.config.distill
             single = [(name,) for name in distill.teachers if name not in distill.encoder_teachers()]
@@ -167,7 +172,7 @@ class Comparison:
                 found = self._collect(variant, teacher_folder(names))
                 if not found or names in models:
                     continue
-                name = f"teacher {_short_name(names[0])}" if len(names) == 1 else f"teachers of {variant.name}"
+                name = f"teacher {shown[names[0]]}" if len(names) == 1 else f"teachers of {variant.name}"
                 runs = _join_seeds(found, judgements)
                 if all(np.isfinite(run.scores).all() for run in runs):
                     models[names] = ComparedModel(name=name, runs=runs)
@@ -178,6 +183,9 @@ class Comparison:
             ComparedModel(name=name, runs=_join_seeds(self._collect(variant), judgements), swept=variant.swept)
             for name, variant in self.variants.items()
         ]
+
+    def _shown_teachers(self) -> dict[str, str]:
+        return shorten_names(name for variant in self.variants.values() for name in variant.config.distill.teachers)
 
     def _collect(self, variant: Variant, name: str = "") -> dict[int, list[ModelScores]]:
         """Return the scores of each seed's folds."""
@@ -197,9 +205,17 @@ class Comparison:
         return slice_queries(judgements.queries, [*data.products, *data.unlabelled, *others], traffic)
 
 
-def _short_name(teacher: str) -> str:
-    kind, _, place = teacher.rpartition(":")
-    return f"{kind}:{Path(place).name}" if kind else place
+def shorten_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each model's name as it is shown: a path's last part, or the whole where another ends alike.
+
+    The kind before a colon stays.
+    """
+    every = list(dict.fromkeys(names))
+    short = {
+        name: f"{kind}{colon}{Path(place).name}" for name in every for kind, colon, place in [name.rpartition(":")]
+    }
+    twice = Counter(short.values())
+    return {name: name if twice[short[name]] > 1 else short[name] for name in every}
 
 
 def _join_seeds(seeds: dict[int, list[ModelScores]], judgements: Judgements) -> list[SeedRun]:

@@ -19,6 +19,7 @@ from indexer.distill.evaluate import WHOLE, measure_scores
 from indexer.distill.judgements import Judgements
 from indexer.distill.metrics import POSITIVE_GRADE, SWAPPED_GAINS, mean_ndcg, roc_auc
 from indexer.distill.query_probes import irrelevance_rates
+from indexer.distill.retrieval import find_least_grade
 from indexer.distill.slices import Mask
 from indexer.errors import IntegrityError
 
@@ -58,7 +59,7 @@ class TableRow:
     pairs: int
     queries: int
     figures: Mapping[str, float | None]
-    """Mean over the seeds; retrieval is the mean over the folds, by their queries."""
+    """Mean over the seeds; retrieval is the mean over the folds, by their queries that count."""
     deviations: Mapping[str, float | None]
     """Standard deviation over the seeds, none of one seed."""
     differences: Mapping[str, Interval | None]
@@ -159,7 +160,7 @@ def join_folds(found: Sequence[ModelScores], judgements: Judgements) -> SeedRun:
             f"comparison: expected each of {len(wanted)} judged pairs in one fold, found {len(keys)} in {len(found)} "
             "folds; the labels changed, or a fold is not finished: run the comparison again"
         )
-    sizes = [len(np.unique(fold.query)) for fold in found]
+    graded = [judgements.pairs.grade[np.searchsorted(wanted, fold.query * width + fold.product)] for fold in found]
     names = dict.fromkeys(name for fold in found for name in fold.retrieval)
     counts = Counter[str]()
     for fold in found:
@@ -168,7 +169,16 @@ def join_folds(found: Sequence[ModelScores], judgements: Judgements) -> SeedRun:
     return SeedRun(
         scores=np.concatenate([fold.scores for fold in found])[order],
         typo_scores=np.concatenate([fold.typo_scores for fold in found])[order],
-        retrieval={name: _weighted([fold.retrieval.get(name) for fold in found], sizes) for name in names},
+        retrieval={
+            name: _weighted(
+                [fold.retrieval.get(name) for fold in found],
+                [
+                    len(np.unique(fold.query[grades >= find_least_grade(name)]))
+                    for fold, grades in zip(found, graded, strict=True)
+                ],
+            )
+            for name in names
+        },
         answers=dict(counts),
         seconds=_mean(seconds),
     )

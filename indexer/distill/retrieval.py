@@ -42,6 +42,11 @@ def measure_retrieval(
     return figures
 
 
+def find_least_grade(figure: str) -> int:
+    """Return the grade that a query has to have a product of, that it counts in a figure of `measure_retrieval`."""
+    return RELEVANT.get(figure.split("_")[1], 0)
+
+
 def find_nearest(queries: Vectors, products: Vectors, *, count: int) -> Rows:
     """Return the rows of each query's nearest products, best first, (queries, count), equal scores by row."""
     block = max(1, BLOCK_BYTES // (4 * max(1, len(products))))

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.build import base_shard, collection, publish, shard
+from indexer.build.base_shard import BaseBuilder
 from indexer.build.catalogue import Row, shard_of
-from indexer.build.changes import compare_rows
+from indexer.build.changes import compare_rows, is_stale
 from indexer.build.digests import digest
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.release import build_release
@@ -172,15 +173,34 @@ def test_ten_nights_of_edits_answer_as_a_fresh_build(build: Any, products: Any, 
 
 def test_a_stale_shard_is_built_anew_and_takes_its_rows_out_of_the_deltas(build: Any, products: Any):
     rows = products(200)
-    build(rows, 1, max_stale_share=0.2)
+    build(rows, 1, max_stale_share=0.3)
     rows = [(name, f"red mug {at}" if at < 4 else title, brand) for at, (name, title, brand) in enumerate(rows)]
-    _, figures = build(rows, 2, max_stale_share=0.2)
+    _, figures = build(rows, 2, max_stale_share=0.3)
     assert (figures["deltas"], figures["dead_rows"], figures["built"]) == (1, 4, 1)
     rows = [(name, f"blue lamp {at}" if at < 100 else title, brand) for at, (name, title, brand) in enumerate(rows)]
-    _, figures = build(rows, 3, max_stale_share=0.2, gates=GatesConfig(min_overlap=0))
+    _, figures = build(rows, 3, max_stale_share=0.3, gates=GatesConfig(min_overlap=0))
     # All shards are stale now, and nothing is left in the delta.
     assert (figures["deltas"], figures["dead_rows"], figures["built"], figures["shards"]) == (0, 0, 4, 4)
     assert figures["embedded"] == 100
+
+
+@pytest.mark.parametrize("shards", [2, 5, 16, 100])
+def test_shards_that_change_alike_grow_stale_one_after_another(shards: int):
+    def count(stale: int) -> int:
+        options = IndexConfig(max_stale_share=0.4)
+        return sum(
+            is_stale(options, number=number, rows=1_000, tonight=1, earlier=stale - 1) for number in range(shards)
+        )
+
+    found = [count(stale) for stale in range(200, 401)]
+    assert (count(200), found[1], found[-1]) == (0, 1, shards)
+    # A twentieth of the way from half the share to all of it is never more than that of the shards and one or two.
+    assert all(late - soon <= shards / 20 + 2 for soon, late in zip(found, found[10:], strict=False))
+
+
+@pytest.mark.parametrize(("tonight", "expected"), [(0, False), (1, True)])
+def test_where_no_deltas_are_wanted_one_change_makes_a_shard_stale(tonight: int, expected: bool):
+    assert is_stale(IndexConfig(max_deltas=0), number=3, rows=1_000, tonight=tonight, earlier=0) == expected
 
 
 def test_without_deltas_only_the_shards_of_changed_rows_are_built(build: Any, products: Any):
@@ -245,9 +265,9 @@ def test_rows_without_a_known_word_are_rejected_each_night(build: Any, products:
 
 def test_a_delta_larger_than_a_shard_may_be_is_several(build: Any, products: Any):
     rows = products(400)
-    build(rows, 1, shards=2, max_shard_rows=60, max_stale_share=0.9)
-    rows = [(name, f"red mug {at}" if at % 4 == 0 else title, brand) for at, (name, title, brand) in enumerate(rows)]
-    config, figures = build(rows, 2, shards=2, max_shard_rows=60, max_stale_share=0.9)
+    build(rows, 1, shards=2, max_shard_rows=60, max_stale_share=1.0)
+    rows = [(name, f"red mug {at}" if at % 5 == 0 else title, brand) for at, (name, title, brand) in enumerate(rows)]
+    config, figures = build(rows, 2, shards=2, max_shard_rows=60, max_stale_share=1.0)
     assert (figures["deltas"], figures["built"], figures["rows"]) == (2, 2, 400)
     assert answer(config, 400) == answer(build(rows, 2, release="fresh", reuse="none", shards=2)[0], 400)
 
@@ -307,6 +327,21 @@ def test_kept_shards_are_measured_in_turn(build: Any, products: Any, monkeypatch
             refused.append(number)
     # From its turn on, and until somebody mends it: without a release the turn does not pass.
     assert refused == [3, 4, 5]
+
+
+def test_kept_deltas_have_the_turns_of_base_shards(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
+    rows = products(200)
+    build(rows, 1)
+    measured: list[int] = []
+    probe = BaseBuilder._probe
+    monkeypatch.setattr(
+        BaseBuilder, "_probe", lambda self, number, *more: measured.append(number) or probe(self, number, *more)
+    )
+    for number in range(2, 7):
+        rows[number] = (rows[number][0], f"red mug {number}", "acme")
+        build(rows, number, kept_probes=1)
+    # Deltas 4, 5 and so on are there from the second night on, a night after they were built and measured.
+    assert measured == [1, 2, 3, 0, 4, 1, 5]
 
 
 def test_a_smaller_search_is_measured_on_kept_shards_too(build: Any, products: Any):
@@ -418,12 +453,12 @@ def test_a_release_of_format_1_gives_no_shards(make_shop: Any, golden: Path, enc
 
 def test_rows_in_deltas_and_earlier_dead_rows_make_a_shard_stale(build: Any, products: Any):
     rows = products(200)
-    build(rows, 1, shards=1, max_stale_share=0.1)
+    build(rows, 1, shards=1, max_stale_share=0.2)
     for number in (2, 3):
         changed = range((number - 2) * 7, (number - 1) * 7)
         rows = [(n, f"red mug {at}" if at in changed else title, brand) for at, (n, title, brand) in enumerate(rows)]
-        _, figures = build(rows, number, shards=1, max_stale_share=0.1)
-        # Fourteen are stale after the first night, 28 after the second, and 20 may be.
+        _, figures = build(rows, number, shards=1, max_stale_share=0.2)
+        # Fourteen are stale after the first night, 28 after the second, and 20 may be, half of the share.
         assert (figures["deltas"], figures["dead_rows"]) == ((1, 7) if number == 2 else (0, 0))
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from indexer.build.forecast import BaseForecast, CollectionForecast, add_bases, choose_bases
+from indexer.build.forecast import BaseForecast, CollectionForecast, Work, add_bases, choose_bases, count_built
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.cli.group import indexer
 from indexer.config import Config, IndexConfig
 from indexer.errors import ConfigError
 from indexer.log import read_head
+from indexer.manifest import DeadRows, ObjectEntry, ShardEntry
 from indexer.store import LocalStore
 
 Shop = Callable[..., Config]
@@ -148,21 +149,62 @@ def test_some_bases_stand_for_all():
     assert list(choose_bases(2)) == [0, 1]
     assert list(choose_bases(16)) == [0, 8]
     assert list(choose_bases(511)) == [0, 256]
-    seen = [BaseForecast(rows=10, changed=2, gone=1, texts=2, built=number == 0, name_bytes=20) for number in range(4)]
+    whole, delta = Work(rows=10, texts=2, name_bytes=40), Work(rows=3, texts=2, name_bytes=20)
+    seen = [BaseForecast(number=n, rows=10, changed=2, gone=1, anew=whole, kept=delta) for n in range(4)]
     item = CollectionForecast(name="products", rows=160, rejected=0, shards=16, shards_wanted=16, peak_bytes=1)
     options = IndexConfig(m=8, storage="sq8")
-    found = add_bases(item, seen, dimension=4, options=options, measure_rate=lambda count: count / 2)
+    found = add_bases(item, seen, built=4, dimension=4, options=options, measure_rate=lambda count: count / 2)
     assert (found.changed, found.gone, found.texts, found.built) == (32, 16, 32, 4)
-    # One shard in four is written whole: 4 * (10 + 3 * 2) rows, each of 4 + 8 * 8 + 20 + 32 bytes, and the names.
-    assert found.upload_bytes == 64 * 120 + 320
-    assert found.seconds == pytest.approx(160 / 30_000 + 32 / 8 + 64 / 4_000, abs=0.05)
+    # One shard in four is written whole: 4 * (10 + 3 * 3) rows, each of 4 + 8 * 8 + 20 + 32 bytes, and the names.
+    assert found.upload_bytes == 76 * 120 + 4 * (40 + 3 * 20)
+    assert found.seconds == pytest.approx(160 / 30_000 + 32 / 8 + 76 / 4_000, abs=0.05)
 
 
 def test_nothing_to_embed_asks_for_no_rate():
-    seen = [BaseForecast(rows=10, changed=0, gone=0, texts=0, built=False, name_bytes=0)]
+    nothing = Work(rows=0, texts=0, name_bytes=0)
+    seen = [BaseForecast(number=0, rows=10, changed=0, gone=0, anew=Work(10, 10, 100), kept=nothing)]
     item = CollectionForecast(name="products", rows=10, rejected=0, shards=1, shards_wanted=1, peak_bytes=1)
-    found = add_bases(item, seen, dimension=4, options=IndexConfig(), measure_rate=lambda _: 1 / 0)
+    found = add_bases(item, seen, built=0, dimension=4, options=IndexConfig(), measure_rate=lambda _: 1 / 0)
     assert (found.texts, found.upload_bytes, found.seconds) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("dead", "held", "tonight", "died", "expected"),
+    [
+        # Limits of shards 0 to 3, of 100 rows: 20, 32.4, 24.7, 37.1. All change alike: 10, and as many are dead.
+        (5, 5, 10, (5, 5, 5, 5), 0),
+        (6, 5, 10, (6, 6, 6, 6), 1),
+        # Rows in deltas are taken to be twice those that were dead.
+        (4, 8, 1, (4, 10, 10, 10), 1),
+        # Those that were looked at are known; of the others, one has been built anew.
+        (10, 10, 10, (10, 10, 0, 10), 1),
+        (10, 10, 10, (10, 10, 10, 16), 3),
+        # Nothing was dead where it was looked, nor lay in deltas.
+        (0, 0, 10, (0, 0, 16, 0), 1),
+    ],
+)
+def test_shards_to_build_are_told_by_dead_rows_and_by_those_that_were_looked_at(
+    dead: int, held: int, tonight: int, died: tuple[int, ...], expected: int
+):
+    none = ObjectEntry(key="v/run/x", bytes=1, sha256="0" * 64)
+    shards = [
+        ShardEntry(
+            collection="products",
+            number=number,
+            rows=100 + rows,
+            fingerprint="0" * 64,
+            index=none,
+            ids=none,
+            texts=None,
+            dead=DeadRows(count=rows, rows=none) if rows else None,
+        )
+        for number, rows in enumerate(died)
+    ]
+    work = Work(rows=1, texts=1, name_bytes=1)
+    looked = BaseForecast(
+        number=0, rows=100, changed=1, gone=0, anew=work, kept=work, tonight=tonight, dead=dead, held=held
+    )
+    assert count_built(shards, [looked], IndexConfig(max_stale_share=0.4)) == expected
 
 
 def test_the_command_shows_the_plan(tmp_path: Path, encoder_directory: Path):

@@ -20,7 +20,7 @@ from indexer.cli.group import indexer
 from indexer.config_file import load_config
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.bootstrap import Interval
-from indexer.distill.comparison import Comparison
+from indexer.distill.comparison import Comparison, shorten_names
 from indexer.distill.comparison_cells import (
     LOSS_SETTINGS,
     PACE_SETTINGS,
@@ -32,7 +32,7 @@ from indexer.distill.comparison_cells import (
 )
 from indexer.distill.comparison_plan import fold_config, read_variants
 from indexer.distill.comparison_report import render_comparison
-from indexer.distill.comparison_scores import read_scores, write_scores
+from indexer.distill.comparison_scores import ModelScores, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, join_folds, tabulate_models
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
@@ -411,6 +411,46 @@ def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path
     irrelevant, answered = (sum(count[name] for count in counts) for name in ("irrelevant", "answered"))
     assert 0 < irrelevant <= answered
     assert whole.figures["qq_irrelevant"] == pytest.approx(irrelevant / answered)
+
+
+def test_a_fold_counts_in_retrieval_by_its_queries_that_have_such_a_product(unbroken):
+    judgements = read_judgements(unbroken[0].config.catalogue, unbroken[0].config.labels)
+    # Queries 0 and 1 have an E, 2 an S, 3 none; the folds are 0 and 1 to 3.
+    pairs = LabelledPairs(
+        query=np.array([0, 1, 2, 3]),
+        product=np.array([0, 0, 0, 0]),
+        grade=np.array([3, 3, 2, 0]),
+        weight=np.ones(4, np.float32),
+    )
+    figures = [
+        {"exact_e_10": 1.0, "index_es_10": 1.0, "index_recall_10": 1.0},
+        dict.fromkeys(("exact_e_10", "index_es_10", "index_recall_10"), 0.0),
+    ]
+    folds = [
+        ModelScores(
+            query=pairs.query[rows],
+            product=pairs.product[rows],
+            scores=np.zeros(len(rows), np.float32),
+            typo_scores=np.zeros(len(rows), np.float32),
+            retrieval=found,
+        )
+        for rows, found in zip(([0], [1, 2, 3]), figures, strict=True)
+    ]
+    joined = join_folds(folds, replace(judgements, pairs=pairs)).retrieval
+    assert joined == pytest.approx({"exact_e_10": 1 / 2, "index_es_10": 1 / 3, "index_recall_10": 1 / 4})
+
+
+def test_names_are_as_short_as_they_are_distinct():
+    assert shorten_names(["student", "a/model", "b/other", "cross:c/model", "cross:d/model", "scores:x.parquet"]) == {
+        "student": "student",
+        "a/model": "model",
+        "b/other": "other",
+        "cross:c/model": "cross:c/model",
+        "cross:d/model": "cross:d/model",
+        "scores:x.parquet": "scores:x.parquet",
+    }
+    assert shorten_names(["a/model", "b/model", "a/model"]) == {"a/model": "a/model", "b/model": "b/model"}
+    assert shorten_names(["student", "a/student"]) == {"student": "student", "a/student": "a/student"}
 
 
 def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
