@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from indexer import store as stores
 from indexer.store import LocalStore
+from indexer.store import local as stores
 
 READS = ("get", "get_file", "size", "list")
 WRITES = ("put_new", "put_file", "delete")

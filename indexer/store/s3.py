@@ -1,37 +1,22 @@
-"""Storage in four verbs: get, put_new, list, delete; nothing is ever overwritten.
-
-`LocalStore` and `S3Store` pass the same tests. Keys are relative, with `/` between their parts.
-Bytes of any size travel as files (`put_file`, `get_file`); small objects as bytes.
-"""
+"""Objects below a prefix of a bucket."""
 
 import contextlib
-import hashlib
-import os
 import random
-import re
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from indexer.errors import (
-    ConfigError,
     ObjectExistsError,
     ObjectMissingError,
     StoreError,
     StoreRefusedError,
     StoreUnsupportedError,
 )
-from indexer.redaction import has_credentials
+from indexer.store.interface import StoredObject, check_key
 
 Content = TypeVar("Content")
-CHUNK_BYTES = 1 << 20
-DRAFT = ".new-"
-"""How the name of an unfinished file in a folder begins."""
-_DRAFT_NAME = re.compile(re.escape(DRAFT) + r"[0-9a-f]{32}")
 READ_ATTEMPTS = 3
 """What is done once and could not be, may be done so often; a create-only write is never sent again."""
 CONNECT_SECONDS = 5
@@ -39,176 +24,6 @@ READ_SECONDS = 15
 """An answer, or a part of it, is waited for so long."""
 PART_BYTES = 8 << 20
 """Files of this size and more travel in parts."""
-
-
-class StoredObject(NamedTuple):
-    """An object as a listing shows it."""
-
-    key: str
-    bytes: int
-    modified: datetime = datetime.max.replace(tzinfo=UTC)
-    """When it was written; where nobody knows, it counts as new."""
-
-
-class Store(Protocol):
-    """What every store does; all raise StoreError where storage fails."""
-
-    url: str
-
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes; raises ObjectMissingError."""
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the object to a local file; raises ObjectMissingError."""
-
-    def put_new(self, key: str, data: bytes) -> None:
-        """Create the object; raises ObjectExistsError where the key is taken, and never retries on its own."""
-
-    def put_file(self, key: str, path: Path) -> None:
-        """Create a large object under a key that no other process uses."""
-
-    def size(self, key: str) -> int:
-        """Return the object's size in bytes; raises ObjectMissingError."""
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the objects under the prefix in key order."""
-
-    def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
-
-
-def open_store(url: str, *, single_writer: bool = False) -> Store:
-    """Open a folder or `s3://bucket/prefix`; raises ConfigError for any other address.
-
-    `single_writer` is for a bucket that knows no conditional writes: see `SingleWriterStore`. A folder needs it never.
-    """
-    if has_credentials(url):
-        raise ConfigError(
-            "store address: holds an access key, a password or a signature (not shown); expected s3://bucket/prefix, "
-            "credentials come from the standard AWS chain"
-        )
-    if url.startswith("s3://"):
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not bucket or ".." in prefix.split("/"):
-            raise ConfigError(f"store address {url}: expected s3://bucket/prefix")
-        return (SingleWriterStore if single_writer else S3Store)(bucket, prefix.strip("/"))
-    if "://" in url:
-        raise ConfigError(f"store address {url}: expected a folder or s3://bucket/prefix")
-    return LocalStore(Path(url))
-
-
-def check_key(key: str) -> str:
-    """Return the key if it stays below the store's root, else raise StoreError."""
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
-        raise StoreError(f"key {key!r}: leaves the store or is not in plain form")
-    return key
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class LocalStore:
-    """Objects as files below a folder; a new one appears whole, by hard link."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.url = str(root)
-
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes; raises ObjectMissingError."""
-        try:
-            return self._path(key).read_bytes()
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Copy the object to a local file; raises ObjectMissingError."""
-        try:
-            shutil.copyfile(self._path(key), path)
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
-
-    def put_new(self, key: str, data: bytes) -> None:
-        """Create the object; raises ObjectExistsError."""
-        self._create(key, lambda file: file.write(data))
-
-    def put_file(self, key: str, path: Path) -> None:
-        """Create the object from a file; raises ObjectExistsError."""
-        with path.open("rb") as source:
-            self._create(key, lambda file: shutil.copyfileobj(source, file, CHUNK_BYTES))
-
-    def local_path(self, key: str) -> Path:
-        """Return the file an object lies in, so that it can be read in place."""
-        return self._path(key)
-
-    def size(self, key: str) -> int:
-        """Return the object's size in bytes; raises ObjectMissingError."""
-        try:
-            return self._path(key).stat().st_size
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the objects under the prefix in key order."""
-        return self._list(prefix, drafts=False)
-
-    def list_drafts(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the unfinished files: some are being written, others were left by killed processes; their age tells."""
-        return self._list(prefix, drafts=True)
-
-    def remove_empty_folders(self, prefix: str, before: datetime) -> None:
-        """Remove the folders below a prefix that hold nothing, and in which nothing has changed since a time."""
-        for path in sorted((self.root / check_key(prefix.rstrip("/"))).rglob("*/"), reverse=True):
-            # Another process may have put something there, or was faster.
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < before.timestamp():
-                    path.rmdir()
-
-    def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
-        try:
-            self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
-
-    def _list(self, prefix: str, *, drafts: bool) -> Iterator[StoredObject]:
-        start = self.root / prefix.rpartition("/")[0]
-        try:
-            found = {}
-            for path in start.rglob("*"):
-                # Another process may delete what is being listed.
-                with contextlib.suppress(FileNotFoundError):
-                    if path.is_file() and bool(_DRAFT_NAME.fullmatch(path.name)) == drafts:
-                        found[path.relative_to(self.root).as_posix()] = path.stat()
-        except OSError as error:
-            raise _local_error(error, self.url, prefix) from error
-        for key in sorted(found):
-            if key.startswith(prefix):
-                yield StoredObject(key, found[key].st_size, datetime.fromtimestamp(found[key].st_mtime, UTC))
-
-    def _path(self, key: str) -> Path:
-        return self.root / check_key(key)
-
-    def _create(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
-        final = self._path(key)
-        draft = final.parent / f"{DRAFT}{uuid.uuid4().hex}"
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            _link_new(draft, final, self.url, key)
-            sync_folder(final.parent)
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
 
 
 class S3Store:
@@ -378,26 +193,3 @@ def _client_error(error: Any, place: str) -> StoreError:
     if status == 501 or code == "NotImplemented":
         return StoreUnsupportedError(f"{place}: the storage lacks what was asked for ({message}); use another")
     return StoreError(f"{place}: storage answered {code} ({status}): {message}; run again later")
-
-
-def _local_error(error: OSError, url: str, key: str) -> StoreError:
-    if isinstance(error, FileNotFoundError):
-        return ObjectMissingError(f"{url}: {key}: no such object")
-    return StoreError(f"{url}: {key}: {error.strerror or error}; check the folder, its rights and the disk")
-
-
-def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
-    """Give the finished file its final name, which no other file may have."""
-    try:
-        os.link(draft, final)
-    except FileExistsError:
-        raise ObjectExistsError(f"{url}: {key} exists already") from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
