@@ -61,8 +61,8 @@ class Built:
 def build_faiss(vectors: npt.NDArray[np.float32], dimensions: int) -> Any:
     """Build with FAISS as it comes; with `dimensions` as this project does, the graph on codes and without copies."""
     if dimensions:
-        from indexer.config import IndexConfig
         from indexer.hnsw import build_index
+        from indexer.index_config import IndexConfig
 
         return build_index(vectors, IndexConfig(m=M, ef_construction=EF_CONSTRUCTION, graph_dimensions=dimensions))
     import faiss

@@ -39,7 +39,7 @@ PARTNERS = 4_096
 
 def run_pruned(session: Any, source: Path, target: Path, tau: float, *, shuffled: bool = False) -> dict[str, Any]:
     """Find the pairs as jobs/npmi_pairs.py does, with no limit but tau; `shuffled`: as if no task could hold all."""
-    from indexer.config import GramConfig, NpmiConfig
+    from indexer.job_config import GramConfig, NpmiConfig
     from spark.pair_plan import plan_pairs
 
     limits, rows = NpmiConfig(tau=tau, min_support=0, top_k=10**9), pq.read_metadata(source).num_rows
@@ -279,7 +279,7 @@ def _print_row(shape: str, pairs: int, tau: float, run: dict[str, Any]) -> None:
 
 
 def _open_spark(folder: Path) -> Any:
-    from indexer.config import SparkConfig
+    from indexer.job_config import SparkConfig
     from spark.session import open_session
 
     events = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": folder.as_uri()}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.config import IndexConfig
 from indexer.guard import ChildLimits, try_release
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, check_index_file, read_index, read_layout
 from indexer.manifest import CollectionEntry, EncoderEntry, Manifest, ObjectEntry, ShardEntry
 from indexer.shard_file import write_lines

@@ -43,7 +43,7 @@ from benchmarks.search_inputs import (
     time_each,
     write_shards,
 )
-from indexer.config import IndexConfig
+from indexer.index_config import IndexConfig
 from indexer.loaded_release import search_shards
 from indexer.reader import open_index
 from indexer.search_pool import SearchPool

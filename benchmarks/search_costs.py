@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.search_inputs import OPTIONS, Hits, K, Vectors, open_shards, time_each, write_shards
 from indexer import shard_search
-from indexer.config import IndexConfig
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index
 from indexer.shard_search import search_shard, select_only
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from benchmarks.latency import make_queries, read_queries
 from benchmarks.nights import make_title
-from indexer.config import UNCHOSEN_EF_SEARCH, IndexConfig
 from indexer.encoder import open_encoder
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import UNCHOSEN_EF_SEARCH, IndexConfig
 from indexer.index_file import IndexShape, read_index
 from indexer.loaded_shard import LoadedShard
 from indexer.shard_file import read_lines

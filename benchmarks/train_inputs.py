@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.demo.vocabulary import BRANDS, COLORS, FEATURES, KINDS, SIZES
 from indexer.distill.data import TrainingData, assemble_data
 from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder, Tokens, open_model
@@ -19,6 +19,7 @@ from indexer.distill.judgements import Judgements, LabelledPairs
 from indexer.distill.losses import HIGH, LOW
 from indexer.distill.metrics import roc_auc
 from indexer.distill.scoring import tokenise_data
+from indexer.distill_config import DistillConfig
 from indexer.methods import METHODS
 
 PER_QUERY = 20

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from indexer.config import CROSS, SCORES, Config, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.console import LEVEL_VARIABLE
+from indexer.distill_config import CROSS, SCORES
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 from indexer.redaction import has_credentials

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from indexer.config import IndexConfig
 from indexer.graph_copies import Copies, drop_copies, find_copies, hang_copies
+from indexer.index_config import IndexConfig
 
 BYTES_PER_NUMBER = {"flat": 4, "sqfp16": 2, "sq8": 1}
 CODED_ROWS = 10_000

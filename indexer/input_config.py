@@ -20,6 +20,9 @@ GRADES: Mapping[str, int] = MappingProxyType(
 )
 """Label vocabularies in use, lower case, to grades: 3 high, 2 low, 1 and 0 irrelevant (KD-Boost appendix A.1)."""
 
+MANY = 10**9
+"""A bound for what has none of its own."""
+
 
 def require_range(name: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless low <= value <= high."""

@@ -16,9 +16,10 @@ from indexer.build.night import collect_story, find_encoder
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.cli.options import log_options
-from indexer.config import REUSE, Config
+from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.console import start_logging
+from indexer.index_config import REUSE
 from indexer.runs import check_run_date
 from indexer.text import escape
 from jobs.command import exit_codes, job_session, show_value

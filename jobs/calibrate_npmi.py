@@ -9,9 +9,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from indexer.config import MANY, Config, NpmiConfig
+from indexer.config import Config
 from indexer.contracts.schemas import NPMI_CALIBRATION, PRODUCT_NODES, PURCHASES, QUERY_NODES, TAXONOMY
 from indexer.errors import ConfigError, ContractError
+from indexer.input_config import MANY
+from indexer.job_config import NpmiConfig
 from indexer.runs import StepCommit
 from jobs.calibration_page import render_page
 from jobs.command import run_job

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from indexer.config import GatesConfig
 from indexer.contracts.schemas import CATALOGUE, CROSSWALK, QUERY_CLASSES, TAXONOMY, TAXONOMY_PATHS
 from indexer.errors import GateError
+from indexer.index_config import GatesConfig
 from indexer.runs import StepCommit
 
 WHOLE_TABLES = tuple(table.name for table in (CATALOGUE, TAXONOMY, TAXONOMY_PATHS, CROSSWALK, QUERY_CLASSES))

@@ -9,8 +9,9 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from indexer.config import Config, NegativesConfig
+from indexer.config import Config
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY
+from indexer.job_config import NegativesConfig
 from indexer.runs import StepCommit
 from jobs.command import run_job
 from jobs.lineages import read_lineages

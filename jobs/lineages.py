@@ -2,8 +2,9 @@
 
 from pyspark.sql import DataFrame, SparkSession
 
-from indexer.config import Config, NodesConfig
+from indexer.config import Config
 from indexer.contracts.schemas import QUERY_NODES, TAXONOMY
+from indexer.job_config import NodesConfig
 from spark.negatives import label_lineages
 from spark.tables import read_table
 from spark.taxonomy import query_labels, tree_frame

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from indexer.config import Config, NpmiConfig
+from indexer.config import Config
 from indexer.contracts.schemas import PURCHASES, QUERY_PAIRS
+from indexer.job_config import NpmiConfig
 from indexer.runs import StepCommit, StepFolder
 from jobs.command import run_job
 from jobs.steps import Account, announce, held, run_step

@@ -7,9 +7,10 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from indexer.config import Config, GramConfig
+from indexer.config import Config
 from indexer.contracts.days import Days, span_days
 from indexer.contracts.schemas import PRODUCT_GRAM, PURCHASES, QUERY_GRAM
+from indexer.job_config import GramConfig
 from indexer.runs import StepCommit, check_run_date
 from jobs.command import run_job
 from jobs.purchase_input import enter_counts, input_days, input_sections, read_purchases, sum_pairs

@@ -26,8 +26,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from indexer.config import NpmiConfig
 from indexer.contracts.schemas import QUERY_PAIRS
+from indexer.job_config import NpmiConfig
 from spark.block_pairs import work_blocks
 from spark.block_rows import Block
 from spark.gram import Totals, collect_rows

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from indexer.config import NpmiConfig
 from indexer.contracts.schemas import QUERY_PAIRS
+from indexer.job_config import NpmiConfig
 from spark.block_rows import Block, Pairs, best_pairs, write_pairs
 from spark.sparse_product import (
     Candidates,

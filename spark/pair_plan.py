@@ -9,8 +9,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from indexer.config import NpmiConfig
 from indexer.contracts.schemas import PURCHASES
+from indexer.job_config import NpmiConfig
 from spark.block_pairs import deal_pairs
 from spark.block_rows import Block
 from spark.forecast import HEAVIEST, Forecast, forecast_product, name_heaviest

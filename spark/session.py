@@ -11,8 +11,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from indexer.config import SparkConfig
 from indexer.errors import ConfigError, ContractError, StoreError
+from indexer.job_config import SparkConfig
 from spark.java import find_java
 from spark.text import SPARK_3, compose_text
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from indexer.build.catalogue import Row
 from indexer.build.digests import digest
 from indexer.build.live import OldRow
-from indexer.config import IndexConfig
+from indexer.index_config import IndexConfig
 from indexer.manifest import ShardEntry
 
 GOLDEN_RATIO = 0.618034

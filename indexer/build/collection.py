@@ -23,8 +23,8 @@ from indexer.build.publish import SealedShard
 from indexer.build.recall import Probe, Recall, choose_ef_search, find_targets, measure_recall, merge_probes
 from indexer.build.shard import FindVectors, ShardBuilder, carries_texts, fetch_probe
 from indexer.build.site import Site
-from indexer.config import IndexConfig
 from indexer.errors import IntegrityError
+from indexer.index_config import IndexConfig
 from indexer.manifest import EncoderEntry, ShardEntry
 
 

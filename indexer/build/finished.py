@@ -12,8 +12,8 @@ from indexer.build.golden import GoldenFindings
 from indexer.build.plan import CollectionPlan
 from indexer.build.publish import SealedShard
 from indexer.build.recall import Probe, ProbeQueries, Recall, find_rung
-from indexer.config import IndexConfig
 from indexer.contracts.rejects import InputCounts
+from indexer.index_config import IndexConfig
 from indexer.manifest import CollectionEntry, GateResult, ShardEntry
 
 

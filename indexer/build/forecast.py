@@ -14,9 +14,9 @@ from indexer.build.digests import ROW_BYTES
 from indexer.build.duplicates import resolve_duplicates
 from indexer.build.embed import KINDS
 from indexer.build.live import LiveCollection, OldRow
-from indexer.config import IndexConfig
 from indexer.encoder import Encoder
 from indexer.hnsw import BYTES_PER_NUMBER
+from indexer.index_config import IndexConfig
 from indexer.manifest import ShardEntry
 
 GRAPH_RATE = 4_000

@@ -13,9 +13,9 @@ from indexer.build.drift import Drift
 from indexer.build.finished import FinishedCollection
 from indexer.build.golden import GoldenFindings
 from indexer.build.recall import NARROW, Recall
-from indexer.config import GatesConfig
 from indexer.encoder import EncoderDescription
 from indexer.errors import GateError
+from indexer.index_config import GatesConfig
 from indexer.manifest import GateResult
 from indexer.strict_json import shorten
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from indexer.build.catalogue import shards_of
 from indexer.build.digests import DIGEST_BYTES, ROW_BYTES, read_digests
 from indexer.build.embed import Mask, Vectors
-from indexer.config import IndexConfig
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index
 from indexer.manifest import CollectionEntry, EncoderEntry, Manifest
 from indexer.object_cache import ObjectCache

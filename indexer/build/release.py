@@ -42,10 +42,11 @@ from indexer.build.site import LocalSite, Site
 from indexer.build.story import gather_remarks, tell_build
 from indexer.build.summary import ReleaseSummary, release_bytes
 from indexer.build.versions import read_versions
-from indexer.config import REUSE, Config, as_document
+from indexer.config import Config, as_document
 from indexer.creation import prove_creates
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError, ContractError, GateError, IntegrityError
+from indexer.index_config import REUSE
 from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases.history import History, read_own

@@ -19,10 +19,11 @@ from indexer.build.probe_file import read_probe, write_probe
 from indexer.build.publish import RunFolder, SealedShard, shard_name, shard_seal
 from indexer.build.recall import Probe, ProbeQueries, find_targets, measure_recall, name_row, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
-from indexer.config import Config, IndexConfig, as_document
+from indexer.config import Config, as_document
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, IntegrityError
 from indexer.hnsw import build_index, is_coded, write_index
+from indexer.index_config import IndexConfig
 from indexer.manifest import ObjectEntry, ShardEntry
 from indexer.runs import fingerprint
 from indexer.shard_file import write_lines

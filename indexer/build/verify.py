@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.config import IndexConfig
 from indexer.errors import GateError, IntegrityError
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index
 from indexer.shard_file import Lines, read_lines
 

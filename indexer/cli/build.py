@@ -4,7 +4,7 @@ import click
 
 from indexer.cli.options import config_options, date_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_plan, print_release
-from indexer.config import REUSE
+from indexer.index_config import REUSE
 
 
 @click.command()

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.build.night import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
-from indexer.config import SCORES, Config
+from indexer.config import Config
 from indexer.contracts.files import local_files
 from indexer.creation import prove_creates
+from indexer.distill_config import SCORES
 from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
 from indexer.redaction import redact
 from indexer.releases.history import read_own

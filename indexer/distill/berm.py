@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from indexer.config import BERM, BERM_ONLINE, BermConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.baseline_losses import soft_label_loss
 from indexer.distill.berm_graph import RelevanceGraph, Rows, build_graph, find_metapaths, keep_edges, merge_pairs
@@ -21,6 +20,7 @@ from indexer.distill.data import TrainingData
 from indexer.distill.encoders import Tokens
 from indexer.distill.metrics import POSITIVE_GRADE
 from indexer.distill.teachers import VectorTeacher, mean_opinion
+from indexer.distill_config import BERM, BERM_ONLINE, BermConfig
 from indexer.errors import GateError
 
 SCORED_ROWS = 1_024

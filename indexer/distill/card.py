@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.distill.evaluate import EvaluationRow
 from indexer.distill.objective import student_objective
 from indexer.distill.trainer import TrainingResult
+from indexer.distill_config import DistillConfig
 
 PAIRS = ("labels", "similar", "dissimilar")
 """Terms of the student's loss with an alpha of their own."""

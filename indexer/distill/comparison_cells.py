@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer import __version__
-from indexer.config import CROSS, SCORES, Config, DistillConfig, as_document
+from indexer.config import Config, as_document
 from indexer.distill.comparison_plan import SPLIT_SETTINGS, Cell
 from indexer.distill.comparison_scores import measure_model, measure_teachers, read_scores, write_scores
 from indexer.distill.data import TrainingData, read_training_data
@@ -21,6 +21,7 @@ from indexer.distill.models import train_models
 from indexer.distill.query_probes import choose_probes, hide_probes
 from indexer.distill.step import identify_model, identify_training
 from indexer.distill.trainer import TrainingResult
+from indexer.distill_config import CROSS, SCORES, DistillConfig
 from indexer.runs import fingerprint
 
 TAUGHT_SETTINGS = (

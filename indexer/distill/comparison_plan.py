@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.distill.splits import TEST, split_queries
+from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 

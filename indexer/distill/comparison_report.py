@@ -9,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from indexer.config import DistillConfig, as_document
+from indexer.config import as_document
 from indexer.console import show_text
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_table import TableRow
 from indexer.distill.evaluate import WHOLE
+from indexer.distill_config import DistillConfig
 from indexer.line_plot import Range, Series, draw_lines, draw_ranges
 
 MAIN = ("auc", "fold_auc", "query_auc", "precision", "recall", "recall_98", "ndcg_5", "ndcg_10", "ndcg_all", "typo_auc")

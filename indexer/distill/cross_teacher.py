@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from indexer.config import DistillConfig
 from indexer.distill.baseline_losses import soft_label_loss
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource
 from indexer.distill.checkpoints import replace_file
@@ -20,6 +19,7 @@ from indexer.distill.objective import LossTerm, Objective
 from indexer.distill.processes import ALONE, Processes
 from indexer.distill.scoring import share_pairs
 from indexer.distill.teachers import Pairs
+from indexer.distill_config import DistillConfig
 
 SOFT_LABELS = torch.tensor([0.0, 0.5, 1.0])
 """Irrelevant, low and high (Vo et al. 2024: bad and okay 0, good 0.5, excellent 1)."""

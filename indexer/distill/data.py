@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import CROSS, SCORES, Config, DistillConfig
+from indexer.config import Config
 from indexer.distill.attributes import read_marked_texts
 from indexer.distill.judgements import (
     Judgements,
@@ -29,6 +29,7 @@ from indexer.distill.query_pairs import (
 from indexer.distill.score_tables import ScoreTable, read_scores
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, check_classes, split_queries
 from indexer.distill.teachers import TableTeacher
+from indexer.distill_config import CROSS, SCORES, DistillConfig
 
 
 @dataclass(frozen=True, kw_only=True)

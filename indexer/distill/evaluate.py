@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from indexer.config import MANY, DistillConfig, IndexConfig
 from indexer.distill.encoders import PACKAGED_MODEL, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs, read_measured, sample_product_texts
 from indexer.distill.lexical import score_by_bm25
@@ -24,10 +23,12 @@ from indexer.distill.metrics import (
 from indexer.distill.retrieval import measure_retrieval
 from indexer.distill.slices import Mask, slice_queries
 from indexer.distill.splits import TEST, split_queries
+from indexer.distill_config import DistillConfig
 from indexer.encoder import Encoder as ExportedEncoder
 from indexer.encoder import open_encoder
 from indexer.errors import ContractError, EncoderError
-from indexer.input_config import CatalogueConfig, LabelsConfig
+from indexer.index_config import IndexConfig
+from indexer.input_config import MANY, CatalogueConfig, LabelsConfig
 
 THRESHOLD = 0.7
 """Precision and recall are read at this score (KD-Boost table 1)."""

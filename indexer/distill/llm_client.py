@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from indexer.config import LlmConfig
+from indexer.distill_config import LlmConfig
 from indexer.errors import ConfigError, StoreError
 from indexer.redaction import hide_value, redact
 

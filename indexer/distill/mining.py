@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.config import DistillConfig
 from indexer.distill.data import TrainingData
 from indexer.distill.teachers import Pairs, Teacher, cut_tiles, mean_opinion, pair_scores
+from indexer.distill_config import DistillConfig
 
 TILE_ROWS = 1_024
 TILE_COLUMNS = 16_384

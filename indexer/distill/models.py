@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from indexer.config import BermConfig, DistillConfig
 from indexer.distill.augmentation import PER_QUERY, sample_pairs
 from indexer.distill.batches import Rows
 from indexer.distill.data import TrainingData
@@ -20,6 +19,7 @@ from indexer.distill.teachers import Teacher, VectorTeacher, collect_opinions, m
 from indexer.distill.teaching import labelled_pairs, open_teachers, train_encoders
 from indexer.distill.trainer import TrainingResult
 from indexer.distill.training_run import TrainingRun, open_start
+from indexer.distill_config import BermConfig, DistillConfig
 from indexer.errors import ConfigError
 
 

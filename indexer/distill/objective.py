@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.config import DistillConfig
 from indexer.distill.baseline_losses import cosent_loss, listwise_loss, margin_loss, order_pairs, threshold_loss
 from indexer.distill.batches import LABELS, PairSource, Step, kind_of
 from indexer.distill.losses import (
@@ -19,6 +18,7 @@ from indexer.distill.losses import (
     similar_loss,
     soft_loss,
 )
+from indexer.distill_config import DistillConfig
 
 SOFT_GROUPS = ((LABELS, "scored"), ("similar", "dissimilar"))
 """Sources whose pairs share one mean in the soft part of equation 7."""

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexer.config import NodesConfig
 from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, Table
 from indexer.contracts.tables import read_table
+from indexer.job_config import NodesConfig
 
 SHARE_DIGITS = 12
 """Shares that differ later than this are equal: their sums depend on the order of the addition."""

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import IndexConfig
 from indexer.distill.judgements import LabelledPairs
 from indexer.hnsw import build_index
+from indexer.index_config import IndexConfig
 from indexer.shard_search import search_shard
 
 DEPTHS = (10, 100)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.config import DistillConfig
 from indexer.distill.bootstrap import JudgedPairs, bootstrap_figures, draw_weights
 from indexer.distill.data import TrainingData
 from indexer.distill.evaluate import EvaluationRow
 from indexer.distill.objective import Objective
+from indexer.distill_config import DistillConfig
 
 ERROR_DRAWS = 200
 

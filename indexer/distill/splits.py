@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.config import DistillConfig
 from indexer.distill.judgements import LabelledPairs
 from indexer.distill.metrics import POSITIVE_GRADE
+from indexer.distill_config import DistillConfig
 from indexer.errors import GateError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from indexer import __version__
-from indexer.config import CROSS, SCORES, Config, GatesConfig, as_document
+from indexer.config import Config, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
@@ -23,6 +23,8 @@ from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, train_models
 from indexer.distill.processes import ALONE, Processes
 from indexer.distill.training_run import open_start, open_teacher
+from indexer.distill_config import CROSS, SCORES
+from indexer.index_config import GatesConfig
 from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
 from indexer.store import hash_file
 

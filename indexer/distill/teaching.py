@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from indexer.config import CROSS
 from indexer.distill.berm import distil_berm
 from indexer.distill.cross_teacher import CrossTeacher, cross_objective
 from indexer.distill.data import TrainingData
@@ -13,6 +12,7 @@ from indexer.distill.objective import teacher_objective
 from indexer.distill.scoring import tokenise_data
 from indexer.distill.teachers import Pairs, Teacher, VectorTeacher
 from indexer.distill.training_run import TrainingRun, open_cross, open_teacher
+from indexer.distill_config import CROSS
 
 
 def train_encoders(run: TrainingRun) -> dict[str, TextEncoder]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from indexer.config import DistillConfig
 from indexer.distill.alignment import Alignment
 from indexer.distill.batches import (
     PairSource,
@@ -42,6 +41,7 @@ from indexer.distill.schedule import (
 )
 from indexer.distill.scoring import Model, score_frozen, score_pairs, share_texts, tokenise_data
 from indexer.distill.teachers import Teacher, collect_opinions
+from indexer.distill_config import DistillConfig
 from indexer.errors import GateError
 
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from indexer.config import BermConfig, DistillConfig
 from indexer.distill.batches import Rows
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.data import TrainingData
@@ -20,6 +19,7 @@ from indexer.distill.processes import ALONE, Processes
 from indexer.distill.scoring import Model, Tower, tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult
+from indexer.distill_config import BermConfig, DistillConfig
 
 Trained = TypeVar("Trained", bound=Model)
 

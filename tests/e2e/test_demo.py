@@ -6,10 +6,10 @@ import re
 import pyarrow.dataset as ds
 import pytest
 
-from indexer.config import NpmiConfig
 from indexer.config_file import load_config
 from indexer.contracts import schemas
 from indexer.demo.vocabulary import COLORS, KINDS, TYPOS
+from indexer.job_config import NpmiConfig
 from indexer.reader import open_index
 from indexer.runs import StepFolder
 

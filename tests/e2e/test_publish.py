@@ -48,7 +48,8 @@ from pathlib import Path
 from indexer import hnsw
 from indexer.build import publish, shard
 from indexer.build.release import build_release
-from indexer.config import Config, GatesConfig, IndexConfig, ShopConfig
+from indexer.config import Config, ShopConfig
+from indexer.index_config import GatesConfig, IndexConfig
 from indexer.input_config import CatalogueConfig, PurchasesConfig
 values = json.loads(sys.argv[1])
 values["catalogue"]["text_fields"] = tuple(values["catalogue"]["text_fields"])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from indexer.config import DistillConfig
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.distill.judgements import read_judgements
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, check_classes, split_queries
+from indexer.distill_config import DistillConfig
 from indexer.errors import ContractError, GateError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 from spark.tree import Node, grow_tree

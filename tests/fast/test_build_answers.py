@@ -28,9 +28,9 @@ from indexer.build.recall import (
     merge_probes,
     probe_shard,
 )
-from indexer.config import GatesConfig, IndexConfig
 from indexer.errors import ContractError, IntegrityError
 from indexer.hnsw import build_index
+from indexer.index_config import GatesConfig, IndexConfig
 
 
 def make_vectors(rows: int, seed: int, dimension: int = 8) -> np.ndarray:

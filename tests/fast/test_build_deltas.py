@@ -20,9 +20,10 @@ from indexer.build.changes import compare_rows, is_stale
 from indexer.build.digests import digest
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.release import build_release
-from indexer.config import Config, GatesConfig, IndexConfig
+from indexer.config import Config
 from indexer.encoder import Encoder
 from indexer.errors import ConfigError, GateError, IntegrityError, PublishConflictError
+from indexer.index_config import GatesConfig, IndexConfig
 from indexer.log import commit_entry, find_damage, live_entry, read_manifest
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.reader import open_index
@@ -345,7 +346,7 @@ def test_kept_deltas_have_the_turns_of_base_shards(build: Any, products: Any, mo
 
 
 def test_a_smaller_search_is_measured_on_kept_shards_too(build: Any, products: Any):
-    from indexer.config import GatesConfig
+    from indexer.index_config import GatesConfig
 
     rows = products(600)
     build(rows, 1, shards=2, ef_search=128)

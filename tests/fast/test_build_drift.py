@@ -14,8 +14,9 @@ from indexer.build.catalogue import shard_of
 from indexer.build.drift import Baseline, Drift
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
-from indexer.config import Config, GatesConfig
+from indexer.config import Config
 from indexer.errors import GateError
+from indexer.index_config import GatesConfig
 from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry
 from indexer.object_cache import ObjectCache

@@ -13,8 +13,9 @@ from indexer.build.forecast import BaseForecast, CollectionForecast, Work, add_b
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.cli.group import indexer
-from indexer.config import Config, IndexConfig
+from indexer.config import Config
 from indexer.errors import ConfigError
+from indexer.index_config import IndexConfig
 from indexer.log import read_head
 from indexer.manifest import DeadRows, ObjectEntry, ShardEntry
 from indexer.store import LocalStore

@@ -29,10 +29,10 @@ from indexer.build.gates import (
 from indexer.build.golden import GoldenFindings, GoldenQuery
 from indexer.build.recall import Probe, ProbeQueries, Recall, measure_recall, merge_probes, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
-from indexer.config import GatesConfig, IndexConfig
 from indexer.encoder import EncoderDescription
 from indexer.errors import GateError, IntegrityError
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import GatesConfig, IndexConfig
 from indexer.manifest import GateResult
 from indexer.shard_file import write_lines
 

@@ -17,7 +17,7 @@ from indexer.build.publish import RunFolder, encoder_seal
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.cli.summary import print_release
-from indexer.config import Config, GatesConfig
+from indexer.config import Config
 from indexer.errors import (
     ConfigError,
     ContractError,
@@ -27,6 +27,7 @@ from indexer.errors import (
     PublishConflictError,
     StoreError,
 )
+from indexer.index_config import GatesConfig
 from indexer.log import commit_entry, live_entry, read_head, read_manifest
 from indexer.manifest import Manifest
 from indexer.reader import open_index

@@ -25,9 +25,10 @@ from indexer.build.catalogue import (
 from indexer.build.duplicates import resolve_duplicates
 from indexer.build.embed import embed_rows
 from indexer.build.plan import plan_collection
-from indexer.config import Config, IndexConfig
+from indexer.config import Config
 from indexer.encoder import EncoderDescription, open_encoder
 from indexer.errors import ConfigError, ContractError
+from indexer.index_config import IndexConfig
 from indexer.strict_json import write_document
 
 Shop = Callable[..., Config]

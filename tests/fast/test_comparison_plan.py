@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.distill.comparison_plan import find_tested, fold_config, plan_cells, read_variants
 from indexer.distill.splits import hash_to_unit
+from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 

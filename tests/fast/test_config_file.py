@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import Config, NpmiConfig, as_document
+from indexer.config import Config, as_document
 from indexer.config_file import collect_settings, load_config
 from indexer.errors import ConfigError
+from indexer.job_config import NpmiConfig
 from indexer.methods import METHODS
 
 

@@ -36,7 +36,8 @@ def settings_of(module):
 
 def test_the_page_of_settings_equals_the_configuration():
     """`python -m pytest tests/fast/test_docs.py` prints what the page should hold where it differs."""
-    known = {name: (text, rows) for module in ("input_config", "config") for name, text, rows in settings_of(module)}
+    modules = ("input_config", "job_config", "distill_config", "index_config", "config")
+    known = {name: (text, rows) for module in modules for name, text, rows in settings_of(module)}
     inputs = known["InputConfig"][1]
     page = ["# Settings", "", "Every key of `shop.toml`, its default, and what it means.", ""]
     for section, kind in section_types().items():

@@ -6,12 +6,12 @@ import faiss
 import numpy as np
 import pytest
 
-from indexer.config import IndexConfig
 from indexer.encoder import open_encoder
 from indexer.errors import IntegrityError
 from indexer.export.graph import write_hnswlib
 from indexer.export.release import ExportOptions, export_release
 from indexer.hnsw import build_index
+from indexer.index_config import IndexConfig
 from indexer.reader import open_index
 from indexer.shard_search import search_shard, select_rows
 

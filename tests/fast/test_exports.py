@@ -17,7 +17,6 @@ from jsonschema import Draft202012Validator
 
 from indexer.build.release import build_release
 from indexer.cli.group import indexer
-from indexer.config import IndexConfig
 from indexer.encoder import open_encoder
 from indexer.errors import ConfigError, ContractError, IntegrityError, StoreError
 from indexer.export import documents, graph, release, rows
@@ -25,6 +24,7 @@ from indexer.export.documents import write_vespa
 from indexer.export.release import FORMATS, ExportOptions, export_release
 from indexer.export.rows import load_rows
 from indexer.hnsw import build_index
+from indexer.index_config import IndexConfig
 from indexer.store import hash_file, open_store
 
 RUN_DATE = "2026-11-20"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer import hnsw
-from indexer.config import IndexConfig
 from indexer.graph_copies import find_copies
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index
 
 OPTIONS = IndexConfig(m=8, ef_construction=40, ef_search=64)

@@ -15,10 +15,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from indexer.build.release import build_release
-from indexer.config import Config, IndexConfig
+from indexer.config import Config
 from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.guard import ALONE, PACKAGE_ROOT, PASSED_ON, ChildLimits, try_release
 from indexer.hnsw import build_index
+from indexer.index_config import IndexConfig
 from indexer.log import log_key, read_manifest, require_live
 from indexer.reader import open_index
 from indexer.store import LocalStore

@@ -12,8 +12,9 @@ from indexer import hnsw
 from indexer.build.duplicates import UniqueRows
 from indexer.build.release import build_release
 from indexer.build.shard import fingerprint_shard
-from indexer.config import Config, GatesConfig, IndexConfig
+from indexer.config import Config
 from indexer.hnsw import CODED_ROWS, build_index, encode_vectors, find_directions, write_index
+from indexer.index_config import GatesConfig, IndexConfig
 from indexer.index_file import IndexShape, read_index
 
 ROWS, DIMENSION, CODES = CODED_ROWS + 50, 32, 16

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.config import IndexConfig
 from indexer.errors import IntegrityError
 from indexer.hnsw import build_index, estimate_bytes, write_index
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, check_index_file, read_index
 from indexer.shard_file import Lines, as_one_line, write_lines
 from indexer.shard_search import search_shard

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.config import IndexConfig
 from indexer.errors import IntegrityError
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index, read_layout
 from indexer.shard_search import search_shard
 

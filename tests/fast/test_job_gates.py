@@ -2,8 +2,8 @@
 
 import pytest
 
-from indexer.config import GatesConfig
 from indexer.errors import GateError
+from indexer.index_config import GatesConfig
 from indexer.runs import StepCommit
 from jobs.gates import judge_step
 

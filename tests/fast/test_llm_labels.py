@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli.group import indexer
-from indexer.config import LlmConfig
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
 from indexer.distill.llm_client import ChatClient, NoAnswerError
 from indexer.distill.llm_labels import fill_prompt, parse_label, parse_queries
+from indexer.distill_config import LlmConfig
 from indexer.errors import ConfigError, StoreError
 from indexer.input_config import LabelsConfig
 

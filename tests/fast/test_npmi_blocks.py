@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.config import NpmiConfig
 from indexer.errors import ContractError
+from indexer.job_config import NpmiConfig
 from spark import sparse_product
 from spark.block_pairs import deal_pairs
 from spark.block_rows import read_block

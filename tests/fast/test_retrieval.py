@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from indexer.config import IndexConfig
 from indexer.distill.judgements import LabelledPairs
 from indexer.distill.retrieval import find_nearest, mean_recall, measure_retrieval
+from indexer.index_config import IndexConfig
 
 
 def label(rows):

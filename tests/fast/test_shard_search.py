@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer import shard_search
-from indexer.config import IndexConfig
 from indexer.hnsw import build_index, write_index
 from indexer.id_rows import IdRows, hash_ids
+from indexer.index_config import IndexConfig
 from indexer.index_file import IndexShape, read_index
 from indexer.shard_file import Lines
 from indexer.shard_search import is_scored, search_shard, select_only, select_rows

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.build.release import build_release
-from indexer.config import Config, IndexConfig, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.contracts import schemas
+from indexer.index_config import IndexConfig
 from indexer.input_config import CatalogueConfig, PurchasesConfig
 from indexer.runs import StepCommit, StepFolder
 

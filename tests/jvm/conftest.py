@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import SparkConfig
 from indexer.contracts import schemas
 from indexer.input_config import CatalogueConfig, InputConfig
+from indexer.job_config import SparkConfig
 
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 """Expressions as they are: to compile them takes longer than a few rows. The demo and the shops compile them."""

@@ -20,8 +20,8 @@ from indexer.build.finished import Tally
 from indexer.build.live import OldRow
 from indexer.build.publish import RunFolder
 from indexer.build.release import build_release
-from indexer.config import GatesConfig
 from indexer.errors import ConfigError, GateError, IntegrityError, StoreError
+from indexer.index_config import GatesConfig
 from indexer.log import live_entry, read_head, read_manifest
 from indexer.reader import open_index
 from indexer.store import open_store

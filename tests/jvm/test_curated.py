@@ -8,9 +8,9 @@ import pyarrow.dataset as ds
 import pytest
 from pyspark.sql import functions as F
 
-from indexer.config import SCRIPTS
 from indexer.config_file import load_config
 from indexer.contracts import schemas
+from indexer.job_config import SCRIPTS
 from indexer.runs import StepFolder
 from jobs import curated_queries, purchase_gram, taxonomy_labels
 from spark import curated

@@ -16,10 +16,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import Config, NpmiConfig, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.contracts.schemas import PURCHASES, QUERY_PAIRS
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import PurchasesConfig, QueriesConfig
+from indexer.job_config import NpmiConfig
 from indexer.runs import StepFolder
 from jobs import npmi_pairs, purchase_gram
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from indexer.config import NodesConfig
 from indexer.distill.query_pairs import choose_labels
+from indexer.job_config import NodesConfig
 from spark.taxonomy import query_labels
 
 pytestmark = pytest.mark.jvm

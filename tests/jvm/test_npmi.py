@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import functions as F
 from scipy import sparse
 
-from indexer.config import NpmiConfig
+from indexer.job_config import NpmiConfig
 from spark.block_pairs import count_blocks
 from spark.forecast import describe_forecast, forecast_product, name_heaviest
 from spark.gram import coded_products, counted_entries, gram_rows, query_gram

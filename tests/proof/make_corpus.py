@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from indexer.config import IndexConfig
 from indexer.hnsw import build_index, write_index
+from indexer.index_config import IndexConfig
 from indexer.strict_json import write_document
 from tests.proof.fuzz_targets import CORPUS, FORMATS, SHAPES
 

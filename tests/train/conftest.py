@@ -9,10 +9,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.distill.data import assemble_data, find_held_out
 from indexer.distill.encoders import open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
+from indexer.distill_config import DistillConfig
 from indexer.methods import PAPER
 
 WORDS = [

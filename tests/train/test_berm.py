@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.config import BermConfig, DistillConfig
 from indexer.distill.berm import Behaviour, BermTeacher, gather_behaviour, train_berm, train_online
 from indexer.distill.berm_graph import build_graph, find_metapaths, keep_edges
 from indexer.distill.berm_model import Berm, attend, match_words, pool_kernels
 from indexer.distill.teaching import open_teachers
 from indexer.distill.training_run import TrainingRun
+from indexer.distill_config import BermConfig, DistillConfig
 from indexer.errors import ConfigError, GateError
 
 pytestmark = pytest.mark.train

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from indexer.config import Config, DistillConfig, GatesConfig, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.distill import step as step_module
 from indexer.distill.card import render_card
 from indexer.distill.evaluate import evaluate_encoder
 from indexer.distill.export import ExportSettings, export_encoder
 from indexer.distill.step import run_distill
+from indexer.distill_config import DistillConfig
 from indexer.encoder import open_encoder
 from indexer.errors import EncoderError, GateError
+from indexer.index_config import GatesConfig
 from indexer.input_config import CatalogueConfig, LabelsConfig
 from indexer.methods import METHODS
 from indexer.runs import StepFolder

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.config import Config, DistillConfig
+from indexer.config import Config
 from indexer.distill.data import read_training_data
 from indexer.distill.mining import veto_pairs
 from indexer.distill.models import find_scored, train_models
@@ -20,6 +20,7 @@ from indexer.distill.score_tables import read_scores
 from indexer.distill.teachers import TableTeacher, VectorTeacher, collect_opinions, mean_opinion
 from indexer.distill.teaching import open_teachers
 from indexer.distill.training_run import TrainingRun, open_teacher
+from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig, LabelsConfig
 

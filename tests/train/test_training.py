@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from indexer.config import DistillConfig
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, label_sources, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
@@ -30,6 +29,7 @@ from indexer.distill.schedule import measure_error, schedule_rate, should_stop
 from indexer.distill.scoring import score_pairs, tokenise_data
 from indexer.distill.teachers import VectorTeacher
 from indexer.distill.trainer import Trainer
+from indexer.distill_config import DistillConfig
 from indexer.errors import GateError, IntegrityError
 
 pytestmark = pytest.mark.train

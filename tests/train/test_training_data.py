@@ -9,15 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.config import BermConfig, Config, DistillConfig, NodesConfig, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import Vote, read_judgements, read_measured, settle_votes
 from indexer.distill.purchases import read_traffic
 from indexer.distill.query_pairs import choose_labels, index_node_sets, read_node_sets, sample_queries
 from indexer.distill.splits import TEST, TRAIN, VALIDATION, split_queries
+from indexer.distill_config import BermConfig, DistillConfig
 from indexer.errors import ContractError, GateError
 from indexer.input_config import CatalogueConfig, LabelsConfig, PurchasesConfig
+from indexer.job_config import NodesConfig
 from indexer.runs import StepCommit, StepFolder
 
 pytestmark = pytest.mark.train
