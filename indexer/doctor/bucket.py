@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 
 from indexer.doctor.findings import Finding, failed, passed, warned
 from indexer.errors import IntegrityError
-from indexer.store import CONNECT_SECONDS, READ_SECONDS, S3Store, store_errors
+from indexer.store import S3Store
+from indexer.store.s3 import CONNECT_SECONDS, READ_SECONDS, store_errors
 
 BROKEN = IntegrityError.exit_code
 PAGE = 3

@@ -15,7 +15,8 @@ from indexer.creation import RACERS, race_creates
 from indexer.doctor.bucket import BUCKET_CHECKS, open_client
 from indexer.doctor.findings import FAILED, Finding, failed, passed, warned
 from indexer.errors import ConfigError, IntegrityError, ObjectExistsError, ObjectMissingError, StoreError
-from indexer.store import PART_BYTES, LocalStore, S3Store, Store, hash_file, open_store
+from indexer.store import LocalStore, S3Store, Store, hash_file, open_store
+from indexer.store.s3 import PART_BYTES
 
 ROUNDS = 10
 LISTED = 7

@@ -11,21 +11,14 @@ from indexer.redaction import has_credentials
 from indexer.store.interface import Store, StoredObject, check_key, hash_file
 from indexer.store.local import DRAFT, LocalStore, sync_folder
 from indexer.store.s3 import (
-    CONNECT_SECONDS,
-    PART_BYTES,
     READ_ATTEMPTS,
-    READ_SECONDS,
     S3Store,
     SingleWriterStore,
-    store_errors,
 )
 
 __all__ = [
-    "CONNECT_SECONDS",
     "DRAFT",
-    "PART_BYTES",
     "READ_ATTEMPTS",
-    "READ_SECONDS",
     "LocalStore",
     "S3Store",
     "SingleWriterStore",
@@ -34,7 +27,6 @@ __all__ = [
     "check_key",
     "hash_file",
     "open_store",
-    "store_errors",
     "sync_folder",
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from indexer.build import release
+from indexer.build import release, verdict
 from indexer.build.catalogue import shard_of
 from indexer.build.drift import Baseline, Drift
 from indexer.build.release import build_release
@@ -35,13 +35,13 @@ def night(number: int) -> str:
 def drifts(monkeypatch: pytest.MonkeyPatch) -> list[Drift | None]:
     """Return what each build measures beside the live release."""
     found: list[Drift | None] = []
-    measure = release._measure_drift
+    measure = verdict._measure_drift
 
     def listen(*arguments: Any) -> Drift | None:
         found.append(measure(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(release, "_measure_drift", listen)
+    monkeypatch.setattr(verdict, "_measure_drift", listen)
     return found
 
 
@@ -284,14 +284,14 @@ def test_a_night_on_a_bucket_downloads_no_object_twice(
     first, _ = build(rows, 1, **options)
     fetched: list[str] = []
     left: set[str] = set()
-    measure = release.measure_drift
+    measure = verdict.measure_drift
 
     def look(baseline: Baseline, **rest: Any) -> Drift:
         found = measure(baseline, **rest)
         left.update(path.name for path in baseline.cache._folder.iterdir())
         return found
 
-    monkeypatch.setattr(release, "measure_drift", look)
+    monkeypatch.setattr(verdict, "measure_drift", look)
     before = [entry for shard in live(first).shards for entry in (shard.ids, shard.index)]
     get_file = S3Store.get_file
     monkeypatch.setattr(S3Store, "get_file", lambda self, key, path: fetched.append(key) or get_file(self, key, path))

@@ -281,7 +281,7 @@ def stop_at(name: str) -> pytest.MonkeyPatch:
     return patch
 
 
-@pytest.mark.parametrize("stage", ["judge_collection", "_write_report", "publish"])
+@pytest.mark.parametrize("stage", ["judge_finished", "write_report", "publish"])
 def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, stage: str
 ):

@@ -12,7 +12,8 @@ from indexer.creation import is_proof, prove_creates
 from indexer.doctor import machine, storage
 from indexer.doctor.findings import Finding, failed, passed, sum_up, warned
 from indexer.errors import ConfigError, StoreError, StoreRefusedError
-from indexer.store import PART_BYTES, S3Store, open_store
+from indexer.store import S3Store, open_store
+from indexer.store.s3 import PART_BYTES
 from tests.proof.strict_s3 import DEFECTS
 
 URL = "s3://bucket/shop"

@@ -25,8 +25,8 @@ from unittest import mock
 from click.testing import CliRunner
 
 from indexer import log
-from indexer import store as stores
 from indexer.cli.group import indexer
+from indexer.store import s3 as stores
 from tests.proof.s3_faults import FAULTS
 from tests.proof.strict_s3 import StrictS3, serve
 

@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 
 from indexer import log
-from indexer import store as stores
 from indexer.build import release
+from indexer.store import s3 as stores
 from tests.proof.faults import ALWAYS, CALLS, TIMES, Case, Shop, list_cases, open_shop, run_case
 from tests.proof.s3_faults import FAULTS
 
