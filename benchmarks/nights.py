@@ -1,8 +1,8 @@
 """Nights of few changes: what they cost beside a full build, and what ten of them do to recall.
 
 A first release of --products generated products in --shards shards; then --nights nights, each with a part --share of
-the products changed, dropped and added at random; then a build from nothing of the last night, and a compaction. Each
-build runs in a process of its own. Printed are seconds from start to end of the command, the bytes of new objects in
+the products changed, dropped and added at random; then a night without a change, a build from nothing of the last
+night, and a compaction. Each build runs in a process of its own. Printed are seconds from start to end of the command, the bytes of new objects in
 the store, and recall@10 and @100 of the live release against exact search over all of tonight's products, measured by
 code of this file: the encoder's vectors, the reader's hits.
 
@@ -45,10 +45,12 @@ Products = dict[str, str]
 class Built:
     """One build of a night."""
 
+    status: str
     seconds: float
     bytes: int
     peak: int
     figures: dict[str, Any]
+    """Those of the products; none where nothing was built."""
     expected: int
     """The peak that the plan expected."""
 
@@ -104,8 +106,9 @@ def build(folder: Path, night: int, *options: str) -> Built:
     seconds = time.monotonic() - started
     after = sum(path.stat().st_size for path in (folder / "release").rglob("*") if path.is_file())
     summary = json.loads(output)
-    (figures,) = summary["collections"]
-    return Built(seconds, after - before, peaks["python"], figures, summary["plan"]["peak_bytes"])
+    (figures,) = summary["collections"] or [{}]
+    expected = summary["plan"].get("peak_bytes", 0)
+    return Built(summary["status"], seconds, after - before, peaks["python"], figures, expected)
 
 
 def check(folder: Path, products: Products, vectors: dict[str, np.ndarray[Any, Any]]) -> tuple[float, float]:
@@ -180,10 +183,12 @@ def _run(folder: Path, options: argparse.Namespace) -> None:
         nights.append(built)
         found.append(check(folder, products, vectors))
         _print(f"night {night}", built, first, found[-1])
-    full = build(folder, options.nights + 1, "--reuse", "none")
+    same = build(folder, options.nights + 1)
+    print(f"without a change: {same.status}, {same.seconds:.1f} s, {same.bytes} new bytes")
+    full = build(folder, options.nights + 2, "--reuse", "none")
     fresh = check(folder, products, vectors)
     _print("from nothing", full, first, fresh)
-    compacted = build(folder, options.nights + 2, "--reuse", "vectors")
+    compacted = build(folder, options.nights + 3, "--reuse", "vectors")
     _print("compaction", compacted, first, check(folder, products, vectors))
     lost = max(best - worst for best, worst in zip(fresh, np.min(found, axis=0), strict=True))
     for name in ("seconds", "bytes"):
