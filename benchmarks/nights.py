@@ -2,9 +2,9 @@
 
 A first release of --products generated products in --shards shards; then --nights nights, each with a part --share of
 the products changed, dropped and added at random; then a night without a change, a build from nothing of the last
-night, and a compaction. Each build runs in a process of its own. Printed are seconds from start to end of the command, the bytes of new objects in
-the store, and recall@10 and @100 of the live release against exact search over all of tonight's products, measured by
-code of this file: the encoder's vectors, the reader's hits.
+night, and a compaction. Each build runs in a process of its own. Printed are seconds from start to end of the command,
+the bytes of new objects in the store, and recall@10 and @100 of the live release against exact search over all of
+tonight's products, measured by code of this file: the encoder's vectors, the reader's hits.
 
 The run fails unless every night's release holds exactly tonight's ids with tonight's texts, and recall stays within
 --tolerance of the full build's.
