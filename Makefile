@@ -20,8 +20,8 @@ TABLE_SEEDS := --folds 5 --seeds 2
 TABLE_SWEEPS := --sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]'
 TABLE_OPTIONS :=
 FUZZ_SECONDS := 600
-ABLATIONS := --sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:alpha_dissimilar=[0, 1]' \
-	--sweep 'kd-boost:alpha_similar=[0, 1]'
+ABLATIONS := --sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:dissimilar_share=[0, 0.5]' \
+	--sweep 'kd-boost:similar_share=[0, 0.5]'
 define COMPARE
 for job in $(TABLE_JOBS); do $(BIN)/python -m jobs.$$job --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) || exit; done
 $(BIN)/indexer compare --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) --out $(TABLE) --methods $(TABLE_METHODS) \
