@@ -45,11 +45,12 @@ class IndexConfig:
     """Shards of one night's changes beside the base shards; when there are so many, and half as many would hold their
     rows, tonight's takes them in. 0 makes none: every shard with a change is built anew."""
     max_stale_share: float = 0.5
-    """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows; from half of
-    this on, another share for each, so that not all are built in one night."""
+    """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows than its limit.
+    That of the first shard is half of this, those of the others lie between half and all, so that not all are built in
+    one night."""
     kept_probes: int = 2
-    """Kept base shards whose recall is measured, others each night, and every so many deltas; what is built is always
-    measured."""
+    """Kept base shards whose recall is measured, others each night. A kept delta is measured with the base shard that
+    has its number modulo theirs; what is built is always measured."""
     recall_queries: int = 1_000
     memory_limit_gib: float = 0.0
     """A build that is expected to need more memory is refused before it begins; 0 sets no limit."""

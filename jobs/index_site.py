@@ -18,7 +18,7 @@ from indexer import errors
 from indexer.build.base_shard import BaseBuilder, FinishedBase
 from indexer.build.catalogue import Intake, Row, check_text_rule, list_columns, sample_rows
 from indexer.build.drift import IdSample
-from indexer.build.forecast import BaseForecast
+from indexer.build.forecast import SeenBases
 from indexer.build.live import LiveCollection
 from indexer.build.versions import read_versions
 from indexer.config import Config
@@ -115,7 +115,7 @@ class ClusterSite:
 
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
-    ) -> list[BaseForecast] | None:
+    ) -> SeenBases | None:
         """Return None: to count what changed, the rows would have to be dealt twice."""
         return None
 

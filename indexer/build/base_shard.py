@@ -112,8 +112,8 @@ class BaseBuilder:
             self.builder.config.index,
             number=number,
             rows=len(unique.rows),
-            tonight=count_tonight(changes, number=number),
-            earlier=count_earlier(live.entry.shards[number], changes),
+            changed=bool(changes.fresh or changes.gone),
+            stale=count_tonight(changes, number=number) + count_earlier(live.entry.shards[number], changes),
         ):
             buried = _find_buried(old.values(), number)
             places = find_old_texts(unique.rows, old)

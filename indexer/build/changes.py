@@ -54,14 +54,14 @@ def count_earlier(shard: ShardEntry, changes: Changes) -> int:
     return shard.rows - shard.live_rows + len(changes.held)
 
 
-def is_stale(options: IndexConfig, *, number: int, rows: float, tonight: float, earlier: float) -> bool:
+def is_stale(options: IndexConfig, *, number: int, rows: float, changed: bool, stale: float) -> bool:
     """Whether the live base shard of the number, for whose ids there are so many rows tonight, is to be built anew.
 
-    `tonight` and `earlier` are the rows by which it is stale.
+    `changed` says whether any of these changes tonight; `stale` are the rows by which it is stale then.
     """
-    if tonight and not options.max_deltas:
+    if changed and not options.max_deltas:
         return True
-    return tonight + earlier > _limit_of(number) * options.max_stale_share * rows
+    return stale > _limit_of(number) * options.max_stale_share * rows
 
 
 def _limit_of(number: int) -> float:

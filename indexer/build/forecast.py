@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import compare_rows, count_tonight, find_old_texts, is_stale
+from indexer.build.changes import compare_rows, count_earlier, count_tonight, find_old_texts, is_stale
 from indexer.build.digests import ROW_BYTES
 from indexer.build.duplicates import resolve_duplicates
 from indexer.build.embed import KINDS
@@ -61,10 +61,22 @@ class BaseForecast:
     """What goes into a delta where it stays; None where it cannot."""
     tonight: int = 0
     """Rows by which the live shard grows stale."""
-    dead: int = 0
-    """Rows of the live shard that were dead before."""
-    held: int = 0
-    """Rows of its ids that lie in deltas and are what they were."""
+    earlier: int = 0
+    """Rows by which it was stale before."""
+
+    def is_built(self, options: IndexConfig) -> bool:
+        """Whether the shard is built, by the rule that decides it."""
+        stale, changed = self.tonight + self.earlier, bool(self.changed or self.gone)
+        return self.kept is None or is_stale(options, number=self.number, rows=self.rows, changed=changed, stale=stale)
+
+
+class SeenBases(NamedTuple):
+    """What a site knows of the base shards before they are finished."""
+
+    looked: Sequence[BaseForecast]
+    """Those that were looked at."""
+    beside: Sequence[int]
+    """Of every base shard, how many live rows of its ids lie elsewhere: in deltas, where shards may stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +129,7 @@ def forecast_base(
     keeps: bool,
     options: IndexConfig,
 ) -> BaseForecast:
-    """Count what is ahead for a base shard, by the rules that decide it; the arguments are those of a BaseBuilder."""
+    """Count what is ahead for a base shard, built or kept; the arguments are those of a BaseBuilder."""
     unique = resolve_duplicates(rows).rows
     if live is None:
         whole = _count_work(unique, [None] * len(unique))
@@ -136,13 +148,11 @@ def forecast_base(
         return found
     taken = changes.held if live.takes_in(options) else []
     written, places = [*changes.fresh, *(row for row, _ in taken)], [*changes.found, *(place for _, place in taken)]
-    shard = live.entry.shards[number]
     return replace(
         found,
         kept=_count_work(written, _find_given(places, live, number)),
         tonight=count_tonight(changes, number=number),
-        dead=shard.rows - shard.live_rows,
-        held=len(changes.held),
+        earlier=count_earlier(live.entry.shards[number], changes),
     )
 
 
@@ -151,56 +161,52 @@ def choose_bases(shards: int) -> range:
     return range(0, shards, -(-shards // SEEN_BASES))
 
 
-def count_built(shards: Sequence[ShardEntry], bases: Sequence[BaseForecast], options: IndexConfig) -> int:
-    """Return how many of the live base shards, some of which were looked at, are to be built anew.
+def find_built(shards: Sequence[ShardEntry], seen: SeenBases, options: IndexConfig) -> list[bool]:
+    """Return of each live base shard whether it is to be built anew; some were looked at.
 
-    Of the others it is known how many rows were dead before. For each of these they are taken to have as many rows in
-    deltas, and for each row as many changes tonight, as those that were looked at.
+    The others are taken to have as many rows and changes tonight, for each live one, as those.
     """
-    looked = {base.number: base for base in bases}
-    rows, tonight, dead, held = (
-        sum(getattr(base, name) for base in bases) for name in ("rows", "tonight", "dead", "held")
-    )
+    looked = {base.number: base for base in seen.looked}
+    live = [shard.live_rows + beside for shard, beside in zip(shards, seen.beside, strict=True)]
+    known = max(sum(live[number] for number in looked), 1)
+    rows, tonight = (sum(getattr(base, name) for base in seen.looked) / known for name in ("rows", "tonight"))
 
     def is_built(number: int, shard: ShardEntry) -> bool:
         if base := looked.get(number):
-            earlier: float = base.dead + base.held
-            return is_stale(options, number=number, rows=base.rows, tonight=base.tonight, earlier=earlier)
-        died = shard.rows - shard.live_rows
-        beside = died * held / max(dead, 1)
-        whole = shard.live_rows + beside
-        return is_stale(
-            options, number=number, rows=whole, tonight=whole * tonight / max(rows, 1), earlier=died + beside
-        )
+            return base.is_built(options)
+        grown = round(tonight * live[number])
+        stale = shard.rows - shard.live_rows + seen.beside[number] + grown
+        return is_stale(options, number=number, rows=rows * live[number], changed=grown > 0, stale=stale)
 
-    return sum(is_built(number, shard) for number, shard in enumerate(shards))
+    return [is_built(number, shard) for number, shard in enumerate(shards)]
 
 
 def add_bases(
     item: CollectionForecast,
     bases: Sequence[BaseForecast],
     *,
-    built: int,
+    built: Sequence[bool],
     dimension: int,
     options: IndexConfig,
     measure_rate: Callable[[int], float],
 ) -> CollectionForecast:
     """Return a collection's forecast with what is ahead for its base shards, of which some were looked at.
 
-    `built` of all are to be built. `measure_rate` gives the texts that the encoder embeds a second, told by so many; it
-    is asked where there is any.
+    `built` says of each whether it is to be built. `measure_rate` gives the texts that the encoder embeds a second,
+    told by so many; it is asked where there is any.
     """
-    whole = item.shards / len(bases)
-    share = built / item.shards
+    numbers = {base.number for base in bases}
+    others = [is_built for number, is_built in enumerate(built) if number not in numbers]
 
     def total(what: str) -> int:
-        counted: float = whole * sum(getattr(base, what) for base in bases)
+        counted: float = sum(getattr(base, what) for base in bases) * item.shards / len(bases)
         return round(counted)
 
     def total_work(what: str) -> int:
-        works = [(getattr(base.anew, what), getattr(base.kept or base.anew, what)) for base in bases]
-        counted: float = whole * sum(share * anew + (1 - share) * kept for anew, kept in works)
-        return round(counted)
+        anew, kept = ([getattr(work, what) for work in works] for works in zip(*map(_list_works, bases), strict=True))
+        known: float = sum((anew if built[base.number] else kept)[at] for at, base in enumerate(bases))
+        rest: float = sum(others) * sum(anew) + (len(others) - sum(others)) * sum(kept)
+        return round(known + rest / len(bases))
 
     texts, written = total_work("texts"), total_work("rows")
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
@@ -210,7 +216,7 @@ def add_bases(
         changed=total("changed"),
         gone=total("gone"),
         texts=texts,
-        built=built,
+        built=sum(built),
         upload_bytes=written * row_bytes + total_work("name_bytes"),
         seconds=round(total("rows") / READ_RATE + embedding + written / GRAPH_RATE, 1),
     )
@@ -239,6 +245,11 @@ def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:
                 f"{item.seconds:,.0f} s"
             )
     return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
+
+
+def _list_works(base: BaseForecast) -> tuple[Work, Work]:
+    """Return what is written where the shard is built, and where it is kept."""
+    return base.anew, base.kept or base.anew
 
 
 def _find_given(places: Iterable[OldRow | None], live: LiveCollection, number: int) -> list[OldRow | None]:

@@ -176,6 +176,12 @@ def read_old_rows(path: Path) -> Iterator[tuple[str, OldRow]]:
             yield from unpack_rows(batch)
 
 
+def count_old_rows(path: Path) -> int:
+    """Return how many rows `split_rows` wrote there; their vectors are not read."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        return sum(batch.num_rows for batch in stream)
+
+
 def unpack_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, OldRow]]:
     """Yield the rows of a batch of SCHEMA."""
     columns = [batch.column(name).to_pylist() for name in SCHEMA.names]

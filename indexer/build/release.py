@@ -168,7 +168,8 @@ def _finish_collection(
         progress=run.progress,
     )
     live = run.live.collections.get(plan.intake.collection)
-    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", turn=run.history.head)
+    turn = len(run.history.lived)
+    return finish_collection(builder, plan, run.site, encoder, live, keep=run.reuse == "all", turn=turn)
 
 
 def _seal_encoder(run: BuildRun) -> SealedEncoder:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from indexer.build.catalogue import Row
 from indexer.build.collection import keeps_shards
-from indexer.build.forecast import BuildForecast, CollectionForecast, add_bases, count_built, measure_rate
+from indexer.build.forecast import BuildForecast, CollectionForecast, add_bases, find_built, measure_rate
 from indexer.build.live import LiveRelease
 from indexer.build.plan import CollectionPlan, find_curated, plan_collection, require_memory
 from indexer.build.publish import RunFolder
@@ -85,13 +85,13 @@ def forecast_run(run: BuildRun, plans: Sequence[CollectionPlan], sampled: Mappin
         )
         keeps = run.reuse == "all" and keeps_shards(live, plan, options)
         texts = [row.text for row in sampled[name]]
-        bases = run.site.forecast_bases(name, plan.shards, live, keeps=keeps)
-        if bases and texts:
+        seen = run.site.forecast_bases(name, plan.shards, live, keeps=keeps)
+        if seen and texts:
             rate = partial(measure_rate, run.encoder, texts, name)
             item = add_bases(
                 item,
-                bases,
-                built=count_built(live.entry.base, bases, options) if keeps and live else plan.shards,
+                seen.looked,
+                built=find_built(live.entry.base, seen, options) if keeps and live else [True] * plan.shards,
                 dimension=description.dimension,
                 options=options,
                 measure_rate=rate,

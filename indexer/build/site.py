@@ -20,8 +20,8 @@ from indexer.build.catalogue import (
     spool_queries,
 )
 from indexer.build.drift import IdSample, survey_ids
-from indexer.build.forecast import BaseForecast, choose_bases, forecast_base
-from indexer.build.live import LiveCollection, OldRow, read_old_rows
+from indexer.build.forecast import SeenBases, choose_bases, forecast_base
+from indexer.build.live import LiveCollection, OldRow, count_old_rows, read_old_rows
 from indexer.config import Config
 from indexer.encoder import EncoderDescription
 from indexer.manifest import EncoderEntry
@@ -53,7 +53,7 @@ class Site(Protocol):
 
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
-    ) -> list[BaseForecast] | None:
+    ) -> SeenBases | None:
         """Count what is ahead for some base shards of a collection; None where that takes as long as the work."""
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
@@ -97,10 +97,10 @@ class LocalSite:
 
     def forecast_bases(
         self, collection: str, shards: int, live: LiveCollection | None, *, keeps: bool
-    ) -> list[BaseForecast] | None:
+    ) -> SeenBases | None:
         """Count what is ahead for some base shards of a collection, whose rows are dealt to files."""
         files, old_files = self._deal(collection, shards, live)
-        return [
+        looked = [
             forecast_base(
                 number,
                 read_rows(files[number]),
@@ -112,6 +112,7 @@ class LocalSite:
             )
             for number in choose_bases(shards)
         ]
+        return SeenBases(looked, [count_old_rows(file) if file else 0 for file in old_files])
 
     def finish_bases(self, bases: BaseBuilder, encoder: EncoderEntry) -> Iterator[FinishedBase]:
         """Yield the base shards of a collection; the files of their rows go one by one."""

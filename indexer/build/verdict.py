@@ -29,7 +29,8 @@ def judge_finished(
 ) -> list[GateResult]:
     """Compare the collections with the newest release of an earlier night, and return what their gates say.
 
-    Of each, `ids` has a sample of the ids and those that the golden queries want.
+    Of each, `ids` has a sample of the ids and those that the golden queries want; it gets its `golden`, `drift` and
+    `gates`.
     """
     baseline = find_baseline(run.folder.store, run.run_date, run.history)
     gates: list[GateResult] = []

@@ -105,7 +105,7 @@ class Comparison:
         teachers = dict.fromkeys(
             name for variant in self.variants.values() for name in variant.config.distill.encoder_teachers()
         )
-        shown = shorten_names([STUDENT, *teachers])
+        shown = self._shown_teachers()
         opened: dict[str, tuple[Any, Callable[[], Encoder]]] = {STUDENT: (STUDENT, lambda: open_start(distill))}
         for name in teachers:
             opened[shown[name]] = identify_model(name), partial(open_teacher, distill, name)
@@ -185,7 +185,8 @@ class Comparison:
         ]
 
     def _shown_teachers(self) -> dict[str, str]:
-        return shorten_names(name for variant in self.variants.values() for name in variant.config.distill.teachers)
+        taught = (name for variant in self.variants.values() for name in variant.config.distill.teachers)
+        return shorten_names([STUDENT, *taught])
 
     def _collect(self, variant: Variant, name: str = "") -> dict[int, list[ModelScores]]:
         """Return the scores of each seed's folds."""

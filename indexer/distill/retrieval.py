@@ -43,7 +43,7 @@ def measure_retrieval(
 
 
 def find_least_grade(figure: str) -> int:
-    """Return the grade that a query has to have a product of, that it counts in a figure of `measure_retrieval`."""
+    """Return the least grade of which a query needs a product to count in a figure of `measure_retrieval`."""
     return RELEVANT.get(figure.split("_")[1], 0)
 
 

@@ -37,16 +37,21 @@ class History:
         return tuple(entry for entry in self.entries if entry.sequence not in self.void)
 
     @cached_property
+    def lived(self) -> tuple[LogEntry, ...]:
+        """The entries that make a release live, oldest first."""
+        return tuple(entry for entry in self.counted if isinstance(entry, LogEntry))
+
+    @property
     def live(self) -> LogEntry | None:
         """The newest entry that makes a release live."""
-        return next((entry for entry in reversed(self.counted) if isinstance(entry, LogEntry)), None)
+        return self.lived[-1] if self.lived else None
 
     @cached_property
     def releases(self) -> dict[str, LogEntry]:
         """Run -> its newest publication, in the order of these."""
         found: dict[str, LogEntry] = {}
-        for entry in self.counted:
-            if isinstance(entry, LogEntry) and entry.kind == "publish":
+        for entry in self.lived:
+            if entry.kind == "publish":
                 found.pop(entry.run_id, None)
                 found[entry.run_id] = entry
         return found
@@ -67,9 +72,8 @@ class History:
     @cached_property
     def replaced(self) -> dict[str, LogEntry]:
         """Run that is not live -> the entry that replaced it last."""
-        lived = [entry for entry in self.counted if isinstance(entry, LogEntry)]
-        found = {earlier.run_id: later for earlier, later in pairwise(lived)}
-        return {run_id: entry for run_id, entry in found.items() if run_id != lived[-1].run_id}
+        found = {earlier.run_id: later for earlier, later in pairwise(self.lived)}
+        return {run_id: entry for run_id, entry in found.items() if run_id != self.lived[-1].run_id}
 
     def find_release(self, run_id: str) -> LogEntry:
         """Return the newest publication of a run.

@@ -10,11 +10,7 @@ from indexer.errors import ConfigError
 from indexer.redaction import has_credentials
 from indexer.store.interface import Store, StoredObject, check_key, hash_file
 from indexer.store.local import DRAFT, LocalStore, sync_folder
-from indexer.store.s3 import (
-    READ_ATTEMPTS,
-    S3Store,
-    SingleWriterStore,
-)
+from indexer.store.s3 import READ_ATTEMPTS, S3Store, SingleWriterStore
 
 __all__ = [
     "DRAFT",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from indexer.build import publish, release
+from indexer.build import publish, release, verdict
 from indexer.cli.group import indexer
 from indexer.encoder import Encoder, open_encoder
 from indexer.errors import ConfigError
@@ -151,7 +151,7 @@ def test_a_query_without_a_vector_is_refused(shop, monkeypatch, wrong):
 def test_the_log_decides_and_never_a_clock(shop, monkeypatch, days):
     assert shop(GOOD).exit_code == 0
     wrong = (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="seconds")
-    for module in (publish, release):
+    for module in (publish, release, verdict):
         monkeypatch.setattr(module, "now_text", lambda: wrong)
     changed = [*GOOD[1:], ("Q", "red mug", "")]
     assert shop(changed, LATER).exit_code == 0

@@ -27,7 +27,8 @@ from indexer.index_config import GatesConfig, IndexConfig
 from indexer.log import commit_entry, find_damage, live_entry, read_manifest
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.reader import open_index
-from indexer.store import LocalStore
+from indexer.releases.changes import pin
+from indexer.store import LocalStore, open_store
 
 Product = tuple[str, str, str]
 QUERIES = ["red mug", "school bag", "running shoes", "cotton shirt", "desk lamp", "baby bottle"]
@@ -189,9 +190,7 @@ def test_a_stale_shard_is_built_anew_and_takes_its_rows_out_of_the_deltas(build:
 def test_shards_that_change_alike_grow_stale_one_after_another(shards: int):
     def count(stale: int) -> int:
         options = IndexConfig(max_stale_share=0.4)
-        return sum(
-            is_stale(options, number=number, rows=1_000, tonight=1, earlier=stale - 1) for number in range(shards)
-        )
+        return sum(is_stale(options, number=number, rows=1_000, changed=True, stale=stale) for number in range(shards))
 
     found = [count(stale) for stale in range(200, 401)]
     assert (count(200), found[1], found[-1]) == (0, 1, shards)
@@ -199,9 +198,13 @@ def test_shards_that_change_alike_grow_stale_one_after_another(shards: int):
     assert all(late - soon <= shards / 20 + 2 for soon, late in zip(found, found[10:], strict=False))
 
 
-@pytest.mark.parametrize(("tonight", "expected"), [(0, False), (1, True)])
-def test_where_no_deltas_are_wanted_one_change_makes_a_shard_stale(tonight: int, expected: bool):
-    assert is_stale(IndexConfig(max_deltas=0), number=3, rows=1_000, tonight=tonight, earlier=0) == expected
+def test_without_deltas_a_row_that_leaves_one_builds_its_shard(build: Any, products: Any):
+    rows = products(200)
+    build(rows, 1)
+    rows[3] = (rows[3][0], "red mug 3", "acme")
+    assert build(rows, 2)[1]["deltas"] == 1
+    _, figures = build([*rows[:3], *rows[4:]], 3, max_deltas=0)
+    assert (figures["built"], figures["deltas"], figures["dead_rows"]) == (1, 0, 0)
 
 
 def test_without_deltas_only_the_shards_of_changed_rows_are_built(build: Any, products: Any):
@@ -332,7 +335,8 @@ def test_kept_shards_are_measured_in_turn(build: Any, products: Any, monkeypatch
 
 def test_kept_deltas_have_the_turns_of_base_shards(build: Any, products: Any, monkeypatch: pytest.MonkeyPatch):
     rows = products(200)
-    build(rows, 1)
+    config, _ = build(rows, 1)
+    store = open_store(config.shop.release)
     measured: list[int] = []
     probe = BaseBuilder._probe
     monkeypatch.setattr(
@@ -341,6 +345,8 @@ def test_kept_deltas_have_the_turns_of_base_shards(build: Any, products: Any, mo
     for number in range(2, 7):
         rows[number] = (rows[number][0], f"red mug {number}", "acme")
         build(rows, number, kept_probes=1)
+        # What makes nothing live takes nobody's turn.
+        pin(store, live(config)[0].run_id)
     # Deltas 4, 5 and so on are there from the second night on, a night after they were built and measured.
     assert measured == [1, 2, 3, 0, 4, 1, 5]
 

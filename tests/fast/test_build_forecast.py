@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from indexer.build.forecast import BaseForecast, CollectionForecast, Work, add_bases, choose_bases, count_built
+from indexer.build.forecast import (
+    BaseForecast,
+    CollectionForecast,
+    SeenBases,
+    Work,
+    add_bases,
+    choose_bases,
+    find_built,
+)
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.cli.group import indexer
@@ -151,61 +159,104 @@ def test_some_bases_stand_for_all():
     assert list(choose_bases(16)) == [0, 8]
     assert list(choose_bases(511)) == [0, 256]
     whole, delta = Work(rows=10, texts=2, name_bytes=40), Work(rows=3, texts=2, name_bytes=20)
-    seen = [BaseForecast(number=n, rows=10, changed=2, gone=1, anew=whole, kept=delta) for n in range(4)]
+    seen = [BaseForecast(number=n, rows=10, changed=2, gone=1, anew=whole, kept=delta) for n in (0, 8)]
     item = CollectionForecast(name="products", rows=160, rejected=0, shards=16, shards_wanted=16, peak_bytes=1)
-    options = IndexConfig(m=8, storage="sq8")
-    found = add_bases(item, seen, built=4, dimension=4, options=options, measure_rate=lambda count: count / 2)
+    options, built = IndexConfig(m=8, storage="sq8"), [number % 4 == 0 for number in range(16)]
+    found = add_bases(item, seen, built=built, dimension=4, options=options, measure_rate=lambda count: count / 2)
     assert (found.changed, found.gone, found.texts, found.built) == (32, 16, 32, 4)
-    # One shard in four is written whole: 4 * (10 + 3 * 3) rows, each of 4 + 8 * 8 + 20 + 32 bytes, and the names.
-    assert found.upload_bytes == 76 * 120 + 4 * (40 + 3 * 20)
+    # Four shards are written whole, 10 rows each, of twelve 3 rows: each 4 + 8 * 8 + 20 + 32 bytes, and the names.
+    assert found.upload_bytes == 76 * 120 + 4 * 40 + 12 * 20
     assert found.seconds == pytest.approx(160 / 30_000 + 32 / 8 + 76 / 4_000, abs=0.05)
+
+
+def test_where_all_bases_were_looked_at_each_counts_as_it_is():
+    seen = [
+        BaseForecast(number=number, rows=rows, changed=1, gone=0, anew=Work(rows, rows, 10 * rows), kept=Work(1, 1, 10))
+        for number, rows in ((0, 100), (1, 300))
+    ]
+    item = CollectionForecast(name="products", rows=400, rejected=0, shards=2, shards_wanted=2, peak_bytes=1)
+    found = add_bases(
+        item, seen, built=[False, True], dimension=4, options=IndexConfig(), measure_rate=lambda count: count
+    )
+    assert (found.texts, found.built) == (301, 1)
 
 
 def test_nothing_to_embed_asks_for_no_rate():
     nothing = Work(rows=0, texts=0, name_bytes=0)
     seen = [BaseForecast(number=0, rows=10, changed=0, gone=0, anew=Work(10, 10, 100), kept=nothing)]
     item = CollectionForecast(name="products", rows=10, rejected=0, shards=1, shards_wanted=1, peak_bytes=1)
-    found = add_bases(item, seen, built=0, dimension=4, options=IndexConfig(), measure_rate=lambda _: 1 / 0)
+    found = add_bases(item, seen, built=[False], dimension=4, options=IndexConfig(), measure_rate=lambda _: 1 / 0)
     assert (found.texts, found.upload_bytes, found.seconds) == (0, 0, 0.0)
 
 
+def live_shard(number: int, died: int) -> ShardEntry:
+    """Return a shard of 100 rows and of some dead ones."""
+    none = ObjectEntry(key="v/run/x", bytes=1, sha256="0" * 64)
+    dead = DeadRows(count=died, rows=none) if died else None
+    names = {"index": none, "ids": none, "texts": None, "fingerprint": "0" * 64}
+    return ShardEntry(collection="products", number=number, rows=100 + died, dead=dead, **names)
+
+
 @pytest.mark.parametrize(
-    ("dead", "held", "tonight", "died", "expected"),
+    ("tonight", "earlier", "died", "beside", "expected"),
     [
-        # Limits of shards 0 to 3, of 100 rows: 20, 32.4, 24.7, 37.1. All change alike: 10, and as many are dead.
-        (5, 5, 10, (5, 5, 5, 5), 0),
-        (6, 5, 10, (6, 6, 6, 6), 1),
-        # Rows in deltas are taken to be twice those that were dead.
-        (4, 8, 1, (4, 10, 10, 10), 1),
-        # Those that were looked at are known; of the others, one has been built anew.
-        (10, 10, 10, (10, 10, 0, 10), 1),
-        (10, 10, 10, (10, 10, 10, 16), 3),
-        # Nothing was dead where it was looked, nor lay in deltas.
-        (0, 0, 10, (0, 0, 16, 0), 1),
+        # Limits of shards 0 to 3, of 100 rows: 20, 32.4, 24.7, 37.1; those of more live rows are higher.
+        (10, 10, (5, 5, 5, 5), (0, 0, 0, 0), []),
+        (10, 11, (5, 5, 5, 5), (0, 0, 0, 0), [0]),
+        (10, 0, (5, 5, 15, 5), (0, 0, 0, 0), [2]),
+        # Rows in deltas make a shard stale without a dead one: 20 and 12 of 120, where the limit is 29.7.
+        (10, 0, (0, 0, 0, 0), (0, 0, 20, 20), [2]),
+        (10, 0, (0, 0, 0, 0), (0, 40, 0, 40), [1, 3]),
+        # What was looked at is known, whatever the others' rule would say of it.
+        (10, 0, (90, 0, 0, 0), (90, 0, 0, 0), []),
+        (10, 90, (0, 0, 0, 0), (0, 0, 0, 0), [0]),
     ],
 )
-def test_shards_to_build_are_told_by_dead_rows_and_by_those_that_were_looked_at(
-    dead: int, held: int, tonight: int, died: tuple[int, ...], expected: int
+def test_shards_to_build_are_told_by_what_is_known_of_each(
+    tonight: int, earlier: int, died: tuple[int, ...], beside: tuple[int, ...], expected: list[int]
 ):
-    none = ObjectEntry(key="v/run/x", bytes=1, sha256="0" * 64)
-    shards = [
-        ShardEntry(
-            collection="products",
-            number=number,
-            rows=100 + rows,
-            fingerprint="0" * 64,
-            index=none,
-            ids=none,
-            texts=None,
-            dead=DeadRows(count=rows, rows=none) if rows else None,
-        )
-        for number, rows in enumerate(died)
-    ]
-    work = Work(rows=1, texts=1, name_bytes=1)
+    shards = [live_shard(number, rows) for number, rows in enumerate(died)]
+    work, rows = Work(rows=1, texts=1, name_bytes=1), 100 + beside[0]
     looked = BaseForecast(
-        number=0, rows=100, changed=1, gone=0, anew=work, kept=work, tonight=tonight, dead=dead, held=held
+        number=0, rows=rows, changed=1, gone=0, anew=work, kept=work, tonight=tonight, earlier=earlier
     )
-    assert count_built(shards, [looked], IndexConfig(max_stale_share=0.4)) == expected
+    found = find_built(shards, SeenBases([looked], beside), IndexConfig(max_stale_share=0.4))
+    assert [number for number, is_built in enumerate(found) if is_built] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [((0, 0), [False] * 4), ((1, 0), [True, False, False, False]), ((90, 1), [True] * 4)],
+)
+def test_without_deltas_a_shard_is_built_for_a_whole_change(changes: tuple[int, int], expected: list[bool]):
+    shards, work = [live_shard(number, 0) for number in range(4)], Work(rows=1, texts=1, name_bytes=1)
+    looked = [
+        BaseForecast(number=number, rows=100, changed=count, gone=0, anew=work, kept=work, tonight=count)
+        for number, count in zip((0, 2), changes, strict=True)
+    ]
+    assert find_built(shards, SeenBases(looked, [0] * 4), IndexConfig(max_deltas=0)) == expected
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_the_plan_of_every_night_counts_the_shards_that_are_built(
+    make_shop: Shop, build: Any, products: Any, grows: bool
+):
+    rows = products(800)
+    build(make_shop(rows, shards=8), "2026-11-01")
+    counts = []
+    for night in range(2, 9):
+        start, titles = (night - 2) * 60, [f"red mug {night} {serial}" for serial in range(60)]
+        if grows:
+            rows += [(f"N{night}-{serial}", title, "acme") for serial, title in enumerate(titles)]
+        else:
+            rows[start : start + 60] = [(rows[start + at][0], title, "acme") for at, title in enumerate(titles)]
+        built = build(make_shop(rows, shards=8), f"2026-11-{night:02d}")
+        figures = built.collections[0]
+        # Beside the delta of the night.
+        counts.append((only(built)["built"], figures["built"] - 1))
+    assert any(0 < found < 8 for _, found in counts)
+    assert all(abs(planned - found) <= 1 for planned, found in counts), counts
+    assert sum(planned == found for planned, found in counts) >= 5, counts
 
 
 def test_the_command_shows_the_plan(tmp_path: Path, encoder_directory: Path):

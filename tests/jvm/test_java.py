@@ -113,7 +113,7 @@ def test_spark_runs_on_the_packaged_java(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "JAVA_HOME"}
     environment |= {"PATH": str(tools), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     script = (
-        "from indexer.config import SparkConfig\n"
+        "from indexer.job_config import SparkConfig\n"
         "from spark.session import open_session\n"
         "s = open_session(SparkConfig(master='local[1]', driver_memory='1g', shuffle_partitions=1), 'packaged')\n"
         f"s.range(9).join(s.range(5, 20), on='id').write.parquet({str(tmp_path / 'out')!r})\n"
