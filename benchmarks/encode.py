@@ -195,6 +195,8 @@ def measure_ndcg(options: argparse.Namespace) -> str:
         values = query_ndcgs(scores, pairs.grade, ids, pairs.query, depth=10)
         found.append(values[np.isfinite(values)])
     fp32, int8 = found
+    if not fp32.any():
+        return "NDCG@10: no query has a relevant product"
     drawn = np.random.default_rng(1).integers(0, len(fp32), (DRAWS, len(fp32)))
     low, high = np.percentile(int8[drawn].mean(axis=1) / fp32[drawn].mean(axis=1), (2.5, 97.5))
     return (

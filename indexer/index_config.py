@@ -43,7 +43,7 @@ class IndexConfig:
     """Upper bound on the tokens of one encoder batch; an int8 encoder takes each text alone."""
     max_deltas: int = 10
     """Shards of one night's changes beside the base shards; when there are so many, and half as many would hold their
-    rows, tonight's takes them in. 0 makes none: every shard with a change is built anew."""
+    rows, tonight's takes them in. 0 makes no new ones: every shard with a change is built anew."""
     max_stale_share: float = 0.5
     """A base shard is built anew when its dead rows and those of its ids in deltas are more of its rows than its limit.
     That of the first shard is half of this, those of the others lie between half and all, so that not all are built in

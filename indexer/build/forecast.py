@@ -164,21 +164,29 @@ def choose_bases(shards: int) -> range:
 def find_built(shards: Sequence[ShardEntry], seen: SeenBases, options: IndexConfig) -> list[bool]:
     """Return of each live base shard whether it is to be built anew; some were looked at.
 
-    The others are taken to have as many rows and changes tonight, for each live one, as those.
+    How stale each is, is known; what tonight makes of it is, for each live row, what it makes of those.
     """
     looked = {base.number: base for base in seen.looked}
     live = [shard.live_rows + beside for shard, beside in zip(shards, seen.beside, strict=True)]
+    before = [shard.rows - shard.live_rows + beside for shard, beside in zip(shards, seen.beside, strict=True)]
     known = max(sum(live[number] for number in looked), 1)
-    rows, tonight = (sum(getattr(base, name) for base in seen.looked) / known for name in ("rows", "tonight"))
+    rows = sum(base.rows for base in seen.looked) / known
+    changed = sum(base.changed + base.gone for base in seen.looked) / known
+    # Rows of deltas that change again, or go, make a shard no more stale, or less.
+    grown = sum(base.tonight + base.earlier - before[base.number] for base in seen.looked) / known
 
-    def is_built(number: int, shard: ShardEntry) -> bool:
+    def is_built(number: int) -> bool:
         if base := looked.get(number):
             return base.is_built(options)
-        grown = round(tonight * live[number])
-        stale = shard.rows - shard.live_rows + seen.beside[number] + grown
-        return is_stale(options, number=number, rows=rows * live[number], changed=grown > 0, stale=stale)
+        return is_stale(
+            options,
+            number=number,
+            rows=rows * live[number],
+            changed=round(changed * live[number]) > 0,
+            stale=before[number] + grown * live[number],
+        )
 
-    return [is_built(number, shard) for number, shard in enumerate(shards)]
+    return [is_built(number) for number in range(len(shards))]
 
 
 def add_bases(
