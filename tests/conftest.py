@@ -67,8 +67,9 @@ def forget_proofs() -> None:
 @pytest.fixture
 def make_shop(tmp_path: Path) -> Callable[..., Any]:
     """Return a function that writes a shop's tables and returns its configuration."""
-    from indexer.config import CatalogueConfig, Config, PurchasesConfig, ShopConfig
+    from indexer.config import Config, ShopConfig
     from indexer.index_config import GatesConfig, IndexConfig
+    from indexer.input_config import CatalogueConfig, PurchasesConfig
 
     def make(
         products: Iterable[Sequence[str | None]],

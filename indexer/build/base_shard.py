@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import Changes, compare_rows, count_earlier, count_tonight, find_old_texts, is_stale
+from indexer.build.changes import Changes, compare_rows, count_stale, find_old_texts, is_stale
 from indexer.build.digests import digest
 from indexer.build.duplicates import UniqueRows, resolve_duplicates
 from indexer.build.embed import KINDS, Mask, Vectors
@@ -113,7 +113,7 @@ class BaseBuilder:
             number=number,
             rows=len(unique.rows),
             changed=bool(changes.fresh or changes.gone),
-            stale=count_tonight(changes, number=number) + count_earlier(live.entry.shards[number], changes),
+            stale=count_stale(live.entry.shards[number], changes, number=number),
         ):
             buried = _find_buried(old.values(), number)
             places = find_old_texts(unique.rows, old)
@@ -122,7 +122,7 @@ class BaseBuilder:
         return self._keep_base(number, changes, unique, _take_same(number, unique, old))
 
     def keep_shard(self, number: int, died: Sequence[int], same: Same = ()) -> KeptShard:
-        """Return a live shard's entry with more dead rows, and measure it if it is its turn.
+        """Return a live shard's entry with more dead rows, and measure it if its turn has come.
 
         A delta has the turn of a base shard. `same` are some of its rows whose text is what it was. Golden queries are
         asked of every shard.

@@ -44,14 +44,10 @@ def compare_rows(rows: Sequence[Row], live: Mapping[str, OldRow], *, base: int) 
     return changes
 
 
-def count_tonight(changes: Changes, *, number: int) -> int:
-    """Return by how many rows the live base shard of the number grows stale: they die in it, or lie beside it."""
-    return sum(row.shard == number for row in changes.gone) + len(changes.fresh)
-
-
-def count_earlier(shard: ShardEntry, changes: Changes) -> int:
-    """Return by how many rows a live base shard was stale before."""
-    return shard.rows - shard.live_rows + len(changes.held)
+def count_stale(shard: ShardEntry, changes: Changes, *, number: int) -> int:
+    """Return by how many rows the live base shard of the number is stale: dead ones, and those that lie beside it."""
+    died = sum(row.shard == number for row in changes.gone)
+    return shard.rows - shard.live_rows + died + len(changes.fresh) + len(changes.held)
 
 
 def is_stale(options: IndexConfig, *, number: int, rows: float, changed: bool, stale: float) -> bool:

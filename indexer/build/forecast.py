@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from indexer.build.catalogue import Row
-from indexer.build.changes import compare_rows, count_earlier, count_tonight, find_old_texts, is_stale
+from indexer.build.changes import compare_rows, count_stale, find_old_texts, is_stale
 from indexer.build.digests import ROW_BYTES
 from indexer.build.duplicates import resolve_duplicates
 from indexer.build.embed import KINDS
@@ -57,17 +57,10 @@ class BaseForecast:
     """Live rows that are to be found no more."""
     anew: Work
     """What is written where the shard is built."""
-    kept: Work | None = None
-    """What goes into a delta where it stays; None where it cannot."""
-    tonight: int = 0
-    """Rows by which the live shard grows stale."""
-    earlier: int = 0
-    """Rows by which it was stale before."""
-
-    def is_built(self, options: IndexConfig) -> bool:
-        """Whether the shard is built, by the rule that decides it."""
-        stale, changed = self.tonight + self.earlier, bool(self.changed or self.gone)
-        return self.kept is None or is_stale(options, number=self.number, rows=self.rows, changed=changed, stale=stale)
+    kept: Work
+    """What goes into a delta where it stays; as much as `anew` where it cannot."""
+    stale: int = 0
+    """Rows by which the live shard is stale tonight."""
 
 
 class SeenBases(NamedTuple):
@@ -132,17 +125,19 @@ def forecast_base(
     """Count what is ahead for a base shard, built or kept; the arguments are those of a BaseBuilder."""
     unique = resolve_duplicates(rows).rows
     if live is None:
-        whole = _count_work(unique, [None] * len(unique))
-        return BaseForecast(number=number, rows=len(unique), changed=len(unique), gone=0, anew=whole)
+        anew = _count_work(unique, [None] * len(unique))
+        return BaseForecast(number=number, rows=len(unique), changed=len(unique), gone=0, anew=anew, kept=anew)
     own = live.read_rows(number) if live.is_aligned(shards) else ()
     old = dict([*own, *strays])
     changes = compare_rows(unique, old, base=shards)
+    anew = _count_work(unique, _find_given(find_old_texts(unique, old), live, number))
     found = BaseForecast(
         number=number,
         rows=len(unique),
         changed=len(changes.fresh),
         gone=len(old) - (len(unique) - len(changes.fresh)) - sum(row.id in old for row in changes.fresh),
-        anew=_count_work(unique, _find_given(find_old_texts(unique, old), live, number)),
+        anew=anew,
+        kept=anew,
     )
     if not keeps:
         return found
@@ -151,8 +146,7 @@ def forecast_base(
     return replace(
         found,
         kept=_count_work(written, _find_given(places, live, number)),
-        tonight=count_tonight(changes, number=number),
-        earlier=count_earlier(live.entry.shards[number], changes),
+        stale=count_stale(live.entry.shards[number], changes, number=number),
     )
 
 
@@ -173,11 +167,12 @@ def find_built(shards: Sequence[ShardEntry], seen: SeenBases, options: IndexConf
     rows = sum(base.rows for base in seen.looked) / known
     changed = sum(base.changed + base.gone for base in seen.looked) / known
     # Rows of deltas that change again, or go, make a shard no more stale, or less.
-    grown = sum(base.tonight + base.earlier - before[base.number] for base in seen.looked) / known
+    grown = sum(base.stale - before[base.number] for base in seen.looked) / known
 
     def is_built(number: int) -> bool:
         if base := looked.get(number):
-            return base.is_built(options)
+            known_change = bool(base.changed or base.gone)
+            return is_stale(options, number=number, rows=base.rows, changed=known_change, stale=base.stale)
         return is_stale(
             options,
             number=number,
@@ -211,10 +206,10 @@ def add_bases(
         return round(counted)
 
     def total_work(what: str) -> int:
-        anew, kept = ([getattr(work, what) for work in works] for works in zip(*map(_list_works, bases), strict=True))
-        known: float = sum((anew if built[base.number] else kept)[at] for at, base in enumerate(bases))
-        rest: float = sum(others) * sum(anew) + (len(others) - sum(others)) * sum(kept)
-        return round(known + rest / len(bases))
+        known: int = sum(getattr(base.anew if built[base.number] else base.kept, what) for base in bases)
+        anew: int = sum(getattr(base.anew, what) for base in bases)
+        kept: int = sum(getattr(base.kept, what) for base in bases)
+        return known + round((sum(others) * anew + (len(others) - sum(others)) * kept) / len(bases))
 
     texts, written = total_work("texts"), total_work("rows")
     row_bytes = BYTES_PER_NUMBER[options.storage] * dimension + 8 * options.m + LINK_BYTES + ROW_BYTES
@@ -253,11 +248,6 @@ def describe_forecast(forecast: BuildForecast, options: IndexConfig) -> str:
                 f"{item.seconds:,.0f} s"
             )
     return "\n".join([*lines, f"  expected peak memory {forecast.peak_bytes / 2**20:,.0f} MiB"])
-
-
-def _list_works(base: BaseForecast) -> tuple[Work, Work]:
-    """Return what is written where the shard is built, and where it is kept."""
-    return base.anew, base.kept or base.anew
 
 
 def _find_given(places: Iterable[OldRow | None], live: LiveCollection, number: int) -> list[OldRow | None]:

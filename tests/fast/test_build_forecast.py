@@ -198,30 +198,28 @@ def live_shard(number: int, died: int) -> ShardEntry:
 
 
 @pytest.mark.parametrize(
-    ("tonight", "earlier", "died", "beside", "expected"),
+    ("stale", "died", "beside", "expected"),
     [
         # Limits of shards 0 to 3, of 100 rows: 20, 32.4, 24.7, 37.1; those of more live rows are higher.
-        (10, 10, (5, 5, 5, 5), (0, 0, 0, 0), []),
-        (10, 11, (5, 5, 5, 5), (0, 0, 0, 0), [0]),
-        (10, 5, (5, 5, 15, 5), (0, 0, 0, 0), [2]),
+        (20, (5, 5, 5, 5), (0, 0, 0, 0), []),
+        (21, (5, 5, 5, 5), (0, 0, 0, 0), [0]),
+        (15, (5, 5, 15, 5), (0, 0, 0, 0), [2]),
         # Rows in deltas make a shard stale without a dead one: 20 and 12 of 120, where the limit is 29.7.
-        (10, 0, (0, 0, 0, 0), (0, 0, 20, 20), [2]),
-        (10, 0, (0, 0, 0, 0), (0, 40, 0, 40), [1, 3]),
+        (10, (0, 0, 0, 0), (0, 0, 20, 20), [2]),
+        (10, (0, 0, 0, 0), (0, 40, 0, 40), [1, 3]),
         # What was looked at is known, and what becomes of it becomes of the others, too.
-        (10, 0, (90, 0, 0, 0), (90, 0, 0, 0), []),
-        (10, 90, (0, 0, 0, 0), (0, 0, 0, 0), [0, 1, 2, 3]),
+        (10, (90, 0, 0, 0), (90, 0, 0, 0), []),
+        (100, (0, 0, 0, 0), (0, 0, 0, 0), [0, 1, 2, 3]),
         # All 20 rows in deltas change again: 40 of 120 rows are stale, as they were; the limits are 24 to 44.5.
-        (20, 20, (20, 20, 20, 20), (20, 20, 20, 20), [0, 1, 2]),
+        (40, (20, 20, 20, 20), (20, 20, 20, 20), [0, 1, 2]),
     ],
 )
 def test_shards_to_build_are_told_by_what_is_known_of_each(
-    tonight: int, earlier: int, died: tuple[int, ...], beside: tuple[int, ...], expected: list[int]
+    stale: int, died: tuple[int, ...], beside: tuple[int, ...], expected: list[int]
 ):
     shards = [live_shard(number, rows) for number, rows in enumerate(died)]
     work, rows = Work(rows=1, texts=1, name_bytes=1), 100 + beside[0]
-    looked = BaseForecast(
-        number=0, rows=rows, changed=1, gone=0, anew=work, kept=work, tonight=tonight, earlier=earlier
-    )
+    looked = BaseForecast(number=0, rows=rows, changed=1, gone=0, anew=work, kept=work, stale=stale)
     found = find_built(shards, SeenBases([looked], beside), IndexConfig(max_stale_share=0.4))
     assert [number for number, is_built in enumerate(found) if is_built] == expected
 
@@ -233,7 +231,7 @@ def test_shards_to_build_are_told_by_what_is_known_of_each(
 def test_without_deltas_a_shard_is_built_for_a_whole_change(changes: tuple[int, int], expected: list[bool]):
     shards, work = [live_shard(number, 0) for number in range(4)], Work(rows=1, texts=1, name_bytes=1)
     looked = [
-        BaseForecast(number=number, rows=100, changed=count, gone=0, anew=work, kept=work, tonight=count)
+        BaseForecast(number=number, rows=100, changed=count, gone=0, anew=work, kept=work, stale=count)
         for number, count in zip((0, 2), changes, strict=True)
     ]
     assert find_built(shards, SeenBases(looked, [0] * 4), IndexConfig(max_deltas=0)) == expected

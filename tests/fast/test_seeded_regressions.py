@@ -21,10 +21,11 @@ from indexer.build import base_shard, catalogue, release, shard, site
 from indexer.build.duplicates import UniqueRows
 from indexer.build.embed import EmbeddedRows
 from indexer.build.release import build_release
-from indexer.config import CatalogueConfig, Config, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.encoder import Encoded, Encoder
 from indexer.errors import ConfigError, EncoderError, GateError, IndexerError, IntegrityError
 from indexer.index_config import GatesConfig, IndexConfig
+from indexer.input_config import CatalogueConfig
 from indexer.log import live_entry, read_head
 from indexer.reader import open_index
 from indexer.store import LocalStore

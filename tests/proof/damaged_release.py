@@ -10,8 +10,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from indexer.build.release import build_release
-from indexer.config import CatalogueConfig, Config, PurchasesConfig, ShopConfig
+from indexer.config import Config, ShopConfig
 from indexer.index_config import IndexConfig
+from indexer.input_config import CatalogueConfig, PurchasesConfig
 from indexer.log import log_key, read_entry, read_manifest, require_live, write_entry
 from indexer.log_signature import sign_entry
 from indexer.manifest import Manifest
