@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from indexer.config import Config
 from indexer.demo.vocabulary import BRANDS, COLORS, FEATURES, KINDS, SIZES
-from indexer.distill.data import TrainingData, assemble_data
+from indexer.distill.data import QueryTables, TrainingData, assemble_data
 from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder, Tokens, open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
 from indexer.distill.losses import HIGH, LOW
@@ -164,7 +164,7 @@ def write_inputs(folder: Path, pairs: int, *, layers: Sequence[int]) -> int:
     vectors = dict(zip(judgements.queries, teacher.encode_queries(judgements.queries), strict=True))
     dissimilar = [(a, b) for a, b in dissimilar if vectors[a] @ vectors[b] < CONFIG.distill.theta_low]
     # An even number of training pairs: two stand in a row of the stock trainer.
-    data = assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes={}, mining=[], config=CONFIG)
+    data = assemble_data(judgements, QueryTables(similar=similar, dissimilar=dissimilar), config=CONFIG)
     found = judgements.pairs
     if len(data.train) % 2:
         first = np.flatnonzero((found.query == data.train.query[0]) & (found.product == data.train.product[0]))
@@ -188,7 +188,7 @@ def read_inputs(folder: Path) -> TrainingInputs:
         pairs=LabelledPairs(**arrays),
     )
     pairs = {name: [(a, b) for a, b in document[name]] for name in ("similar", "dissimilar")}
-    return TrainingInputs(assemble_data(judgements, **pairs, nodes={}, mining=[], config=CONFIG), folder)
+    return TrainingInputs(assemble_data(judgements, QueryTables(**pairs), config=CONFIG), folder)
 
 
 def make_shop(pairs: int) -> tuple[Judgements, list[tuple[str, ...]], list[tuple[str, ...]]]:

@@ -20,9 +20,11 @@ from indexer.distill.judgements import (
 from indexer.distill.purchases import Bought, read_bought_pairs, sample_bought_queries
 from indexer.distill.query_pairs import (
     Pair,
+    QueryNodes,
     index_node_sets,
     index_pairs,
     read_node_sets,
+    read_parents,
     read_query_pairs,
     sample_queries,
 )
@@ -48,8 +50,8 @@ class TrainingData:
     """(pairs, 2): D_QQ+."""
     dissimilar: NDArray[np.int64]
     """(pairs, 2): D_QQ- as the taxonomy job found it, pairs of D_QQ+ left out."""
-    query_nodes: NDArray[np.int32]
-    """(queries, largest set): the nodes of each query, filled with -1."""
+    query_nodes: QueryNodes
+    """The nodes of each query, and those above them."""
     mining_queries: NDArray[np.int64]
     """Queries whose neighbours may become hard negatives."""
     open_queries: NDArray[np.int64]
@@ -84,6 +86,22 @@ class TrainingData:
         return np.concatenate([queries, np.arange(first, first + len(self.products) + len(self.unlabelled))])
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueryTables:
+    """What the jobs of the night say of queries; a shop without purchases has none of it."""
+
+    similar: Sequence[Pair] = ()
+    """D_QQ+."""
+    dissimilar: Sequence[Pair] = ()
+    """D_QQ-."""
+    mining: Sequence[str] = ()
+    """Queries whose neighbours may become hard negatives, none of them held out."""
+    nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The nodes of every query that may stand in a negative pair."""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """The node above each node that has one."""
+
+
 def read_training_data(config: Config, run_date: str) -> TrainingData:
     """Read labels, catalogue texts and the run's query tables; a shop without purchases has no query pairs.
 
@@ -96,24 +114,22 @@ def read_training_data(config: Config, run_date: str) -> TrainingData:
     )
     tables = {name: read_scores(name.removeprefix(SCORES)) for name in distill.teachers if name.startswith(SCORES)}
     held_out = find_held_out(judgements.queries, distill)
-    similar, dissimilar, mining, nodes = _read_query_tables(config, run_date, held_out)
+    found = _read_query_tables(config, run_date, held_out)
     free: Collection[str] = ()
     if config.purchases.path and distill.unlabelled_queries:
         limit, labelled = distill.unlabelled_queries, set(judgements.queries)
         free = sample_bought_queries(config.shop.work, run_date, known=labelled, limit=limit, seed=distill.seed)
     bought: list[Bought] = []
     if distill.berm_teachers() and config.purchases.path:
-        known = {*judgements.queries, *mining, *free, *(query for pair in (*similar, *dissimilar) for query in pair)}
+        paired = (query for pair in (*found.similar, *found.dissimilar) for query in pair)
+        known = {*judgements.queries, *found.mining, *free, *paired}
         bought = read_bought_pairs(config.shop.work, run_date, queries=known - held_out, limit=config.berm.neighbours)
     others = {name for table in tables.values() for name in table.product_ids}
     others = others.union(product_id for _, product_id, _ in bought) - set(judgements.product_ids)
     texts = read_product_texts(config.catalogue, others)[0] if others else {}
     data = assemble_data(
         judgements,
-        similar=similar,
-        dissimilar=dissimilar,
-        nodes=nodes,
-        mining=mining,
+        found,
         config=config,
         unlabelled=unlabelled,
         tables=tables,
@@ -134,11 +150,8 @@ def find_held_out(queries: Sequence[str], config: DistillConfig) -> set[str]:
 
 def assemble_data(
     judgements: Judgements,
+    found: QueryTables,
     *,
-    similar: Sequence[Pair],
-    dissimilar: Sequence[Pair],
-    nodes: Mapping[str, frozenset[str]],
-    mining: Sequence[str],
     config: Config,
     unlabelled: Sequence[str] = (),
     tables: Mapping[str, ScoreTable] | None = None,
@@ -148,21 +161,20 @@ def assemble_data(
 ) -> TrainingData:
     """Split by query, drop pairs that would leak held-out queries, and number all texts.
 
-    `mining` are queries whose neighbours may become hard negatives, none of them held out; `tables` are scores by
-    teacher, `bought` purchases after open queries, `others` the texts by id of the products that only these two name,
-    `free` queries for what is learnt without labels.
+    `tables` are scores by teacher, `bought` purchases after open queries, `others` the texts by id of the products that
+    only these two name, `free` queries for what is learnt without labels.
     """
     tables, others = tables or {}, others or {}
     parts = split_queries(judgements.queries, config.distill)
     held_out = find_held_out(judgements.queries, config.distill)
-    kept_similar = [pair for pair in similar if held_out.isdisjoint(pair)]
-    open_dissimilar = [pair for pair in dissimilar if held_out.isdisjoint(pair)]
-    kept_dissimilar = sorted(set(open_dissimilar) - set(similar))
+    kept_similar = [pair for pair in found.similar if held_out.isdisjoint(pair)]
+    open_dissimilar = [pair for pair in found.dissimilar if held_out.isdisjoint(pair)]
+    kept_dissimilar = sorted(set(open_dissimilar) - set(found.similar))
     queries = list(judgements.queries)
-    paired = {query for pair in (*similar, *dissimilar) for query in pair}
+    paired = {query for pair in (*found.similar, *found.dissimilar) for query in pair}
     asked = {query for table in tables.values() for query in table.queries}
     # All of them, whatever is held out: with the same rows in every fold, vectors of the texts serve all folds.
-    queries += sorted({*paired, *mining, *asked, *free} - set(queries))
+    queries += sorted({*paired, *found.mining, *asked, *free} - set(queries))
     unlabelled = sorted({*unlabelled, *others.values()} - set(judgements.products))
     rows = {query: row for row, query in enumerate(queries)}
     part_of_pair = parts[judgements.pairs.query]
@@ -189,11 +201,11 @@ def assemble_data(
         "test_queries": len(np.unique(test.query)),
         "unmeasured_pairs": len(judgements.pairs) - len(train) - len(validation) - len(test),
         "similar_pairs": len(kept_similar),
-        "similar_held_out": len(similar) - len(kept_similar),
+        "similar_held_out": len(found.similar) - len(kept_similar),
         "dissimilar_pairs": len(kept_dissimilar),
-        "dissimilar_held_out": len(dissimilar) - len(open_dissimilar),
+        "dissimilar_held_out": len(found.dissimilar) - len(open_dissimilar),
         "dissimilar_also_similar": len(open_dissimilar) - len(kept_dissimilar),
-        "mining_queries": len(mining),
+        "mining_queries": len(found.mining),
         "unlabelled_products": len(unlabelled),
         "unlabelled_queries": len(free),
         **{f"scores_{place}": table.counts.as_counts() for place, table in enumerate(tables.values(), start=1)},
@@ -210,8 +222,8 @@ def assemble_data(
         test=test,
         similar=index_pairs(kept_similar, rows),
         dissimilar=index_pairs(kept_dissimilar, rows),
-        query_nodes=index_node_sets(nodes, queries),
-        mining_queries=np.array([rows[query] for query in mining], dtype=np.int64),
+        query_nodes=index_node_sets(found.nodes, queries, found.parents),
+        mining_queries=np.array([rows[query] for query in found.mining], dtype=np.int64),
         open_queries=np.array([row for row, query in enumerate(queries) if query not in held_out], dtype=np.int64),
         free_queries=np.array([rows[query] for query in sorted(free)], dtype=np.int64),
         unlabelled=unlabelled,
@@ -222,16 +234,19 @@ def assemble_data(
     )
 
 
-def _read_query_tables(
-    config: Config, run_date: str, held_out: set[str]
-) -> tuple[list[Pair], list[Pair], list[str], dict[str, frozenset[str]]]:
-    """Return D_QQ+, D_QQ-, the queries to mine among, and the nodes of all queries that may be negatives."""
+def _read_query_tables(config: Config, run_date: str, held_out: set[str]) -> QueryTables:
     if not config.purchases.path:
-        return [], [], [], {}
+        return QueryTables()
     work, distill = config.shop.work, config.distill
     similar, dissimilar = read_query_pairs(work, run_date)
     sampled = sample_queries(work, run_date, config.nodes, limit=distill.max_mining_queries, seed=distill.seed)
     mining = [query for query in sampled if query not in held_out]
     # Mining asks for the nodes of its own queries and of those that the taxonomy job paired.
     asked = {query for pair in dissimilar for query in pair if query not in held_out}.union(mining)
-    return similar, dissimilar, mining, read_node_sets(work, run_date, config.nodes, wanted=asked)
+    return QueryTables(
+        similar=similar,
+        dissimilar=dissimilar,
+        mining=mining,
+        nodes=read_node_sets(work, run_date, config.nodes, wanted=asked),
+        parents=read_parents(work, run_date),
+    )

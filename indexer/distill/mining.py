@@ -1,7 +1,7 @@
-"""Hard negatives of an epoch: queries the model in training holds alike although they share no node.
+"""Hard negatives of an epoch: queries the model in training holds alike although their nodes are unrelated.
 
 Algorithm: before each epoch take every query's nearest neighbours, keep those with a score between two bounds,
-disjoint label sets, no place in D_QQ+ and no veto by the teacher; draw at most a few per query, the more alike
+unrelated label sets, no place in D_QQ+ and no veto by the teacher; draw at most a few per query, the more alike
 the likelier; keep a part of the last epoch's pairs so that the set does not swing.
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indexer.distill.data import TrainingData
+from indexer.distill.query_pairs import QueryNodes
 from indexer.distill.teachers import Pairs, Teacher, cut_tiles, mean_opinion, pair_scores
 from indexer.distill_config import DistillConfig
 
@@ -48,8 +49,8 @@ def mine_negatives(
     found = unique_pairs(np.concatenate([neighbours, data.dissimilar]))
     scores = pair_scores(vectors, found)
     within = (scores >= config.mining_low) & (scores <= config.mining_high)
-    disjoint = ~share_node(data.query_nodes, found)
-    unlike = disjoint & ~contains_pairs(data.similar, found)
+    unrelated = ~relate_pairs(data.query_nodes, found)
+    unlike = unrelated & ~contains_pairs(data.similar, found)
     refused = veto_pairs(teachers, found, theta=config.theta_low)
     allowed = within & unlike & ~refused
     drawn = draw_per_query(found[allowed], scores[allowed], limit=config.mining_per_query, rng=rng)
@@ -59,8 +60,8 @@ def mine_negatives(
     counts = {
         "candidates": len(found),
         "out_of_bounds": int((~within).sum()),
-        "shared_node": int((within & ~disjoint).sum()),
-        "also_similar": int((within & disjoint & ~unlike).sum()),
+        "related_nodes": int((within & ~unrelated).sum()),
+        "also_similar": int((within & unrelated & ~unlike).sum()),
         "vetoed": int((within & unlike & refused).sum()),
         "drawn": len(drawn),
         "kept": len(kept),
@@ -86,12 +87,15 @@ def find_neighbours(vectors: Tensor, rows: Pairs, *, count: int) -> Pairs:
     return torch.cat(found).numpy()
 
 
-def share_node(nodes: NDArray[np.int32], pairs: Pairs) -> NDArray[np.bool_]:
-    """Return whether the two label sets of each pair meet; -1 stands for no node."""
+def relate_pairs(nodes: QueryNodes, pairs: Pairs) -> NDArray[np.bool_]:
+    """Return whether a label of one query is a label of the other or stands above one (`spark.negatives`)."""
     blocks = [np.empty(0, dtype=np.bool_)]
     for tile in cut_tiles(pairs):
-        left, right = nodes[tile[:, 0], :, None], nodes[tile[:, 1], None, :]
-        blocks.append(((left == right) & (left >= 0)).any(axis=(1, 2)))
+        related = np.zeros(len(tile), dtype=np.bool_)
+        for one, other in (tile.T, tile.T[::-1]):
+            labels, lineages = nodes.labels[one, :, None], nodes.lineages[other, None, :]
+            related |= ((labels == lineages) & (labels >= 0)).any(axis=(1, 2))
+        blocks.append(related)
     return np.concatenate(blocks)
 
 

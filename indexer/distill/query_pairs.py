@@ -6,7 +6,8 @@ queries that training asks for and of no others.
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, Table
+from indexer.contracts.schemas import QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY, Table
 from indexer.contracts.tables import read_table
 from indexer.job_config import NodesConfig
 
@@ -24,6 +25,16 @@ SHARE_TOLERANCE = 1e-9
 """Ten shares of 0.1 add up to a little less than 1."""
 
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryNodes:
+    """Node numbers by query row, -1 where there are no more; a query without nodes has none of either."""
+
+    labels: NDArray[np.int32]
+    """(queries, largest set): the nodes of each query."""
+    lineages: NDArray[np.int32]
+    """(queries, largest lineage): these and all nodes above them."""
 
 
 def read_query_pairs(work: str | Path, run_date: str) -> tuple[list[Pair], list[Pair]]:
@@ -102,9 +113,36 @@ def index_pairs(pairs: Sequence[Pair], rows: Mapping[str, int]) -> NDArray[np.in
     return np.array([(rows[a], rows[b]) for a, b in pairs], dtype=np.int64).reshape(-1, 2)
 
 
-def index_node_sets(sets: Mapping[str, frozenset[str]], queries: Sequence[str]) -> NDArray[np.int32]:
-    """Return (queries, largest set) node numbers; -1 fills the rest, and the rows of queries without nodes."""
-    numbers = {node: number for number, node in enumerate(sorted(set().union(*sets.values())))} if sets else {}
+def read_parents(work: str | Path, run_date: str) -> dict[str, str]:
+    """Return the parent of each node of the run's taxonomy that has one."""
+    return {
+        node: parent
+        for batch in read_table(work, run_date, TAXONOMY, ("node_id", "parent_id"))
+        for node, parent in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        if parent is not None
+    }
+
+
+def index_node_sets(
+    sets: Mapping[str, frozenset[str]], queries: Sequence[str], parents: Mapping[str, str]
+) -> QueryNodes:
+    """Number the nodes of each query, and those above them by `parents`."""
+    lineages = {query: frozenset(_climb(nodes, parents)) for query, nodes in sets.items()}
+    numbers = {node: number for number, node in enumerate(sorted(set().union(*lineages.values())))}
+    return QueryNodes(labels=_number_sets(sets, queries, numbers), lineages=_number_sets(lineages, queries, numbers))
+
+
+def _climb(nodes: Iterable[str], parents: Mapping[str, str]) -> Iterator[str]:
+    for start in nodes:
+        node: str | None = start
+        while node is not None:
+            yield node
+            node = parents.get(node)
+
+
+def _number_sets(
+    sets: Mapping[str, frozenset[str]], queries: Sequence[str], numbers: Mapping[str, int]
+) -> NDArray[np.int32]:
     width = max((len(nodes) for nodes in sets.values()), default=1)
     table = np.full((len(queries), width), -1, dtype=np.int32)
     for row, query in enumerate(queries):

@@ -1,7 +1,8 @@
 """Q-Q irrelevance: how often the query that answers a held-out one belongs elsewhere in the taxonomy.
 
 KD-Boost has it judged by hand (table 3) and does not state its sampling. Here a held-out query is answered by the
-nearest of the other queries, from a score of 0.7 on, and the answer is irrelevant where the two share no taxonomy node.
+nearest of the other queries, from a score of 0.7 on, and the answer is irrelevant where the nodes of the two are
+unrelated: neither has a node that is one of the other's or stands above one.
 The measure shares its signal with the loss, so a fifth of the nodes is kept from the mining of negatives, and the
 queries of these nodes are counted apart.
 """
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.distill.data import TrainingData
-from indexer.distill.mining import share_node
+from indexer.distill.mining import relate_pairs
+from indexer.distill.query_pairs import QueryNodes
 from indexer.distill.retrieval import Vectors, find_nearest
 from indexer.distill.splits import hash_to_unit
 
@@ -46,7 +48,7 @@ def choose_probes(data: TrainingData, *, seed: int) -> QueryProbes:
     chosen = np.zeros(len(rows), dtype=np.bool_)
     chosen[np.argsort(places, kind="stable")[:MAX_PROBES]] = True
     chosen &= places < PROBE_SHARE
-    nodes = data.query_nodes[rows]
+    nodes = data.query_nodes.labels[rows]
     kinds = np.unique(nodes[nodes >= 0])
     kept = np.random.default_rng(seed).permutation(kinds)[: round(UNSEEN_SHARE * len(kinds))]
     return QueryProbes(asked=rows[chosen], answers=rows[~chosen], unseen=rows[np.isin(nodes, kept).any(axis=1)])
@@ -67,17 +69,17 @@ def hide_probes(data: TrainingData, probes: QueryProbes) -> TrainingData:
     )
 
 
-def count_answers(asked: Vectors, answers: Vectors, probes: QueryProbes, nodes: NDArray[np.int32]) -> dict[str, int]:
+def count_answers(asked: Vectors, answers: Vectors, probes: QueryProbes, nodes: QueryNodes) -> dict[str, int]:
     """Count the queries asked, answered and answered irrelevantly; of those with an unseen node once more.
 
-    `asked` and `answers` are unit vectors of the rows of the same names, `nodes` the label sets of all queries.
+    `asked` and `answers` are unit vectors of the rows of the same names, `nodes` the nodes of all queries.
     """
     names = ("asked", "answered", "irrelevant")
     if not len(probes.asked) or not len(probes.answers):
         return dict.fromkeys([*names, *(f"unseen_{name}" for name in names)], 0)
     nearest = find_nearest(asked, answers, count=1)[:, 0]
     answered = np.einsum("nd,nd->n", asked, answers[nearest]) >= ANSWERED_FROM
-    irrelevant = answered & ~share_node(nodes, np.stack([probes.asked, probes.answers[nearest]], axis=1))
+    irrelevant = answered & ~relate_pairs(nodes, np.stack([probes.asked, probes.answers[nearest]], axis=1))
     unseen = np.isin(probes.asked, probes.unseen)
     masks = dict(zip(names, (np.ones_like(answered), answered, irrelevant), strict=True))
     return {

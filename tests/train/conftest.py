@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from indexer.config import Config
-from indexer.distill.data import assemble_data, find_held_out
+from indexer.distill.data import QueryTables, assemble_data, find_held_out
 from indexer.distill.encoders import open_model
 from indexer.distill.judgements import Judgements, LabelledPairs
 from indexer.distill_config import DistillConfig
@@ -95,11 +95,10 @@ def data(config):
             weight=np.ones(len(rows), dtype=np.float32),
         ),
     )
-    return assemble_data(
-        judgements,
+    found = QueryTables(
         similar=[(a, b) for a in WORDS for b in WORDS if a < b and a[-3:] == b[-3:]],
         dissimilar=[("bighat", "bigpen"), ("redcup", "redhat")],
         nodes={word: frozenset([word[-3:]]) for word in WORDS},
         mining=sorted(set(WORDS) - find_held_out(WORDS, config.distill)),
-        config=config,
     )
+    return assemble_data(judgements, found, config=config)

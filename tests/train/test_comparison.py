@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from indexer.cli.group import indexer
 from indexer.config_file import load_config
-from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY
 from indexer.distill.bootstrap import Interval
 from indexer.distill.comparison import Comparison, shorten_names
 from indexer.distill.comparison_cells import (
@@ -382,6 +382,7 @@ def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path
     work = tmp_path / "work"
     write_table(work, QUERY_PAIRS, similar)
     write_table(work, QUERY_NEGATIVES, [])
+    write_table(work, TAXONOMY, [])
     write_table(
         work,
         QUERY_NODES,

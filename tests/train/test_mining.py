@@ -13,9 +13,10 @@ from indexer.distill.mining import (
     draw_per_query,
     find_neighbours,
     mine_negatives,
-    share_node,
+    relate_pairs,
     unique_pairs,
 )
+from indexer.distill.query_pairs import index_node_sets
 from indexer.distill.teachers import VectorTeacher
 
 pytestmark = pytest.mark.train
@@ -57,7 +58,7 @@ def test_tiles_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_never_a_similar_pair_nor_a_shared_node(data, config, seed):
+def test_never_a_similar_pair_nor_related_nodes(data, config, seed):
     # Labels by noun: pairs of one noun share it; one similar pair crosses nouns and must be kept out all the same.
     first, *others = data.mining_queries.tolist()
     crossing = np.array([[first, next(row for row in others if data.queries[row][-3:] != data.queries[first][-3:])]])
@@ -70,7 +71,7 @@ def test_never_a_similar_pair_nor_a_shared_node(data, config, seed):
         assert data.queries[a][-3:] != data.queries[b][-3:]
         assert frozenset((a, b)) not in similar
     assert mined.counts["also_similar"] >= 1
-    assert mined.counts["shared_node"] > 0
+    assert mined.counts["related_nodes"] > 0
 
 
 def test_scores_stay_between_the_bounds(data, config):
@@ -135,7 +136,23 @@ def test_pair_sets_equal_python_sets(pairs):
     assert contains_pairs(known, array).tolist() == [{*pair} in ({1, 3}, {2}) for pair in pairs]
 
 
-def test_shared_nodes_by_hand():
-    nodes = np.array([[1, 2], [2, -1], [3, -1], [-1, -1]], dtype=np.int32)
-    pairs = np.array([[0, 1], [0, 2], [2, 3], [3, 3]])
-    assert share_node(nodes, pairs).tolist() == [True, False, False, False]
+def test_related_nodes_by_hand():
+    sets = {"pots": {"pans", "lids"}, "lid": {"lids"}, "cook": {"kitchen"}, "wok": {"woks"}, "knife": {"knives"}}
+    queries = [*sets, "vague"]
+    parents = {"pans": "kitchen", "lids": "kitchen", "woks": "pans", "knives": "kitchen"}
+    nodes = index_node_sets({query: frozenset(found) for query, found in sets.items()}, queries, parents)
+
+    def related(*names):
+        pairs = np.array([[queries.index(name) for name in names]])
+        assert relate_pairs(nodes, pairs).tolist() == relate_pairs(nodes, pairs[:, ::-1]).tolist()
+        return relate_pairs(nodes, pairs)[0]
+
+    # The same node; a node and one above it, one level or two; two below the same one; no node at all.
+    assert related("pots", "lid")
+    assert related("pots", "cook")
+    assert related("cook", "wok")
+    assert related("pots", "wok")
+    assert not related("lid", "wok")
+    assert not related("pots", "knife")
+    assert not related("vague", "lid")
+    assert not related("vague", "vague")

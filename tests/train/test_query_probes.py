@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from indexer.distill.query_pairs import QueryNodes
 from indexer.distill.query_probes import (
     QueryProbes,
     choose_probes,
@@ -24,7 +25,8 @@ def unit(*degrees):
 
 def test_worked_counts():
     # Rows 0 to 3 are asked, 4 to 6 may answer, at 0, 60 and 180 degrees; the cosine of 45 degrees is 0.707.
-    nodes = np.array([[1, -1], [1, 2], [3, -1], [1, -1], [1, -1], [2, -1], [4, -1]], dtype=np.int32)
+    labels = np.array([[1, -1], [1, 2], [3, -1], [1, -1], [1, -1], [2, -1], [4, -1]], dtype=np.int32)
+    nodes = QueryNodes(labels=labels, lineages=labels)
     probes = QueryProbes(asked=np.arange(4), answers=np.arange(4, 7), unseen=np.array([2, 6]))
     counts = count_answers(unit(10, 50, 170, 270), unit(0, 60, 180), probes, nodes)
     # 10 degrees: row 4, node 1 shared. 50: row 5, node 2 shared. 170: row 6, none shared. 270: no answer.
@@ -45,7 +47,8 @@ def test_a_tenth_of_the_queries_that_a_fold_trains_on_are_asked(data):
     # Both the fold and the probes are drawn by hashes of one seed.
     queries = [f"query {number}" for number in range(4_000)]
     trained = np.array([row for row, query in enumerate(queries) if hash_to_unit(query, 13) >= 0.2])
-    nodes = np.zeros((len(queries), 1), dtype=np.int32)
+    labels = np.zeros((len(queries), 1), dtype=np.int32)
+    nodes = QueryNodes(labels=labels, lineages=labels)
     probes = choose_probes(replace(data, queries=queries, mining_queries=trained, query_nodes=nodes), seed=13)
     assert len(probes.asked) == pytest.approx(0.1 * len(trained), rel=0.2)
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from indexer.distill.augmentation import sample_pairs
 from indexer.distill.batches import LABEL_OF_GRADE, PairSource, label_source, label_sources, plan_epoch, query_source
 from indexer.distill.checkpoints import CheckpointFolder, Position
-from indexer.distill.data import assemble_data
+from indexer.distill.data import QueryTables, assemble_data
 from indexer.distill.losses import HIGH, IRRELEVANT
 from indexer.distill.objective import (
     START,
@@ -646,7 +646,7 @@ def test_the_training_benchmark_has_a_shop(monkeypatch):
     from benchmarks.train_inputs import CONFIG, make_shop
 
     judgements, similar, dissimilar = make_shop(320)
-    found = assemble_data(judgements, similar=similar, dissimilar=dissimilar, nodes={}, mining=[], config=CONFIG)
+    found = assemble_data(judgements, QueryTables(similar=similar, dissimilar=dissimilar), config=CONFIG)
     assert (CONFIG.distill.gamma, CONFIG.distill.similar_share, CONFIG.distill.dissimilar_share) == (0.9, 0.5, 0.5)
     assert len(found.train) > 200
     assert len(found.similar) > 0

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.config import Config, ShopConfig
-from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
+from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS, TAXONOMY
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import Vote, read_judgements, read_measured, settle_votes
 from indexer.distill.purchases import read_traffic
@@ -224,6 +224,8 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     ]
     rows = [{"query": q, "node_id": n, "share": s, "confidence": s} for q, n, s in nodes]
     write_table(work, QUERY_NODES, rows)
+    tree = {"n1": "root", "n2": "n1", "n3": "n1", "root": None}
+    write_table(work, TAXONOMY, [{"node_id": node, "parent_id": above, "name": node} for node, above in tree.items()])
     free = [f"bought {number:02d}" for number in range(50)]
     bought = [(query, product, 9) for query in (train[0], test[0], *free) for product in ("p1", "p2")]
     write_table(work, PURCHASES, [{"query": q, "product_id": p, "purchases": n} for q, p, n in bought])
@@ -237,8 +239,10 @@ def test_pairs_of_held_out_queries_are_dropped_and_counted(shop, tmp_path):
     kept = ("similar_pairs", "similar_held_out", "dissimilar_pairs", "dissimilar_held_out", "dissimilar_also_similar")
     assert [data.counts[name] for name in kept] == [2, 1, 1, 1, 1]
     assert {data.queries[row] for row in data.mining_queries} == {train[0], "mined"}
-    assert (data.query_nodes[data.queries.index("mined")] >= 0).sum() == 2
-    assert (data.query_nodes[data.queries.index("unseen")] == -1).all()
+    mined, unseen = (data.queries.index(query) for query in ("mined", "unseen"))
+    assert (data.query_nodes.labels[mined] >= 0).sum() == 2
+    assert (data.query_nodes.lineages[mined] >= 0).sum() == 4
+    assert (data.query_nodes.labels[unseen] == -1).all()
     assert [data.queries[row] for row in data.free_queries] == free
     texts = data.texts
     assert [texts[row] for row in data.label_free_rows] == [*free, *data.products, *data.unlabelled]
@@ -265,8 +269,10 @@ def test_label_sets_are_the_smallest_that_hold_the_mass(tmp_path):
     sets = read_node_sets(tmp_path, DATE, NodesConfig(label_mass=0.9, min_top_share=0.5), wanted=shares)
     assert sets == {"sure": {"n0"}, "two": {"n0", "n1"}}
     assert read_node_sets(tmp_path, DATE, NodesConfig(), wanted=["two"]) == {"two": {"n0", "n1"}}
-    assert index_node_sets(sets, ["two", "sure", "other"]).tolist() == [[0, 1], [0, -1], [-1, -1]]
-    assert index_node_sets({}, ["a"]).tolist() == [[-1]]
+    nodes = index_node_sets(sets, ["two", "sure", "other"], {"n1": "root"})
+    assert nodes.labels.tolist() == [[0, 1], [0, -1], [-1, -1]]
+    assert nodes.lineages.tolist() == [[0, 1, 2], [0, -1, -1], [-1, -1, -1]]
+    assert index_node_sets({}, ["a"], {}).labels.tolist() == [[-1]]
 
 
 def test_shares_that_differ_only_by_the_order_of_addition_are_a_tie():
@@ -306,7 +312,7 @@ def test_purchases_of_open_queries_are_read_where_berm_is_a_teacher(shop):
     plain = read_training_data(shop, DATE)
     train, test = (plain.queries[part.query[0]] for part in (plain.train, plain.test))
     work = shop.shop.work
-    for table in (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES):
+    for table in (QUERY_PAIRS, QUERY_NEGATIVES, QUERY_NODES, TAXONOMY):
         write_table(work, table, [])
     bought = [(train, f"good{train}", 30), (train, "goodq01", 20), (train, "nowhere", 40), (train, "badq02", 20)]
     rows = [{"query": q, "product_id": p, "purchases": n} for q, p, n in [*bought, (test, "goodq01", 9), ("x", "y", 9)]]
