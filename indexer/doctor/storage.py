@@ -195,7 +195,7 @@ def _clean_up(probe: Probe) -> Finding:
             # The folder of all probes stays where another one runs beside this.
             with suppress(OSError):
                 for folder in (probe.prefix.rstrip("/"), PROBES):
-                    probe.store.local_path(folder).rmdir()
+                    (probe.store.root / folder).rmdir()
     except StoreError as error:
         return warned("clean up", str(error), f"remove what lies below {probe.prefix} in {probe.store.url}")
     return passed("clean up", f"{len(keys)} objects of the probe were removed")

@@ -8,19 +8,21 @@ from pathlib import Path
 
 from indexer.errors import ConfigError
 from indexer.redaction import has_credentials
-from indexer.store.interface import Store, StoredObject, check_key, hash_file
+from indexer.store.interface import WHOLE_BYTES, Store, StoredObject, check_key, check_size, hash_file
 from indexer.store.local import DRAFT, LocalStore, sync_folder
 from indexer.store.s3 import READ_ATTEMPTS, S3Store, SingleWriterStore
 
 __all__ = [
     "DRAFT",
     "READ_ATTEMPTS",
+    "WHOLE_BYTES",
     "LocalStore",
     "S3Store",
     "SingleWriterStore",
     "Store",
     "StoredObject",
     "check_key",
+    "check_size",
     "hash_file",
     "open_store",
     "sync_folder",

@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from indexer.errors import StoreError
+from indexer.errors import IntegrityError, StoreError
+
+WHOLE_BYTES = 16 << 20
+"""Most that is read into memory where nobody says less; what may be larger goes to a file."""
 
 
 class StoredObject(NamedTuple):
@@ -23,8 +26,8 @@ class Store(Protocol):
 
     url: str
 
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes; raises ObjectMissingError."""
+    def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
+        """Return an object of at most `limit` bytes; raises ObjectMissingError, IntegrityError for a larger one."""
 
     def get_file(self, key: str, path: Path) -> None:
         """Write the object to a local file; raises ObjectMissingError."""
@@ -51,6 +54,13 @@ def check_key(key: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
         raise StoreError(f"key {key!r}: leaves the store or is not in plain form")
     return key
+
+
+def check_size(size: int, limit: int, place: str) -> int:
+    """Return the size in bytes if it is within the limit, else raise IntegrityError."""
+    if size > limit:
+        raise IntegrityError(f"{place}: {size} bytes; expected at most {limit}, so it was not read")
+    return size
 
 
 def hash_file(path: Path) -> str:

@@ -1,9 +1,11 @@
 """Objects as files below a folder."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -11,11 +13,13 @@ from pathlib import Path
 from typing import IO
 
 from indexer.errors import ObjectExistsError, ObjectMissingError, StoreError
-from indexer.store.interface import StoredObject, check_key
+from indexer.store.interface import WHOLE_BYTES, StoredObject, check_key, check_size
 
 CHUNK_BYTES = 1 << 20
 DRAFT = ".new-"
 """How the name of an unfinished file in a folder begins."""
+NO_OBJECT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What a folder says of a name under which no object lies, nor can lie."""
 _DRAFT_NAME = re.compile(re.escape(DRAFT) + r"[0-9a-f]{32}")
 
 
@@ -26,19 +30,15 @@ class LocalStore:
         self.root = root
         self.url = str(root)
 
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes; raises ObjectMissingError."""
-        try:
-            return self._path(key).read_bytes()
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
+    def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
+        """Return an object of at most `limit` bytes; raises ObjectMissingError, IntegrityError for a larger one."""
+        with self._reading(key) as path, path.open("rb") as file:
+            return file.read(check_size(os.fstat(file.fileno()).st_size, limit, f"{self.url}: {key}"))
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy the object to a local file; raises ObjectMissingError."""
-        try:
-            shutil.copyfile(self._path(key), path)
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
+        with self._reading(key) as source:
+            shutil.copyfile(source, path)
 
     def put_new(self, key: str, data: bytes) -> None:
         """Create the object; raises ObjectExistsError."""
@@ -50,15 +50,15 @@ class LocalStore:
             self._create(key, lambda file: shutil.copyfileobj(source, file, CHUNK_BYTES))
 
     def local_path(self, key: str) -> Path:
-        """Return the file an object lies in, so that it can be read in place."""
-        return self._path(key)
+        """Return the file an object lies in, so that it can be read in place; raises ObjectMissingError."""
+        with self._reading(key) as path:
+            _measure(path)
+            return path
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes; raises ObjectMissingError."""
-        try:
-            return self._path(key).stat().st_size
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
+        with self._reading(key) as path:
+            return _measure(path)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under the prefix in key order."""
@@ -78,10 +78,8 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
-        try:
-            self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise _local_error(error, self.url, key) from error
+        with contextlib.suppress(ObjectMissingError), self._reading(key) as path:
+            path.unlink()
 
     def _list(self, prefix: str, *, drafts: bool) -> Iterator[StoredObject]:
         start = self.root / prefix.rpartition("/")[0]
@@ -101,11 +99,21 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[Path]:
+        """Give the path of an object; under a name that no object can have, there is none."""
+        try:
+            yield self._path(key)
+        except OSError as error:
+            if error.errno in NO_OBJECT:
+                raise _missing(self.url, key) from error
+            raise _local_error(error, self.url, key) from error
+
     def _create(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
         final = self._path(key)
         draft = final.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(final.parent)
             with draft.open("xb") as file:
                 write(file)
                 file.flush()
@@ -121,8 +129,20 @@ class LocalStore:
 
 def _local_error(error: OSError, url: str, key: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
-        return ObjectMissingError(f"{url}: {key}: no such object")
+        return _missing(url, key)
     return StoreError(f"{url}: {key}: {error.strerror or error}; check the folder, its rights and the disk")
+
+
+def _missing(url: str, key: str) -> ObjectMissingError:
+    return ObjectMissingError(f"{url}: {key}: no such object")
+
+
+def _measure(path: Path) -> int:
+    """Return a file's size; raises OSError for what is none."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return found.st_size
 
 
 def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
@@ -131,6 +151,21 @@ def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
         os.link(draft, final)
     except FileExistsError:
         raise ObjectExistsError(f"{url}: {key} exists already") from None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are not there, and wait until the names of new ones are on the disk."""
+    try:
+        folder.mkdir()
+    except FileNotFoundError:
+        _make_folder(folder.parent)
+        _make_folder(folder)
+    except OSError:
+        # Of one that is there, a read-only disk may say that it is read-only.
+        if not folder.is_dir():
+            raise
+    else:
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from indexer.errors import (
+    IntegrityError,
     ObjectExistsError,
     ObjectMissingError,
     StoreError,
     StoreRefusedError,
     StoreUnsupportedError,
 )
-from indexer.store.interface import StoredObject, check_key
+from indexer.store.interface import WHOLE_BYTES, StoredObject, check_key, check_size
 
 Content = TypeVar("Content")
 READ_ATTEMPTS = 3
@@ -58,12 +59,15 @@ class S3Store:
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, num_download_attempts=1
         )
 
-    def get(self, key: str) -> bytes:
-        """Return the object's bytes; raises ObjectMissingError."""
+    def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
+        """Return an object of at most `limit` bytes; raises ObjectMissingError, IntegrityError for a larger one."""
 
         def read() -> bytes:
-            body: bytes = self._once.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-            return body
+            answer = self._once.get_object(Bucket=self.bucket, Key=self._key(key))
+            with contextlib.closing(answer["Body"]) as body:
+                check_size(answer["ContentLength"], limit, f"{self.url}: {key}")
+                data: bytes = body.read()
+            return data
 
         return self._read_whole(key, read)
 
@@ -145,8 +149,10 @@ class SingleWriterStore(S3Store):
             raise ObjectExistsError(f"{self.url}: {key}: exists already")
         with store_errors(self.url, key):
             self._once.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
-        if self.get(key) != data:
-            raise ObjectExistsError(f"{self.url}: {key}: another process wrote it meanwhile; only one may publish")
+        with contextlib.suppress(IntegrityError):
+            if self.get(key, len(data)) == data:
+                return
+        raise ObjectExistsError(f"{self.url}: {key}: another process wrote it meanwhile; only one may publish")
 
 
 def _say_new(params: dict[str, Any], **_: Any) -> None:

@@ -13,12 +13,14 @@ import pytest
 
 from indexer.errors import (
     ConfigError,
+    IntegrityError,
     ObjectExistsError,
     ObjectMissingError,
     StoreError,
     StoreRefusedError,
 )
 from indexer.store import LocalStore, S3Store, SingleWriterStore, Store, check_key, open_store
+from indexer.store import local as stores
 
 
 @pytest.fixture(params=["local", "strict", "moto", pytest.param("endpoint", marks=pytest.mark.endpoint)])
@@ -56,6 +58,14 @@ class TestEveryStore:
         with pytest.raises(ObjectExistsError):
             store.put_new("a", b"second")
         assert store.get("a") == b"first"
+
+    def test_more_than_is_wanted_is_not_read(self, store: Store):
+        store.put_new("a/b", b"four")
+        assert store.get("a/b", 4) == b"four"
+        with pytest.raises(IntegrityError) as caught:
+            store.get("a/b", 3)
+        assert str(caught.value) == f"{store.url}: a/b: 4 bytes; expected at most 3, so it was not read"
+        assert store.get("a/b") == b"four"
 
     @pytest.mark.parametrize(
         "read", [lambda s, p: s.get("no"), lambda s, p: s.size("no"), lambda s, p: s.get_file("no", p)]
@@ -139,6 +149,41 @@ class TestLocalStore:
             LocalStore(tmp_path).put_new("log/1", b"")
         assert not isinstance(caught.value, ObjectExistsError)
         assert "check the folder" in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["file/below", "folder", "x" * 300, "folder/" + "x" * 300])
+    def test_a_name_that_no_object_can_have_is_missing(self, tmp_path: Path, key: str):
+        store = LocalStore(tmp_path / "root")
+        store.put_new("file", b"1")
+        store.put_new("folder/object", b"1")
+        reads: list[Callable[[], object]] = [
+            lambda: store.get(key),
+            lambda: store.size(key),
+            lambda: store.get_file(key, tmp_path / "target"),
+            lambda: store.local_path(key),
+        ]
+        for read in reads:
+            with pytest.raises(ObjectMissingError) as caught:
+                read()
+            assert str(caught.value) == f"{store.url}: {key}: no such object"
+        store.delete(key)
+        assert [item.key for item in store.list("")] == ["file", "folder/object"]
+
+    def test_names_of_new_folders_are_on_the_disk_before_the_object_counts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        synced: list[str] = []
+        monkeypatch.setattr(
+            stores, "sync_folder", lambda folder: synced.append(folder.relative_to(tmp_path).as_posix())
+        )
+        store = LocalStore(tmp_path / "shop" / "root")
+        store.put_new("v/run/a", b"1")
+        # The name of each new folder stands in the one above, that of the object in the last.
+        assert synced == [".", "shop", "shop/root", "shop/root/v", "shop/root/v/run"]
+        synced.clear()
+        store.put_new("v/run/b", b"1")
+        assert synced == ["shop/root/v/run"]
+        store.put_new("v/run/done/c", b"1")
+        assert synced == ["shop/root/v/run"] * 2 + ["shop/root/v/run/done"]
 
     def test_a_full_disk_leaves_nothing_behind(self, tmp_path: Path):
         def fill(file: object) -> None:

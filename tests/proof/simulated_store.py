@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import greenlet
 
 from indexer.errors import ObjectMissingError, StoreError
-from indexer.store import READ_ATTEMPTS, StoredObject
+from indexer.store import READ_ATTEMPTS, WHOLE_BYTES, StoredObject, check_size
 
 
 class LostError(StoreError):
@@ -62,8 +62,10 @@ class SimulatedStore:
     def __init__(self, world: Objects) -> None:
         self.world = world
 
-    def get(self, key: str) -> bytes:
-        return self._call(lambda: self._find(key))
+    def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
+        data: bytes = self._call(lambda: self._find(key))
+        check_size(len(data), limit, key)
+        return data
 
     def get_file(self, key: str, path: Path) -> None:
         path.write_bytes(self._call(lambda: self._find(key)))
