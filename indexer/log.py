@@ -25,8 +25,8 @@ from indexer.errors import (
 )
 from indexer.manifest import RUN_ID, Manifest, ObjectEntry, parse_manifest, read_object
 from indexer.signature import PATTERN
-from indexer.store import Store
-from indexer.strict_json import Record, check_format, parse_record, write_document
+from indexer.store import Store, check_size
+from indexer.strict_json import MAX_DOCUMENT_BYTES, Record, check_format, parse_record, write_document
 
 FORMAT, SIGNED_FORMAT = 1, 2
 """Entries that nobody signs are written as they always were."""
@@ -83,6 +83,9 @@ def read_head(store: Store) -> int:
     """Return the newest entry's number, 0 for an empty log; raises IntegrityError where an entry is missing."""
     head = 0
     for item in store.list("log/"):
+        if item.key == "log/" and not item.bytes:
+            # What a bucket's console makes of "new folder" is no entry and hides none.
+            continue
         head += 1
         if item.key != log_key(head):
             raise IntegrityError(
@@ -96,7 +99,7 @@ def read_head(store: Store) -> int:
 def read_entry(store: Store, sequence: int) -> Entry:
     """Return an entry of any kind; raises ManifestError where it breaks the format."""
     key = log_key(sequence)
-    return parse_entry(store.get(key), f"{store.url}/{key}", sequence)
+    return parse_entry(store.get(key, MAX_ENTRY_BYTES), f"{store.url}/{key}", sequence)
 
 
 def parse_entry(data: bytes, place: str, sequence: int) -> Entry:
@@ -161,9 +164,10 @@ def refuse_empty(url: str) -> StoreError:
 def read_manifest(store: Store, entry: LogEntry) -> Manifest:
     """Return the manifest an entry names; raises IntegrityError unless size, hash and run id are the entry's."""
     place = f"{store.url}/{entry.manifest.key}"
+    check_size(entry.manifest.bytes, MAX_DOCUMENT_BYTES, place)
     try:
         size = store.size(entry.manifest.key)
-        data = store.get(entry.manifest.key) if size == entry.manifest.bytes else b""
+        data = store.get(entry.manifest.key, entry.manifest.bytes) if size == entry.manifest.bytes else b""
     except ObjectMissingError:
         raise IntegrityError(f"{place}: log entry {entry.sequence} names this manifest, but it is not there") from None
     check_bytes(data, size, entry.manifest, place)
@@ -209,13 +213,19 @@ def commit_entry(
     Another process's entry for this run is taken for ours unless `check` raises UntrustedError for it.
     A lost answer is settled by reading back; the same key may be tried again because it can be created only once.
     Raises PublishConflictError naming the run that was first, OutcomeUnknownError where nobody can tell, ConfigError
-    for a bucket that would overwrite.
+    for a bucket that would overwrite, ManifestError before anything is sent that nobody could read.
     """
     if (entry.sequence, entry.parent) != (expected_head + 1, expected_head):
         raise ValueError(f"entry {entry.sequence} of parent {entry.parent} does not follow head {expected_head}")
     data = write_entry(entry)
     # What is in the log stays there: an entry that nobody can read would end it.
-    parse_entry(data, f"{store.url}/{log_key(entry.sequence)}", entry.sequence)
+    place = f"{store.url}/{log_key(entry.sequence)}"
+    if len(data) > MAX_ENTRY_BYTES:
+        raise ManifestError(
+            f"{place}: {len(data)} bytes; expected at most {MAX_ENTRY_BYTES}, so it was not written; name fewer runs "
+            "in one entry"
+        )
+    parse_entry(data, place, entry.sequence)
     prove_creates(store, entry.run_id if isinstance(entry, LogEntry) else entry.runs[0])
     problem: StoreError | None = None
     started = time.monotonic()

@@ -36,7 +36,7 @@ from indexer.log import (
     write_entry,
 )
 from indexer.manifest import ObjectEntry
-from indexer.store import StoredObject
+from indexer.store import WHOLE_BYTES, StoredObject, check_size
 from indexer.strict_json import write_document
 
 OBJECT = ObjectEntry(key="v/run/manifest.a.json", bytes=3, sha256="0" * 64)
@@ -55,11 +55,10 @@ class MemoryStore:
         self.tried: list[str] = []
         self.got: list[str] = []
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
         _run_next(self.reading)
         self.got.append(key)
-        if key not in self.objects:
-            raise ObjectMissingError(key)
+        check_size(self.size(key), limit, f"{self.url}: {key}")
         return self.objects[key]
 
     def put_new(self, key: str, data: bytes) -> None:
@@ -386,6 +385,25 @@ def test_an_entry_that_nobody_could_read_is_not_written(store: MemoryStore):
     assert store.tried == []
 
 
+RUN_LINE_BYTES = 106
+"""Of a run id of 100 characters in an entry: two spaces, quotes, a comma and the end of the line."""
+
+
+def test_an_entry_that_nobody_would_read_is_not_written(store: MemoryStore):
+    few, many = ([f"{number:0100d}" for number in range(count)] for count in (9_800, 9_900))
+    size = len(write_entry(keeping(1, "retire", *many)))
+    assert size == len(write_entry(keeping(1, "retire", *few))) + 100 * RUN_LINE_BYTES
+    with pytest.raises(ManifestError) as caught:
+        commit_entry(store, 0, keeping(1, "retire", *many))
+    assert str(caught.value) == (
+        f"memory/{log_key(1)}: {size} bytes; expected at most 1048576, so it was not written; name fewer runs in one "
+        "entry"
+    )
+    assert store.tried == []
+    commit_entry(store, 0, keeping(1, "retire", *few))
+    assert (read_head(store), read_entry(store, 1)) == (1, keeping(1, "retire", *few))
+
+
 @pytest.mark.line(88)
 def test_a_gap_in_the_log_is_found(store: MemoryStore):
     commit(store, 0, "a")
@@ -396,15 +414,36 @@ def test_a_gap_in_the_log_is_found(store: MemoryStore):
 
 
 def test_a_foreign_or_huge_object_in_the_log_is_refused(store: MemoryStore):
-    store.objects["log/latest"] = b""
-    with pytest.raises(IntegrityError, match="log entry 1 is missing, found log/latest"):
-        read_head(store)
+    for key, data in (("log/latest", b""), ("log/.DS_Store", b""), ("log/x/", b""), ("log/", b"x")):
+        store.objects = {key: data, log_key(1): b""}
+        with pytest.raises(IntegrityError, match=f"log entry [12] is missing, found {key}; restore"):
+            read_head(store)
     store.objects = {log_key(1): bytes(2 << 20)}
     with pytest.raises(ManifestError) as caught:
         read_head(store)
     assert str(caught.value) == f"memory/{log_key(1)}: 2097152 bytes; expected at most 1048576"
     store.objects = {log_key(1): bytes(1 << 20)}
     assert read_head(store) == 1
+
+
+def test_the_mark_of_a_folder_is_no_entry(store: MemoryStore):
+    store.objects["log/"] = b""
+    assert read_head(store) == 0
+    commit(store, 0, "a")
+    commit(store, 1, "b")
+    assert (read_head(store), require_live(store)) == (2, entry(2, "b"))
+    store.delete(log_key(1))
+    with pytest.raises(IntegrityError, match=f"log entry 1 is missing, found {log_key(2)}"):
+        read_head(store)
+
+
+def test_an_entry_that_grew_since_it_was_listed_is_not_read(store: MemoryStore):
+    store.objects[log_key(1)] = bytes((1 << 20) + 1)
+    with pytest.raises(IntegrityError) as caught:
+        read_entry(store, 1)
+    assert str(caught.value) == (f"memory: {log_key(1)}: 1048577 bytes; expected at most 1048576, so it was not read")
+    with pytest.raises(IntegrityError, match="1048577 bytes"):
+        commit(store, 0, "a")
 
 
 @pytest.mark.line(89)
@@ -430,6 +469,8 @@ def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: 
     assert refusal(IntegrityError) == f"{place}: expected {len(data)} bytes, found {len(data) - 1}; {changed}"
     # What has another size is not read, however large it is.
     assert store.got == []
+    huge = replace(live, manifest=replace(named, bytes=(16 << 20) + 1))
+    assert refusal(IntegrityError, huge) == (f"{place}: 16777217 bytes; expected at most 16777216, so it was not read")
     spoilt = store.objects[named.key] = data.replace(b"2026", b"2027", 1)
     found = hashlib.sha256(spoilt).hexdigest()
     assert refusal(IntegrityError) == f"{place}: expected SHA-256 {named.sha256}, found {found}; {changed}"
