@@ -11,6 +11,7 @@ import numpy as np
 
 from indexer.encoder import MIN_SELF_TEST_COSINE, Vectors
 from indexer.errors import IntegrityError, ManifestError
+from indexer.index_config import MAX_EF
 from indexer.loaded_release import LoadedRelease, Place, search_shards
 from indexer.loaded_shard import LoadedShard
 from indexer.manifest import COLLECTION
@@ -164,7 +165,7 @@ def _read_collection(record: Record) -> CollectionCanaries:
     item = CollectionCanaries(
         collection=record.text("collection", pattern=COLLECTION),
         shards=tuple(shards),
-        ef_search=record.integer("ef_search", minimum=1),
+        ef_search=record.integer("ef_search", minimum=1, maximum=MAX_EF),
         queries=tuple(_read_canary(query) for query in record.records("queries")),
     )
     record.finish()

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import IntegrityError
+from indexer.index_config import MAX_EF
 
 BLOCK = 1 << 22
 """Links looked at together, 16 MiB."""
-MAX_EF = 1 << 20
 
 Numbers = npt.NDArray[np.integer[Any]]
 

@@ -4,11 +4,13 @@ It comes from storage that others can write, so parsing trusts nothing; writing 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from indexer.errors import ManifestError
+from indexer.index_config import MAX_EF
 from indexer.strict_json import Record, check_format, parse_record, write_document
 
 FORMAT = 3
@@ -20,7 +22,10 @@ STORAGES = ("flat", "sqfp16", "sq8")
 METRICS = ("inner_product",)
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 COLLECTION = r"[a-z][a-z0-9_]{0,63}"
-_KEY = re.compile(r"v(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)+")
+MAX_KEY = 512
+"""Characters of a key: a bucket holds 1,024 bytes, its prefix among them."""
+_KEY = re.compile(r"v(/[A-Za-z0-9_][A-Za-z0-9_.=-]{0,199})+")
+"""Names of up to 200 characters: most file systems hold 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +200,7 @@ def read_object(record: Record) -> ObjectEntry:
     """Read one object entry; its key must stay below `v/`."""
     entry = ObjectEntry(key=record.text("key"), bytes=record.integer("bytes"), sha256=record.hash("sha256"))
     record.finish()
-    if not _KEY.fullmatch(entry.key):
+    if len(entry.key) > MAX_KEY or not _KEY.fullmatch(entry.key):
         record.refuse("a plain key below v/", entry.key, "key")
     return entry
 
@@ -246,7 +251,7 @@ def _read_collection(record: Record, known: int) -> CollectionEntry:
         storage=_choice(record, "storage", STORAGES),
         m=record.integer("m", minimum=2),
         ef_construction=record.integer("ef_construction", minimum=1),
-        ef_search=record.integer("ef_search", minimum=1),
+        ef_search=record.integer("ef_search", minimum=1, maximum=MAX_EF),
         shards=tuple(read_shard(item, known) for item in record.records("shards")),
     )
     record.finish()
@@ -308,7 +313,6 @@ def _check_names(manifest: Manifest, place: str) -> None:
     for name, version in manifest.versions.items():
         if not isinstance(version, str):
             raise ManifestError(f"{place}.versions.{name}: expected text, found {version!r}")
-    keys = [entry.key for entry in manifest.objects]
-    twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) != len(keys) else []
+    twice = [key for key, count in Counter(entry.key for entry in manifest.objects).items() if count > 1]
     if twice:
-        raise ManifestError(f"{place}: object {twice[0]!r} is listed twice")
+        raise ManifestError(f"{place}: object {min(twice)!r} is listed twice")

@@ -43,11 +43,11 @@ class Record:
             self.refuse("a SHA-256 in 64 lower-case hex digits", value, name)
         return str(value)
 
-    def integer(self, name: str, *, minimum: int = 0) -> int:
-        """Take a whole number of at least `minimum`."""
+    def integer(self, name: str, *, minimum: int = 0, maximum: int = LARGEST_INTEGER) -> int:
+        """Take a whole number from `minimum` to `maximum`."""
         value = self._take(name)
-        if type(value) is not int or not minimum <= value <= LARGEST_INTEGER:
-            self.refuse(f"a whole number from {minimum} to {LARGEST_INTEGER}", value, name)
+        if type(value) is not int or not minimum <= value <= maximum:
+            self.refuse(f"a whole number from {minimum} to {maximum}", value, name)
         return int(value)
 
     def number(self, name: str) -> float:

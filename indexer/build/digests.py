@@ -14,10 +14,10 @@ ROW_BYTES = 2 * DIGEST_BYTES
 
 def read_digests(path: Path, rows: int) -> bytes:
     """Read the digests of a shard's rows; raises IntegrityError for another number of rows."""
-    data = path.read_bytes()
-    if len(data) != rows * ROW_BYTES:
-        raise IntegrityError(f"{path}: expected {rows * ROW_BYTES} bytes of digests, found {len(data)}")
-    return data
+    size = path.stat().st_size
+    if size != rows * ROW_BYTES:
+        raise IntegrityError(f"{path}: expected {rows * ROW_BYTES} bytes of digests, found {size}")
+    return path.read_bytes()
 
 
 def write_digests(path: Path, rows: Sequence[Row]) -> None:

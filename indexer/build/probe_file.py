@@ -1,15 +1,18 @@
 """A sealed shard's probe as one file of plain arrays, for the builds that take the shard as it is."""
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from indexer.build.recall import Hits, Name, Probe, Scores
 from indexer.errors import IntegrityError
 
+MAX_UNPACKED_BYTES = 2 << 30
+"""Some 16 KB a query and the names of its hits: enough for 50,000 queries."""
 NO_TEXT = "\0"
 """Stands for the text of a row whose release carries none; texts hold no control characters."""
 
@@ -34,8 +37,12 @@ def write_probe(path: Path, probe: Probe) -> None:
 
 
 def read_probe(path: Path) -> Probe:
-    """Read a probe; raises IntegrityError where the file is not one."""
+    """Read a probe; raises IntegrityError where the file is not one, before it takes more memory than one may."""
     try:
+        with ZipFile(path) as packed:
+            unpacked = sum(item.file_size for item in packed.infolist())
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise ValueError(f"{unpacked} bytes unpacked, expected at most {MAX_UNPACKED_BYTES}")
         with np.load(path, allow_pickle=False) as arrays:
             return Probe(
                 sampled=int(arrays["sampled"]),
@@ -45,7 +52,7 @@ def read_probe(path: Path) -> Probe:
                 seconds=dict(zip(arrays["rungs"].tolist(), arrays["seconds"], strict=True)),
                 names=_read_names(arrays["ids"], arrays["texts"]),
             )
-    except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
         raise IntegrityError(f"{path}: no probe of this program: {error}; build with --reuse none") from None
 
 

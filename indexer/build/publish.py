@@ -25,6 +25,7 @@ from indexer.strict_json import Record, check_format, parse_record, write_docume
 
 FORMAT = 5
 """Of the markers and of the probes they name."""
+MAX_MARKER_BYTES = 1 << 20
 MAX_MARKERS = 20
 """A marker is replaced by the next one of its name when its objects got lost; so often at most."""
 
@@ -133,9 +134,11 @@ class RunFolder:
         """Return the marker's content, None where it cannot be used."""
         key = self._marker_key(seal.name, number)
         try:
-            data = self.store.get(key)
+            data = self.store.get(key, MAX_MARKER_BYTES)
         except ObjectMissingError:
             return _Absent()
+        except IntegrityError:
+            return None
         try:
             record = parse_record(data, f"{self.store.url}/{key}", ManifestError)
             check_format(record, FORMAT)

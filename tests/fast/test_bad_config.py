@@ -20,6 +20,8 @@ FILES = [
     line(74, '[purchases]\ndaily = "no"\n', "purchases.daily .*expected true or false, found 'no'", case="no as text"),
     line(75, "[index]\nm = 0\n", r"\[index\] m: expected 2 to 512, found 0"),
     line(75, "[index]\nef_construction = 8\n", "ef_construction: expected at least m, found 8", case="efConstruction"),
+    line(75, "[index]\nef_search = 1048577\n", "ef_search: expected 0 to 1048576, found 1048577", case="efSearch"),
+    line(75, "[index]\nef_construction = 1048577\n", "ef_construction: expected 0 to 1048576", case="too wide"),
     line(75, "[index]\nshards = 100000\n", "shards: expected 0 to 512, found 100000", case="100,000 shards"),
     line(76, "a = &b [1]\nc = [*b, *b]\n", "cannot be read: Invalid value", case="aliases"),
     line(76, 'a = !!python/object:os.system "x"\n', "cannot be read: Invalid value", case="an object"),

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -142,6 +143,37 @@ def test_a_probe_of_the_format_before_is_refused(tmp_path: Path):
     with (tmp_path / "p.npz").open("wb") as file:
         np.save(file, np.zeros((3, 4, 100), dtype=np.float32))
     with pytest.raises(IntegrityError, match="no probe of this program"):
+        read_probe(tmp_path / "p.npz")
+
+
+def test_a_probe_that_unpacks_to_more_than_one_can_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = ask(make_vectors(4, seed=50), golden=1)
+    write_probe(tmp_path / "p.npz", probe_real(60, 1, asked, "a"))
+    with ZipFile(tmp_path / "p.npz") as packed:
+        unpacked = sum(len(packed.read(name)) for name in packed.namelist())
+    monkeypatch.setattr("indexer.build.probe_file.MAX_UNPACKED_BYTES", unpacked)
+    assert read_probe(tmp_path / "p.npz").sampled == 3
+    monkeypatch.setattr("indexer.build.probe_file.MAX_UNPACKED_BYTES", unpacked - 1)
+    loaded: list[object] = []
+    monkeypatch.setattr("indexer.build.probe_file.np.load", lambda *_, **__: loaded.append(1))
+    with pytest.raises(IntegrityError) as caught:
+        read_probe(tmp_path / "p.npz")
+    assert str(caught.value) == (
+        f"{tmp_path}/p.npz: no probe of this program: {unpacked} bytes unpacked, expected at most {unpacked - 1}; "
+        "build with --reuse none"
+    )
+    assert loaded == []
+
+
+def test_an_array_that_claims_more_than_memory_holds_is_refused(tmp_path: Path):
+    write_probe(tmp_path / "p.npz", probe_real(60, 1, ask(make_vectors(4, seed=50), golden=1), "a"))
+    with ZipFile(tmp_path / "p.npz") as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    members["sampled.npy"] = members["sampled.npy"].replace(b"(), }" + b" " * 14, b"(%d,), }" % 2**42)
+    with ZipFile(tmp_path / "p.npz", "w") as packed:
+        for name, data in members.items():
+            packed.writestr(name, data)
+    with pytest.raises(IntegrityError, match=r"p\.npz: no probe of this program: "):
         read_probe(tmp_path / "p.npz")
 
 

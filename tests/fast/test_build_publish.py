@@ -168,6 +168,17 @@ def test_markers_are_adopted_from_those_who_sign_alike(
     assert RunFolder(store, "night", key=ours).find_sealed(seal) == (document if ours is theirs else None)
 
 
+def test_a_marker_larger_than_any_is_not_read(store: LocalStore):
+    run, seal, document = RunFolder(store, "night"), encoder_seal(FINGERPRINT), sealed_encoder(store)
+    store.put_new("v/night/done/encoder.json", b"{")
+    with (store.root / "v/night/done/encoder.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    assert run.find_sealed(seal) is None
+    assert run.seal(seal, document) is document
+    assert run.find_sealed(seal) == document
+    assert store.get("v/night/done/encoder.2.json")
+
+
 def test_twenty_markers_are_looked_at(store: LocalStore):
     run, seal, document = RunFolder(store, "night"), encoder_seal(FINGERPRINT), sealed_encoder(store)
     names = ["encoder", *(f"encoder.{number}" for number in range(2, 21))]

@@ -15,8 +15,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from indexer.build.release import build_release
+from indexer.canaries import parse_canaries
 from indexer.config import Config
-from indexer.errors import ConfigError, IntegrityError, StoreError
+from indexer.errors import ConfigError, IntegrityError, ManifestError, StoreError
 from indexer.guard import ALONE, PACKAGE_ROOT, PASSED_ON, ChildLimits, try_release
 from indexer.hnsw import build_index
 from indexer.index_config import IndexConfig
@@ -43,6 +44,17 @@ def test_nights_answer_their_own_canaries(
     assert len(document["queries"]) == 8
     # Two kept shards in turn, and two deltas.
     assert len(document["shards"]) == 4
+
+
+@pytest.mark.parametrize("ef_search", [0, 1_048_577])
+def test_canaries_look_at_no_more_candidates_than_an_index_file_may(golden: Path, ef_search: int):
+    document = json.loads(max((golden / "release_v3").glob("v/*/canaries.*.json")).read_bytes())
+    document["collections"][0]["ef_search"] = ef_search
+    with pytest.raises(ManifestError) as caught:
+        parse_canaries(json.dumps(document).encode(), "c")
+    assert str(caught.value) == (
+        f"c.collections[0].ef_search: expected a whole number from 1 to 1048576, found {ef_search}"
+    )
 
 
 class TestHostileReleases:

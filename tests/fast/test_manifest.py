@@ -4,15 +4,17 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer import manifest as manifests
 from indexer.errors import ManifestError
 from indexer.manifest import parse_manifest, write_manifest
-from indexer.strict_json import parse_record
+from indexer.strict_json import parse_record, shorten
 
 Document = dict[str, Any]
 
@@ -108,9 +110,11 @@ KEYS = [
     "v/../log/1",
     "log/1",
     "v/./x",
+    "v/" + "x" * 201,
+    "v" + "/x" * 256,
 ]
 CHANGES = [
-    (set_at(*INDEX, "key", value=key), re.escape(f"index.key: expected a plain key below v/, found {key!r}"))
+    (set_at(*INDEX, "key", value=key), re.escape(f"index.key: expected a plain key below v/, found {shorten(key)}"))
     for key in KEYS
 ] + [
     (set_at(*INDEX, "sha256", value=value), "index.sha256: expected a SHA-256 in 64 lower-case hex digits")
@@ -191,6 +195,34 @@ def test_an_object_is_listed_once(document: Document):
     assert str(caught.value) == f"m: object {shard['index']['key']!r} is listed twice"
 
 
+def test_a_key_of_as_many_characters_as_a_store_holds_is_read(document: Document):
+    # 2 and 200, then 155 names of one character.
+    key = "v/" + "x" * 200 + "/x" * 155
+    assert len(key) == 512
+    set_at(*INDEX, "key", value=key)(document)
+    assert parse_manifest(json.dumps(document).encode(), "m").collections[0].shards[0].index.key == key
+
+
+def test_names_are_not_compared_each_with_each():
+    class Key(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return super().__eq__(other)
+
+    keys = [f"v/a/{number}" for number in range(500)]
+    manifest: Any = SimpleNamespace(
+        collections=[SimpleNamespace(name="products")],
+        versions={},
+        objects=[SimpleNamespace(key=Key(key)) for key in (*keys, keys[7], keys[3])],
+    )
+    with pytest.raises(ManifestError, match=r"^m: object 'v/a/3' is listed twice$"):
+        manifests._check_names(manifest, "m")
+    assert Key.compared < 10
+
+
 def smallest(**changes: object) -> Document:
     """Return a collection in which every number is the least that is allowed."""
     objects = {name: {"key": f"v/a/{name}", "bytes": 0, "sha256": "0" * 64} for name in ("index", "ids", "dead")}
@@ -237,7 +269,8 @@ def test_the_least_that_is_allowed_is_read(document: Document):
         ({"dimension": 0}, "dimension: expected a whole number from 1 to 4611686018427387904, found 0"),
         ({"m": 1}, "m: expected a whole number from 2 to 4611686018427387904, found 1"),
         ({"ef_construction": 0}, "ef_construction: expected a whole number from 1 to 4611686018427387904, found 0"),
-        ({"ef_search": 0}, "ef_search: expected a whole number from 1 to 4611686018427387904, found 0"),
+        ({"ef_search": 0}, "ef_search: expected a whole number from 1 to 1048576, found 0"),
+        ({"ef_search": 1_048_577}, "ef_search: expected a whole number from 1 to 1048576, found 1048577"),
         ({"duplicates": -1}, "duplicates: expected a whole number from 0 to 4611686018427387904, found -1"),
         ({"rows_in": 7}, "rows_in: expected rows, duplicates and rejected together, 6, found 7"),
         ({"rows_in": 5}, "rows_in: expected rows, duplicates and rejected together, 6, found 5"),
