@@ -64,22 +64,35 @@ class ReleaseSummary:
 
 def summarise_published(status: str, url: str, entry: LogEntry, manifest: Manifest) -> ReleaseSummary:
     """Return the summary of a run that was published before."""
-    shards = {item.name: len(item.shards) for item in manifest.collections}
-    figures = manifest.counts.get("collections", [])
-    collections = [
-        {name: item[name] for name in FIGURES if name in item} | {"built": 0, "reused": shards.get(item.get("name"), 0)}
-        for item in figures
-    ]
     return ReleaseSummary(
         status=status,
         run_id=manifest.run_id,
         run_date=manifest.run_date,
         url=url,
         sequence=entry.sequence,
-        collections=collections,
+        collections=_read_figures(manifest),
         bytes=release_bytes(manifest),
         report=f"{url}/{manifest.report.key}" if manifest.report else "",
     )
+
+
+def _read_figures(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the figures that the builder noted; a manifest is not refused for what only people read."""
+    shards = {item.name: len(item.shards) for item in manifest.collections}
+    noted = manifest.counts.get("collections")
+    items = [item for item in noted if isinstance(item, dict)] if isinstance(noted, list) else []
+    return [
+        {name: item[name] for name in FIGURES if _is_figure(item.get(name))}
+        | {"built": 0, "reused": shards[item["name"]]}
+        for item in items
+        if isinstance(item.get("name"), str) and item["name"] in shards
+    ]
+
+
+def _is_figure(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(part, int | float) for part in value.values())
+    return isinstance(value, int | float | str)
 
 
 def summarise_retired(url: str, entry: LogEntry, run_date: str) -> ReleaseSummary:

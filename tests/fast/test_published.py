@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from indexer.build.publish import RunFolder, publish
 from indexer.build.published import find_baseline, find_published, read_live, read_whole, refuse_older
 from indexer.build.summary import ReleaseSummary
 from indexer.errors import PublishConflictError
@@ -17,7 +19,7 @@ from indexer.releases.changes import commit_keeping, pin, roll_back
 from indexer.releases.history import read_history
 from indexer.signature import SigningKey
 from indexer.store import LocalStore
-from tests.small_releases import make_signing_key, publish_run, read_history_at
+from tests.small_releases import make_manifest, make_shard, make_signing_key, publish_run, read_history_at
 
 FIRST, SECOND, THIRD = "2026-01-01", "2026-01-02", "2026-01-03"
 Damage = Callable[[LocalStore, str], None]
@@ -94,6 +96,31 @@ def test_a_dry_run_makes_nothing_live(store: LocalStore):
         publish_night(store, run_id)
     assert find(store, f"{SECOND}-a", dry=True) == ("to be published again", f"{SECOND}-a", 1, 2)
     assert find(store, f"{SECOND}-b", dry=True) == ("already published", f"{SECOND}-b", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("noted", "told"),
+    [
+        ({}, []),
+        ({"collections": 5}, []),
+        ({"collections": [5, None, [], {}, {"name": ["products"]}, {"name": "others", "rows": 1}]}, []),
+        (
+            {"collections": [{"name": "products", "rows": 1, "bytes": [2], "recall_10": {"a": {}}, "more": 3}]},
+            [{"name": "products", "rows": 1, "built": 0, "reused": 1}],
+        ),
+        (
+            {"collections": [{"cut_fields": {"title": 2}, "built": 7, "recall_10": 0.5, "name": "products"}]},
+            [{"name": "products", "cut_fields": {"title": 2}, "built": 0, "recall_10": 0.5, "reused": 1}],
+        ),
+    ],
+)
+def test_figures_that_nobody_checks_end_no_build(store: LocalStore, noted: dict[str, Any], told: list[dict[str, Any]]):
+    manifest = replace(make_manifest(store, f"{SECOND}-a", (make_shard(store, f"{SECOND}-a"),), 0), counts=noted)
+    entry = publish(RunFolder(store, f"{SECOND}-a"), replace(manifest, run_date=SECOND))
+    found = look(store, [f"{SECOND}-a"])
+    assert found
+    assert (read_manifest(store, entry).counts, found.status) == (noted, "already published")
+    assert [list(item.items()) for item in found.collections] == [list(item.items()) for item in told]
 
 
 def test_what_goes_live_again_is_the_same_manifest(store: LocalStore):
