@@ -96,8 +96,10 @@ def encode_vectors(vectors: Vectors, directions: Vectors) -> Vectors:
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Write an index to a file."""
-    faiss.write_index(index, str(path))
+    """Write an index to a file; raises OSError where it does not fit."""
+    # FAISS's own writer does not notice what fails when it closes the file, the last bytes of a full disk.
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def estimate_bytes(rows: int, dimension: int, options: IndexConfig) -> int:

@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from indexer.config import Config, as_document
 from indexer.contracts import schemas
 from indexer.contracts.files import local_files
 from indexer.contracts.tables import read_table
-from indexer.errors import ConfigError, ContractError
+from indexer.errors import ConfigError, ContractError, StoreError
 from indexer.hnsw import estimate_bytes
 from indexer.runs import StepFolder, fingerprint
 from indexer.store import hash_file
@@ -130,8 +132,26 @@ def find_curated(config: Config, run_date: str) -> str | None:
     return StepFolder(config.shop.work, table.written_by, run_date).require(table.name).fingerprint
 
 
-def open_scratch(folder: Path) -> Path:
-    """Make this process's scratch folder, and remove those that dead processes of this machine left behind."""
+@contextmanager
+def hold_scratch(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder below the work folder, which goes with the block; raises StoreError for an OSError in it.
+
+    What dead processes of this machine left behind is removed.
+    """
+    scratch: Path | None = None
+    try:
+        scratch = _open_scratch(folder)
+        yield scratch
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or folder}: {error.strerror or error}; check the work folder, its rights and the disk"
+        ) from error
+    finally:
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open_scratch(folder: Path) -> Path:
     host = socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"scratch-{host}-*"):

@@ -4,7 +4,6 @@ Memory is bounded by the largest shard (see `shard.py`), whatever the size of th
 sealed in the store, so an interrupted build goes on at the next one. Nothing is visible before the last step.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from indexer.build.forecast import describe_forecast
 from indexer.build.gates import judge_encoder
 from indexer.build.golden import read_golden
 from indexer.build.live import find_live
-from indexer.build.plan import CollectionPlan, name_run, open_scratch
+from indexer.build.plan import CollectionPlan, hold_scratch, name_run
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
 from indexer.build.published import find_published, read_live, refuse_older
 from indexer.build.queries import count_sampled, embed_queries
@@ -60,7 +59,7 @@ def build_release(
     `story` is what the earlier steps of the night did, for the report: `steps` is a list of
     {step, seconds, counts, rejects}. `site` has the rows and finishes the base shards; by default it is this machine.
     Raises ContractError for bad input, GateError where quality refuses,
-    PublishConflictError where another run was first, StoreError where storage fails.
+    PublishConflictError where another run was first, StoreError where storage or the work folder fails.
     """
     check_run_date(run_date)
     if reuse not in REUSE:
@@ -85,9 +84,8 @@ def build_release(
         prove_creates(store, names[-1])
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
-    scratch = open_scratch(work)
-    cache = ObjectCache(store, scratch / "live")
-    try:
+    with hold_scratch(work) as scratch:
+        cache = ObjectCache(store, scratch / "live")
         run = BuildRun(
             config=config,
             run_date=run_date,
@@ -106,8 +104,6 @@ def build_release(
             dry=dry,
         )
         return _build(run, story)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _build(run: BuildRun, story: Mapping[str, Any]) -> ReleaseSummary:

@@ -1,6 +1,8 @@
 """Whole builds on a tiny shop: published, resumed, refused, repeated."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -491,6 +493,34 @@ def test_memory_held_at_a_time_is_one_shard(
     assert len(built) == 6
     assert max(built) < 150
     assert sum(built) == 600
+
+
+def fill_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["write_index", "write_lines", "write_probe"])
+def test_a_full_disk_is_worth_another_try_and_leaves_no_scratch(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    config = make_shop(products(100))
+    work = Path(config.shop.work) / "build" / f"run_date={RUN_DATE}"
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, name, fill_disk)
+        with pytest.raises(StoreError) as caught:
+            build(config)
+    assert str(caught.value) == f"{work}: No space left on device; check the work folder, its rights and the disk"
+    assert caught.value.exit_code == 75
+    assert list(work.iterdir()) == []
+    assert build(config).status == "published"
+
+
+def test_a_work_folder_that_cannot_be_made_is_named(make_shop: Shop, build: Any, products: Any):
+    config = make_shop(products(100))
+    Path(config.shop.work).write_text("not a folder")
+    with pytest.raises(StoreError, match=r"work.*; check the work folder, its rights and the disk$") as caught:
+        build(config)
+    assert caught.value.exit_code == 75
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,15 @@ def test_the_same_vectors_give_the_same_bytes_on_any_number_of_threads(tmp_path:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("rows", [3, 20_000])
+def test_a_full_disk_is_noticed_to_the_last_byte(rows: int):
+    # FAISS collects 4 KiB before it writes, and a file of less until it is closed.
+    index = faiss.IndexFlatIP(4)
+    index.add(np.ones((rows, 4), dtype=np.float32))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_index(index, Path("/dev/full"))
+
+
 def test_vectors_of_all_directions_alike_are_not_coded():
     drawn = np.random.default_rng(6).standard_normal((CODED_ROWS, DIMENSION), dtype=np.float32)
     assert find_directions(drawn, CODED) is None
