@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from indexer.errors import (
+    ConfigError,
     IntegrityError,
     ObjectExistsError,
     ObjectMissingError,
@@ -161,9 +162,15 @@ def _say_new(params: dict[str, Any], **_: Any) -> None:
 
 @contextlib.contextmanager
 def store_errors(url: str, key: str) -> Iterator[None]:
-    """Turn boto3's errors into the project's, with the address and what to do."""
+    """Turn boto3's errors into the project's, with the address and what to do; ConfigError for a wrong bucket name."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
     from botocore.parsers import ResponseParserError
 
     place = f"{url}: {key}" if key else url
@@ -175,6 +182,10 @@ def store_errors(url: str, key: str) -> Iterator[None]:
         raise StoreRefusedError(
             f"{place}: no AWS credentials found; set a profile, a role or AWS_ACCESS_KEY_ID"
         ) from None
+    except ParamValidationError as error:
+        # boto3 sends no request to a bucket whose name no service has.
+        wrong = str(error.kwargs["report"]).partition(":")[0]
+        raise ConfigError(f"{place}: {wrong}; correct the address") from None
     except (BotoCoreError, Boto3Error, ResponseParserError, ValueError, KeyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error.__context__
         if isinstance(cause, ClientError):
@@ -189,6 +200,8 @@ def _client_error(error: Any, place: str) -> StoreError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
         return StoreRefusedError(f"{place}: no such bucket; create it or correct the address")
+    if code == "InvalidBucketName":
+        return StoreUnsupportedError(f"{place}: the storage has no buckets of such a name; correct the address")
     if code in ("404", "NoSuchKey", "NotFound"):
         return ObjectMissingError(f"{place}: no such object")
     if status == 412 or code in ("412", "PreconditionFailed"):

@@ -98,11 +98,14 @@ def insert(text):
 
 
 KEYS = ("../../other", "/etc/passwd", "v//x", "v/%2e%2e/x", "v\\x", "v/a\0b", "s3://other/v/x", "log/1", "v/../log/1")
+NOWHERE = {"below a file": f"v/{RUN}/encoder/572edc979cf8/encoder.json/x", "a folder": f"v/{RUN}/encoder"}
 HASHES = (None, "", "ab", "A" * 64, "d41d8cd98f00b204e9800998ecf8427e")
 SIZES = (-1, 2**64, 1.5, float("nan"))
 
 MANIFESTS = [
     *(line(81, set_object("key", key), "expected a plain key below v/", case=repr(key)) for key in KEYS),
+    line(81, set_object("key", "v/" + "x" * 300), "expected a plain key below v/", case="300 characters"),
+    *(line(81, set_object("key", key), f"{key}: the live release names", case=name) for name, key in NOWHERE.items()),
     *(line(82, set_object("sha256", value), "SHA-256 in 64 lower-case", case=repr(value)) for value in HASHES),
     *(line(83, set_object("bytes", value), "whole number|NaN is no JSON", case=repr(value)) for value in SIZES),
     line(84, insert(b'"format": 2, '), "twice|duplicate", case="a key twice"),

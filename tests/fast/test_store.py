@@ -18,6 +18,7 @@ from indexer.errors import (
     ObjectMissingError,
     StoreError,
     StoreRefusedError,
+    StoreUnsupportedError,
 )
 from indexer.store import LocalStore, S3Store, SingleWriterStore, Store, check_key, open_store
 from indexer.store import local as stores
@@ -265,6 +266,20 @@ class TestS3Faults:
             list(S3Store("no-such-bucket", "").list("log/"))
         with pytest.raises(StoreRefusedError, match="no such bucket"):
             S3Store("no-such-bucket", "").put_new("a", b"")
+
+    @pytest.mark.parametrize("name", ["a b", "büro", "x" * 256])
+    def test_a_name_that_no_bucket_has_is_a_wrong_address(self, s3_environment: dict[str, str], name: str):
+        store = open_store(f"s3://{name}/x")
+        for call in (lambda: store.get("a"), lambda: list(store.list("")), lambda: store.put_new("a", b"")):
+            with pytest.raises(ConfigError, match=r": Invalid bucket name \".*\"; correct the address$"):
+                call()
+
+    def test_a_name_that_the_service_refuses_is_a_wrong_address(self, answering: Callable[[int, str], S3Store]):
+        store = answering(400, "InvalidBucketName")
+        for call in (lambda: store.get("a"), lambda: list(store.list("")), lambda: store.put_new("a", b"")):
+            with pytest.raises(StoreUnsupportedError, match="no buckets of such a name; correct the address") as caught:
+                call()
+            assert caught.value.exit_code == 2
 
     def test_uploads_into_a_missing_bucket_say_so(self, s3_environment: dict[str, str], tmp_path: Path):
         (tmp_path / "file").write_bytes(b"1")
