@@ -59,7 +59,8 @@ _RULES = (
     (
         re.compile(
             r"((?:secret|session|security)[_-]?(?:access[_-]?)?(?:key|token)|access[_-]?key(?:[_-]?id)?|api[_-]?key|"
-            r"password|passwd)(['\"]?\s*(?:[:=]|>)\s*)b?(['\"]?)[^\s'\"<>,;&]{4,}",
+            r"(?:access|refresh|bearer|metadata|web[_-]?identity|(?<![a-z])id)[_-]?token|"
+            r"password|passwd)(\\?['\"]?\s*(?:[:=]|%3D|>)\s*)b?(\\?['\"]?)[^\s'\"<>,;&]{4,}",
             re.I,
         ),
         rf"\1\2\3{HIDDEN}",

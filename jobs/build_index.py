@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from indexer.build.night import collect_story, find_encoder
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
-from indexer.cli.options import log_options
+from indexer.cli.options import SafeCommand, log_options
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.console import start_logging
@@ -29,7 +29,7 @@ from jobs.steps import located
 STEP = "build_index"
 
 
-@click.command(name=STEP, help=__doc__)
+@click.command(name=STEP, cls=SafeCommand, help=__doc__)
 @click.option("--config", "config_path", help="TOML configuration of the shop.")
 @click.option("--run-date", required=True, help="Date of the run, YYYY-MM-DD.")
 @click.option("--set", "options", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")

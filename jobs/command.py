@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pyspark.sql import SparkSession
 
-from indexer.cli.options import log_options
+from indexer.cli.options import SafeCommand, log_options
 from indexer.config import Config
 from indexer.config_file import load_config
 from indexer.console import describe_traceback, describe_unexpected, start_logging
@@ -29,7 +29,7 @@ def run_job(step: str, run: Run) -> None:
 def make_command(step: str, run: Run) -> click.Command:
     """Return the command of a job."""
 
-    @click.command(name=step, help=(sys.modules[run.__module__].__doc__ or "").strip())
+    @click.command(name=step, cls=SafeCommand, help=(sys.modules[run.__module__].__doc__ or "").strip())
     @click.option("--config", "config_path", help="TOML configuration of the shop.")
     @click.option("--run-date", required=True, help="Date of the run, YYYY-MM-DD.")
     @click.option("--set", "options", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -106,7 +107,23 @@ def show_progress(no_progress: bool) -> bool:
     return not no_progress and sys.stderr.isatty()
 
 
-class ErrorGroup(click.Group):
+class SafeCommand(click.Command):
+    """A command whose usage errors, which quote what was typed or stood in the environment, have no secrets."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line; raises UsageError."""
+        with _clean_usage():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command, or parse and run one below it; raises UsageError."""
+        with _clean_usage():
+            return super().invoke(context)
+
+
+class ErrorGroup(SafeCommand, click.Group):
     """A group whose commands end with the exit code of the error they raise."""
 
     def invoke(self, context: click.Context) -> Any:
@@ -114,11 +131,8 @@ class ErrorGroup(click.Group):
         debug = bool(context.params.get("debug"))
         try:
             return super().invoke(context)
-        except (click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
-        except click.UsageError as error:
-            # Such a message quotes what was typed.
-            raise click.UsageError(clean(error.format_message()), error.ctx) from None
         except IndexerError as error:
             _end(context, error, escape(str(error)), error.exit_code, traced=debug)
         except ModuleNotFoundError as error:
@@ -128,6 +142,17 @@ class ErrorGroup(click.Group):
             _end(context, error, sentence, ConfigError.exit_code if known else 1, traced=debug or not known)
         except Exception as error:
             _end(context, error, describe_unexpected(error), IndexerError.exit_code, traced=True)
+
+
+@contextmanager
+def _clean_usage() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        # Its message is the help, which it shows without more.
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(clean(error.format_message()), error.ctx) from None
 
 
 def _end(context: click.Context, error: Exception, sentence: str, exit_code: int, *, traced: bool) -> NoReturn:

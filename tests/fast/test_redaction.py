@@ -26,6 +26,17 @@ TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE//token=="
         ("aws_secret_access_key = abcdefgh", "aws_secret_access_key = [hidden]"),
         ('{"SecretAccessKey": "abcdefgh", "x": 1}', '{"SecretAccessKey": "[hidden]", "x": 1}'),
         ("<SessionToken>abcdefgh</SessionToken>", "<SessionToken>[hidden]</SessionToken>"),
+        ("{'WebIdentityToken': 'eyJhbGciOi.eyJzdWIi.c2ln'}", "{'WebIdentityToken': '[hidden]'}"),
+        ("Action=Assume&WebIdentityToken=eyJhbGciOi&x=1", "Action=Assume&WebIdentityToken=[hidden]&x=1"),
+        ("web_identity_token=b'eyJhbGciOi')", "web_identity_token='[hidden]')"),
+        ('{"accessToken": "aoaAAA", "refreshToken":"aorAAA", "expiresIn": 9}',
+            '{"accessToken": "[hidden]", "refreshToken":"[hidden]", "expiresIn": 9}'),
+        ('"{\\"accessToken\\": \\"aoaAAA\\"}"', '"{\\"accessToken\\": \\"[hidden]"}"'),
+        ("?access_token=abcd&id_token=efgh", "?access_token=[hidden]&id_token=[hidden]"),
+        ("next=%2Fx%3Faccess_token%3Dabcd%26", "next=%2Fx%3Faccess_token%3D[hidden]"),
+        ("idToken: 'eyJhbGciOi'", "idToken: '[hidden]'"),
+        ("x-amz-sso_bearer_token: aoaAAAAAGX\r\nhost: x", "x-amz-sso_bearer_token: [hidden]\r\nhost: x"),
+        ("'X-aws-ec2-metadata-token': 'AQAEAOx=='", "'X-aws-ec2-metadata-token': '[hidden]'"),
         ("the key AKIAIOSFODNN7EXAMPLE is", "the key [hidden] is"),
         ("key sk-proj-abcdefghijklmnop1234", "key [hidden]"),
         ("key sk-ant-api03-Zx9_kLmN0pQrStUvWxYz12-AbC_d3F", "key [hidden]"),
@@ -44,6 +55,9 @@ def test_what_looks_like_a_secret_is_hidden(text, shown):
         "s3://bucket/prefix: log/: no such bucket; create it or correct the address",
         "mail a@b.example about http://host:9000/path",
         "2026-11-20T10:00:00+00:00 tokens: 12, query_tokens 32",
+        "X-aws-ec2-metadata-token-ttl-seconds: 21600",
+        "a valid token: none, invalid_token: 1200 tokens, access tokens: 1234",
+        "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/token",
         "map it in the configuration: [catalogue.columns] product_id = \"your column\"",
         "expected SHA-256 " + "0" * 64,
         "exports/sk-SK-products-2024-export.csv",
@@ -145,6 +159,50 @@ def test_an_unexpected_error_shows_its_traceback_without_secrets(loud, monkeypat
     assert "indexer: unexpected RuntimeError: Authorization: [hidden]" in result.stderr
     assert SECRET not in result.output
     assert "\x1b" not in result.output
+
+
+TYPED = f"s3://AKIAIOSFODNN7EXAMPLE:{SECRET}@bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--log-level", TYPED], {}),
+        (["config", "show"], {"INDEXER_LOG_LEVEL": TYPED}),
+        ([f"--{TYPED}"], {}),
+        ([TYPED], {}),
+        (["query", "release", "mug", TYPED], {}),
+        (["release", "list", "release", TYPED], {}),
+        (["query", "release", "mug", "-k", TYPED], {}),
+    ],
+)
+def test_a_usage_error_shows_no_secret_that_was_typed(words, environment):
+    result = CliRunner().invoke(indexer, words, env=environment)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert "s3://[hidden]@bucket/x" in result.stderr
+    assert not any(secret in result.output for secret in (SECRET, "AKIA"))
+
+
+@pytest.mark.parametrize("name", ["command", "build_index"])
+@pytest.mark.parametrize("words", [[TYPED], [f"--{TYPED}"], ["--log-level", TYPED]])
+def test_a_usage_error_of_a_job_shows_none_either(name, words):
+    from jobs import build_index, npmi_pairs
+    from jobs.command import make_command
+
+    job = build_index.command if name == "build_index" else make_command(npmi_pairs.STEP, npmi_pairs.run)
+    result = CliRunner().invoke(job, ["--run-date", "2026-11-20", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "s3://[hidden]@bucket/x" in result.stderr
+    assert not any(secret in result.output for secret in (SECRET, "AKIA"))
+
+
+@pytest.mark.parametrize("words", [[], ["release"]])
+def test_a_group_without_a_command_shows_its_help_once(words):
+    result = CliRunner().invoke(indexer, words)
+    assert result.exit_code == 2
+    assert result.stderr.count("Usage: ") == 1
+    assert "Error" not in result.stderr
 
 
 def test_a_job_ends_in_the_same_way(monkeypatch, capsys):
