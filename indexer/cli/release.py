@@ -194,6 +194,7 @@ def unpin(url: str, run_id: str, signing_key: str, public_key: str, single_write
 @click.option("--keep", default=7, type=click.IntRange(2), help="Newest releases that are kept.")
 @click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
+@click.option("--yes-delete", is_flag=True, help="Do it even where more than half of the runs go.")
 @signing_options
 @single_writer_option
 @json_option
@@ -202,6 +203,7 @@ def gc(
     keep: int,
     grace_days: int,
     yes: bool,
+    yes_delete: bool,
     signing_key: str,
     public_key: str,
     single_writer: bool,
@@ -210,7 +212,7 @@ def gc(
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
-    one of these names. A retired run can never go live again.
+    one of these names. A retired run can never go live again. Where nothing is live nothing goes.
 
     \b
     Example:
@@ -222,10 +224,11 @@ def gc(
 
     store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key, public_keys=public_key)
     plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
-    if yes:
-        collect_garbage(store, plan, key)
+    done = yes or yes_delete
+    if done:
+        collect_garbage(store, plan, key, most=yes_delete)
     document = {
-        "status": "deleted" if yes else "planned",
+        "status": "deleted" if done else "planned",
         "kept": list(plan.kept),
         "retire": list(plan.retire),
         "objects": len(plan.delete),
@@ -235,8 +238,10 @@ def gc(
         "foreign_objects": plan.foreign,
     }
     _show(document, as_json)
-    if not yes and not as_json and (plan.retire or plan.delete or plan.drafts):
-        click.echo("nothing was changed; give --yes to do it")
+    if not done and not as_json and (plan.retire or plan.delete or plan.drafts):
+        click.echo(f"nothing was changed; give {'--yes-delete' if plan.takes_most else '--yes'} to do it")
+    if plan.history.live is None and not as_json:
+        click.echo("nothing is live here, so no run goes: is this the address, and is its log/ whole?")
 
 
 @release.command()

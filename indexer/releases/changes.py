@@ -51,7 +51,7 @@ def pin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntr
     history.find_release(run_id)
     if run_id in history.pinned:
         raise ConfigError(f"{store.url}: run {run_id} is pinned already")
-    return commit_keeping(store, history, "pin", (run_id,), key)
+    return commit_keeping(store, history.head, "pin", (run_id,), key)
 
 
 def unpin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
@@ -60,15 +60,15 @@ def unpin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEn
     if run_id not in history.pinned:
         pinned = ", ".join(sorted(history.pinned)) or "none"
         raise ConfigError(f"{store.url}: run {run_id} is not pinned; pinned are: {pinned}")
-    return commit_keeping(store, history, "unpin", (run_id,), key)
+    return commit_keeping(store, history.head, "unpin", (run_id,), key)
 
 
 def commit_keeping(
-    store: Store, history: History, kind: str, runs: tuple[str, ...], key: SigningKey | None = None
+    store: Store, head: int, kind: str, runs: tuple[str, ...], key: SigningKey | None = None
 ) -> KeepingEntry:
-    """Add an entry on runs after the history's head; raises PublishConflictError where another entry was first."""
-    entry = KeepingEntry(sequence=history.head + 1, kind=kind, runs=runs, parent=history.head, created_at=now_text())
-    return commit_entry(store, history.head, sign_entry(entry, key), check=trust_publisher(key, store.url))
+    """Add an entry on runs after the head of the log; raises PublishConflictError where another entry was first."""
+    entry = KeepingEntry(sequence=head + 1, kind=kind, runs=runs, parent=head, created_at=now_text())
+    return commit_entry(store, head, sign_entry(entry, key), check=trust_publisher(key, store.url))
 
 
 def _find_previous(history: History) -> str:

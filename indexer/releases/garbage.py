@@ -1,5 +1,7 @@
 """Collect garbage: retire releases that nobody needs, then delete what only they had.
 
+Where nothing is live nothing is collected: it is the wrong address, or a log that was lost and must be restored.
+
 A run is retired in the log before anything of it is deleted, so whoever publishes or rolls back on an older head is too
 late by its number, reads why, and gives up. Objects of a retired run that a kept release names stay: nights share them.
 """
@@ -10,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from indexer.creation import is_proof
+from indexer.errors import ConfigError
 from indexer.log import LogEntry, log_key, read_manifest
-from indexer.manifest import RUN_ID
+from indexer.manifest import COLLECTION, RUN_ID
 from indexer.releases.changes import commit_keeping
 from indexer.releases.history import History, read_own
 from indexer.signature import SigningKey
@@ -19,8 +22,13 @@ from indexer.store import LocalStore, Store, StoredObject
 
 OBJECTS = "v/"
 LOG = "log/"
-_OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)+")
+RETIRED_AT_ONCE = 1_000
+"""Runs of one log entry, far below the size that readers refuse."""
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.=-]*"
+_OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})/({_PART}(?:/{_PART})*)")
 """Keys of the project's own objects; what else lies there is left alone."""
+_BUILT = re.compile(rf"(?:done|encoder)/.+|(?:manifest|report|canaries)\..+|{COLLECTION}-\d{{5}}\..+")
+"""Names that builds give: a folder without one of them is no run, unless the log knows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,8 @@ class GarbagePlan:
     """Objects that no kept release names, of runs that are retired or will be, and what old proofs left."""
     left: int
     """Bytes that stay."""
+    runs: int = 0
+    """Runs that have not been retired yet."""
     foreign: int = 0
     """Objects below `v/` that no build writes; nothing is done about them."""
     drafts: tuple[StoredObject, ...] = ()
@@ -57,14 +67,19 @@ class GarbagePlan:
         """Bytes to be deleted."""
         return sum(item.bytes for item in (*self.delete, *self.drafts))
 
+    @property
+    def takes_most(self) -> bool:
+        """Whether more than half of the runs go, as by a wrong rule or a wrong address."""
+        return 2 * len(self.retire) > self.runs
+
 
 def plan_garbage(
     store: Store, rule: KeepingRule, now: datetime | None = None, key: SigningKey | None = None
 ) -> GarbagePlan:
     """Work out what can go, reading the log, the manifests of kept releases and one listing; change nothing.
 
-    Entries that no trusted key signed keep nothing and retire nothing. Raises IntegrityError where the manifest of a
-    kept release cannot be read: what it names would be unknown.
+    Where no release is live no run goes. Entries that no trusted key signed keep nothing and retire nothing. Raises
+    IntegrityError where the manifest of a kept release cannot be read: what it names would be unknown.
     """
     history = read_own(store, key)
     clock = now or datetime.now(UTC)
@@ -79,12 +94,16 @@ def plan_garbage(
             stored.setdefault(named_run[1], []).append(item)
         else:
             foreign += 1
+    for run_id in set(stored) - set(history.releases) - history.retired:
+        if not any(_is_built(item.key) for item in stored[run_id]):
+            foreign += len(stored.pop(run_id))
     # The store's own times: the clocks of builders may be wrong.
     written = {item.key: item.modified for item in store.list(LOG)}
     kept = _find_kept(history, rule, clock, written)
     named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
     building = _find_building(stored, history, rule, clock)
-    retire = tuple(sorted((set(stored) | set(history.releases)) - set(kept) - building - history.retired))
+    runs = (set(stored) | set(history.releases)) - history.retired
+    retire = tuple(sorted(runs - set(kept) - building)) if history.live else ()
     gone = history.retired | set(retire)
     delete = [item for run_id, items in sorted(stored.items()) if run_id in gone for item in items]
     delete = [item for item in delete if item.key not in named]
@@ -96,25 +115,38 @@ def plan_garbage(
         retire=retire,
         delete=(*delete, *proofs),
         left=left,
+        runs=len(runs),
         foreign=foreign,
         drafts=tuple(_find_abandoned(store, clock - rule.grace)),
         before=clock - rule.grace,
     )
 
 
-def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = None) -> int:
+def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = None, *, most: bool = False) -> int:
     """Retire and delete as planned; return the bytes deleted.
 
-    Raises PublishConflictError where the log has moved on since the plan was made: then nothing was deleted.
+    Raises PublishConflictError where the log has moved on since the plan was made: then nothing was deleted; and
+    ConfigError where more than half of the runs would go, unless `most` says that they may.
     """
-    if plan.retire:
-        commit_keeping(store, plan.history, "retire", plan.retire, key)
+    if plan.takes_most and not most:
+        raise ConfigError(
+            f"{store.url}: {len(plan.retire)} of {plan.runs} runs would be retired, more than half; look at the plan "
+            "and at the address, then give --yes-delete"
+        )
+    head = plan.history.head
+    for start in range(0, len(plan.retire), RETIRED_AT_ONCE):
+        head = commit_keeping(store, head, "retire", plan.retire[start : start + RETIRED_AT_ONCE], key).sequence
     for item in (*plan.delete, *plan.drafts):
         store.delete(item.key)
     if isinstance(store, LocalStore):
         for prefix in (OBJECTS, LOG):
             store.remove_empty_folders(prefix, plan.before)
     return plan.bytes
+
+
+def _is_built(key: str) -> bool:
+    named = _OBJECT.fullmatch(key)
+    return named is not None and _BUILT.fullmatch(named[2]) is not None
 
 
 def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:

@@ -137,7 +137,7 @@ def test_shared_objects_outlive_the_release_that_made_them(store: LocalStore):
 def test_what_was_live_or_written_a_short_time_ago_is_kept(store: LocalStore):
     publish_run(store, "a")
     publish_run(store, "b")
-    put(store, "v/unfinished/0.index", b"x")
+    put(store, "v/unfinished/products-00000.a.faiss", b"x")
     now = datetime.now(UTC)
     assert plan_garbage(store, ONE, now).retire == ()
     assert plan_garbage(store, KeepingRule(releases=1, grace=timedelta(0)), now).retire == ("a", "unfinished")
@@ -193,7 +193,7 @@ def test_what_a_proof_left_goes_after_the_grace_period_and_retires_nobody(store:
     plan = plan_garbage(store, ONE, LATER)
     assert (plan.retire, sorted(item.key for item in plan.delete)) == ((), sorted(left))
     assert collect_garbage(store, plan) == 2
-    assert not [key for key in left if store.local_path(key).exists()]
+    assert not {*left} & {item.key for item in store.list("v/")}
     assert read_head(store) == 1
 
 
@@ -211,7 +211,7 @@ def test_the_grace_period_ends_after_three_days(
 ):
     publish_run(store, "a")
     publish_run(store, "b")
-    put(store, "v/dead/0.index", b"x")
+    put(store, "v/dead/products-00000.a.faiss", b"x")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
     moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
     date_everything(store, moment)
@@ -223,8 +223,10 @@ def test_the_grace_period_ends_after_three_days(
 def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
     publish_run(store, "a")
     publish_run(store, "b")
-    for key, data in (("v/dead/0.index", b"12345"), ("v/dead/1.index", b"123"), ("v/.DS_Store", b"1234567")):
-        put(store, key, data)
+    put(store, "v/dead/products-00000.a.faiss", b"12345")
+    # A name of the project's alphabet that no build gives, in a run of its own.
+    put(store, "v/dead/notes.txt", b"123")
+    put(store, "v/.DS_Store", b"1234567")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
     sizes = {item.key: item.bytes for item in store.list("v/") if not item.key.endswith(".DS_Store")}
     gone = {key: size for key, size in sizes.items() if not key.startswith("v/b/")}
@@ -234,7 +236,7 @@ def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
     assert plan.left == sum(sizes.values()) - sum(gone.values())
     assert plan.foreign == 1
     assert (plan.history.head, plan.kept) == (2, ("b",))
-    assert collect_garbage(store, plan) == plan.bytes
+    assert collect_garbage(store, plan, most=True) == plan.bytes
     after = plan_garbage(store, ONE, LATER)
     assert (after.retire, after.delete, after.bytes, after.left) == ((), (), 0, plan.left)
 
@@ -250,11 +252,61 @@ def test_as_many_of_the_newest_releases_are_kept_as_the_rule_says(store: LocalSt
     assert plan_garbage(store, KeepingRule(releases=2), LATER).retire == ("b", "c")
 
 
-def test_before_the_first_release_everything_old_goes(store: LocalStore):
-    put(store, "v/dead/0.index", b"x")
+def test_where_nothing_is_live_nothing_goes(store: LocalStore):
+    put(store, "v/dead/products-00000.a.faiss", b"x")
+    assert (plan_garbage(store, ONE, LATER).retire, plan_garbage(store, ONE, LATER).delete) == ((), ())
+    publish_run(store, "a")
+    publish_run(store, "b")
+    assert plan_garbage(store, ONE, LATER).retire == ("a", "dead")
+    # The log is lost: what it made live must be there when it is restored.
+    for item in list(store.list("log/")):
+        store.delete(item.key)
     plan = plan_garbage(store, ONE, LATER)
-    assert (plan.kept, plan.retire, [item.key for item in plan.delete]) == ((), ("dead",), ["v/dead/0.index"])
-    assert plan_garbage(store, ONE).retire == ()
+    assert (plan.kept, plan.retire, plan.delete, plan.foreign) == ((), (), (), 0)
+    before = keys(store, "a") | keys(store, "b")
+    assert collect_garbage(store, plan) == 0
+    assert keys(store, "a") | keys(store, "b") == before
+
+
+def test_a_folder_that_no_build_made_is_no_run(store: LocalStore):
+    publish_run(store, "a")
+    for key in ("v/2023/photos/cat.jpg", "v/album/a.txt", "v/album/products-1.faiss"):
+        put(store, key, b"x")
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.retire, plan.delete, plan.foreign) == ((), (), 3)
+
+
+@pytest.mark.parametrize("name", ["done/products-00003.2.json", "encoder/a/encoder.onnx", "manifest.a.json"])
+def test_a_run_is_known_by_any_name_that_builds_give(store: LocalStore, name: str):
+    publish_run(store, "a")
+    put(store, f"v/dead/{name}", b"x")
+    put(store, "v/dead/other", b"x")
+    plan = plan_garbage(store, ONE, LATER)
+    assert (plan.retire, len(plan.delete)) == (("dead",), 2)
+
+
+def test_more_than_half_of_the_runs_go_only_on_a_second_word(store: LocalStore):
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id)
+    head = read_head(store)
+    plan = plan_garbage(store, ONE, LATER)
+    with pytest.raises(ConfigError, match=r"2 of 3 runs would be retired, more than half; .* give --yes-delete"):
+        collect_garbage(store, plan)
+    assert read_head(store) == head
+    half = plan_garbage(store, KeepingRule(releases=2), LATER)
+    assert (half.retire, half.runs, half.takes_most) == (("a",), 3, False)
+    collect_garbage(store, plan, most=True)
+    assert read_history(store).retired == {"a", "b"}
+
+
+def test_an_entry_retires_so_many_runs_that_it_stays_small(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("indexer.releases.garbage.RETIRED_AT_ONCE", 2)
+    for run_id in ("a", "b", "c", "d", "e", "f"):
+        publish_run(store, run_id)
+    collect_garbage(store, plan_garbage(store, ONE, LATER), most=True)
+    history = read_history(store)
+    assert (history.head, history.retired) == (9, {"a", "b", "c", "d", "e"})
+    assert {item.key.split("/")[1] for item in store.list("v/")} == {"f"}
 
 
 class Bucket:
@@ -269,7 +321,7 @@ class Bucket:
 
 def test_a_bucket_has_neither_drafts_nor_folders(store: LocalStore):
     publish_run(store, "a")
-    put(store, "v/dead/0.index", b"x")
+    put(store, "v/dead/products-00000.a.faiss", b"x")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
     bucket: Any = Bucket(store)
     plan = plan_garbage(bucket, ONE, LATER)
@@ -291,7 +343,7 @@ def test_what_the_live_entry_and_the_newest_publication_of_its_run_name_is_kept(
     commit_entry(store, 4, replace(older, sequence=5, parent=4, kind="rollback"))
     plan = plan_garbage(store, ONE, LATER)
     assert (plan.kept, plan.retire) == (("a",), ("x", "y"))
-    collect_garbage(store, plan)
+    collect_garbage(store, plan, most=True)
     assert keys(store, "x") == {"0.index", "0.ids"}
     assert keys(store, "y") == {"0.index", "0.ids"}
 
@@ -371,9 +423,10 @@ def test_of_two_publishers_of_a_run_the_second_takes_the_entry_of_the_first(stor
 def test_a_publisher_whose_run_was_retired_gives_up(store: LocalStore):
     publish_run(store, "a")
     manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
+    put(store, "v/b/products-00000.a.faiss", b"x")
     collect = plan_garbage(store, ONE, LATER)
     assert collect.retire == ("b",)
-    changes.commit_keeping(store, collect.history, "retire", collect.retire)
+    changes.commit_keeping(store, collect.history.head, "retire", collect.retire)
     with pytest.raises(PublishConflictError, match="run b was retired while it was built"):
         publish(RunFolder(store, "b"), manifest)
     assert live_run(store) == "a"
@@ -391,7 +444,7 @@ def test_a_publisher_that_another_release_overtook_gives_up(store: LocalStore):
 
 def test_a_run_that_was_retired_is_built_again_under_another_name(store: LocalStore):
     publish_run(store, "a")
-    put(store, "v/b/0.index", b"x")
+    put(store, "v/b/products-00000.a.faiss", b"x")
     collect_garbage(store, plan_garbage(store, ONE, LATER))
     history = read_history(store)
     assert [history.list_names(run_id) for run_id in ("a", "b")] == [["a"], ["b", "b-2"]]
@@ -411,7 +464,7 @@ def test_an_entry_that_nobody_could_read_is_not_written(store: LocalStore):
     publish_run(store, "a")
     history = read_history(store)
     with pytest.raises(ManifestError, match="runs: expected different texts"):
-        changes.commit_keeping(store, history, "retire", (".DS_Store",))
+        changes.commit_keeping(store, history.head, "retire", (".DS_Store",))
     assert read_head(store) == 1
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from indexer import log
@@ -14,7 +15,8 @@ from indexer.object_cache import ObjectCache
 from indexer.releases import changes, garbage, history
 
 
-def _retire_nothing(*_: object) -> None: ...
+def _retire_nothing(store: Any, head: int, *_: object) -> Any:
+    return SimpleNamespace(sequence=head)
 
 
 def _overwrite_commit(store: Any, head: int, entry: Any, **_: object) -> Any:
@@ -49,8 +51,8 @@ def _give_up(*_: object, **__: object) -> None:
     raise PublishConflictError("taken")
 
 
-def _delete_log(store: Any, plan: Any) -> int:
-    deleted = garbage_collect(store, plan)
+def _delete_log(store: Any, plan: Any, **options: Any) -> int:
+    deleted = garbage_collect(store, plan, **options)
     for entry in plan.history.entries[:-3]:
         store.delete(log.log_key(entry.sequence))
     return deleted

@@ -156,7 +156,7 @@ class ReleaseMachine(RuleBasedStateMachine):
             for process in self.processes:
                 process.disturbed = True
         name = "gc" if long else "gc now"
-        self._start(name, lambda: collect_garbage(self.store, plan_garbage(self.store, keeping)), count)
+        self._start(name, lambda: collect_garbage(self.store, plan_garbage(self.store, keeping), most=True), count)
 
     @precondition(lambda self: self.processes)
     @rule(at=st.integers(0, PROCESSES - 1), count=calls)

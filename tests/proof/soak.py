@@ -83,7 +83,7 @@ class Soak:
             self.seen[f"compaction {self._insist(lambda: self.shop.build(night, 'vectors')).status}"] += 1
         self._meddle()
         self._consume()
-        self._insist(lambda: collect_garbage(self.store, plan_garbage(self.store, RULE)))
+        self._insist(lambda: collect_garbage(self.store, plan_garbage(self.store, RULE), most=True))
         leaks = find_leaks(self.store, datetime.now(UTC) - RULE.grace)
         assert not leaks, leaks
         self.shop.read_live()
