@@ -35,7 +35,13 @@ KEY_FORM = re.compile(
 )
 """Key ids of AWS, and keys of language models, tell themselves by their first letters and their form."""
 
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)", re.S
+)
+"""A key itself, where the name of its file should be."""
+
 _RULES = (
+    (PRIVATE_KEY, HIDDEN),
     # user:password@ of an address
     (re.compile(r"(\w://)[^\s/@'\":]*:[^\s/@'\"]+@"), rf"\1{HIDDEN}@"),
     (re.compile(r"(s3a?://)[^\s/@'\":]*:[^\s@'\"]+@", re.I), rf"\1{HIDDEN}@"),
@@ -77,8 +83,8 @@ def hide_value(value: str) -> None:
 
 
 def has_credentials(text: str) -> bool:
-    """Tell whether a setting or address carries an access key, a password or a signature."""
-    return ADDRESS_SECRETS.search(text) is not None or KEY_FORM.search(text) is not None
+    """Tell whether a setting or address carries an access key, a password, a signature or a private key."""
+    return any(pattern.search(text) for pattern in (ADDRESS_SECRETS, KEY_FORM, PRIVATE_KEY))
 
 
 def redact(text: str) -> str:

@@ -11,6 +11,7 @@ from indexer.errors import StoreError
 from indexer.redaction import has_credentials, hide_value, redact
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIE\n-----END PRIVATE KEY-----"
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE//token=="
 
 
@@ -43,6 +44,9 @@ TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE//token=="
         ("key sk-0123456789abcdef0123456789abcdef.", "key [hidden]."),
         ("url=sk-T3BlbkFJabcdefghijklmnopqrstuvwx", "url=[hidden]"),
         ("s3a://key:a/b/c@bucket/x", "s3a://[hidden]@bucket/x"),
+        (f"key {PEM}: cannot be read", "key [hidden]: cannot be read"),
+        (repr(PEM.replace("PRIVATE", "RSA PRIVATE")), "'[hidden]'"),
+        (f"found {PEM[:40]}...", "found [hidden]"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_hidden(text, shown):
@@ -65,6 +69,7 @@ def test_what_looks_like_a_secret_is_hidden(text, shown):
         "sk-internationalisationofproducts",
         "s3://shop/sk-ant-internationalisation-2024-11-20",
         "http://gw:8080/v1/@cf/meta",
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2Vw\n-----END PUBLIC KEY-----",
     ],
 )  # fmt: skip
 def test_other_text_stays_as_it_is(text):

@@ -1,5 +1,6 @@
 """The commands of tests/proof/secrets.py, the secrets that they are given, and what each must end with."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,21 @@ PROFILE = {
 }
 ADDRESS = {"user": "CANARYURLUSER5T", "password": "canaryUrlPassword5T", "signature": "canarysignature5t5t5t5t"}
 TYPED = {"key": "AKIACANARYTYPED6R6RX", "model": "sk-canarytyped6R6R6R6R6R"}
-SECRETS = (*ENVIRONMENT.values(), *PROFILE.values(), *ADDRESS.values(), *TYPED.values())
+SEED = b"canary signing key of 32 bytes!!"
+SIGNING = base64.b64encode(bytes.fromhex("302e020100300506032b657004220420") + SEED).decode()
+"""An Ed25519 key as PKCS #8 has it."""
+PEM = f"-----BEGIN PRIVATE KEY-----\n{SIGNING}\n-----END PRIVATE KEY-----\n"
+SECRETS = (*ENVIRONMENT.values(), *PROFILE.values(), *ADDRESS.values(), *TYPED.values(), SIGNING, SEED.decode())
+JOBS = (
+    "build_index",
+    "calibrate_npmi",
+    "curated_queries",
+    "graph_neighbours",
+    "hard_negatives",
+    "npmi_pairs",
+    "purchase_gram",
+    "taxonomy_labels",
+)
 
 LOGIN = f"{ADDRESS['user']}:{ADDRESS['password']}@"
 SIGNED = f"?X-Amz-Credential={ADDRESS['user']}%2F20261120&X-Amz-Signature={ADDRESS['signature']}"
@@ -60,6 +75,7 @@ def write_shop(folder: Path, *, work: Path) -> Path:
     (folder / "pairs.csv").write_text("query,product_id\nmug,P1\nlamp,P2\n")
     purchases = [f"user-{n:04d}-of-the-shop,mug {n % 3},P{n},30" for n in range(12)]
     (folder / "purchases.csv").write_text("user_id,query,product_id,purchases\n" + "\n".join(purchases) + "\n")
+    (folder / "signing.pem").write_text(PEM)
     shop = folder / "shop.toml"
     shop.write_text(
         f'[shop]\nwork = "{work}"\nrelease = "{work / "live"}"\n[catalogue]\npath = "catalogue.csv"\n'
@@ -94,6 +110,13 @@ def store_cases(shop: Path, place: Place) -> list[Case]:
         case("release rollback", "release", "rollback", url, allowed=(2,) if fine else codes),
         case("export", "export", url, str(folder.parent / f"exported-{place.name}"), "--format", "parquet"),
         case("build", "build", *build, *encoder),
+        case(
+            "build, signed",
+            *("build", *build[:4], *encoder, "--set", f"shop.release={url}-signed"),
+            *("--set", f"shop.signing_key={folder / 'signing.pem'}"),
+        ),
+        # The double of S3 takes wrong checksums and secrets.
+        case("doctor", "doctor", url, allowed=(6,) if fine else codes),
         case("build --dry-run", "build", *build, *encoder, "--dry-run"),
         case("nightly", "nightly", *build, "--set", "distill.epochs=1", allowed=(4,) if fine else codes),
         case(
@@ -127,6 +150,7 @@ def other_cases(shop: Path, errors: str) -> list[Case]:
         "shop.name": TYPED["key"],
         "shop.secret_key": TYPED["model"],
         "npmi.tau": TYPED["key"],
+        "shop.signing_key": PEM,
     }
     for key, value in settings.items():
         words = ("config", "show", *given, "--set", f"{key}={value}")
@@ -174,7 +198,32 @@ def other_cases(shop: Path, errors: str) -> list[Case]:
         Case(name="build, broken catalogue", words=("build", *dated, *broken), exit_codes=(3,)),
         Case(name="distill", words=("distill", *dated), exit_codes=(3, 4)),
         Case(name="config show", words=("config", "show", *given), exit_codes=(0,)),
-        Case(name="a word too many", words=("query", "release", "mug", f"s3://{LOGIN}b"), exit_codes=(2,)),
+        *usage_errors(shop),
+    ]
+
+
+def usage_errors(shop: Path) -> list[Case]:
+    """Return commands that end before they begin: of the root, of commands below it, and of every job."""
+    address = f"s3://{LOGIN}b"
+    words = {
+        "a word too many": ("query", "release", "mug", address),
+        "a level of the root": ("--log-level", address),
+        "an option of the root": (f"--{address}",),
+        "demo, a size": ("demo", "--size", address),
+        "compare, a method": (
+            *("compare", "--config", str(shop), "--run-date", DATE),
+            *("--out", str(shop.parents[1] / "compared"), "--methods", TYPED["key"]),
+        ),
+        "a key in place of its file": ("release", "pin", str(shop.parents[1]), RUN, "--signing-key", PEM),
+        "a private key for a public one": (
+            *("query", str(GOLDEN / "release_v1"), "mug"),
+            *("--public-key", str(shop.with_name("signing.pem"))),
+        ),
+    }
+    cases = [Case(name=name, words=given, exit_codes=(2,)) for name, given in words.items()]
+    dated = ("--run-date", DATE, address)
+    return cases + [
+        Case(name=f"{job}, a word too many", module=f"jobs.{job}", words=dated, exit_codes=(2,)) for job in JOBS
     ]
 
 
