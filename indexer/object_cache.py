@@ -15,17 +15,22 @@ UNUSED_SECONDS = 86_400
 
 
 class ObjectCache:
-    """Downloaded objects of one store under their hash; a local store's files are read in place."""
+    """Downloaded objects of one store under their hash; a local store's files are read in place unless `copied`.
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    Where a pinned key is to decide what is served, whoever may write to a local store must not change a file after
+    it was verified.
+    """
+
+    def __init__(self, store: Store, folder: Path, *, copied: bool = False) -> None:
         self._store = store
+        self._in_place = store if isinstance(store, LocalStore) and not copied else None
         self._folder = folder / hashlib.sha256(store.url.encode()).hexdigest()[:16]
 
     def fetch(self, entry: ObjectEntry) -> Path:
         """Return a file with the object's bytes; raises IntegrityError where they are not as promised."""
         try:
-            if isinstance(self._store, LocalStore):
-                return _verify(self._store.local_path(entry.key), entry, self._store.url)
+            if self._in_place:
+                return _verify(self._in_place.local_path(entry.key), entry, self._store.url)
             return self._find_kept(entry) or self._download(entry)
         except (ObjectMissingError, FileNotFoundError):
             raise IntegrityError(
@@ -38,7 +43,7 @@ class ObjectCache:
 
     def drop(self, entry: ObjectEntry) -> None:
         """Remove a download, if there is one; a local store's own file stays."""
-        if not isinstance(self._store, LocalStore):
+        if not self._in_place:
             (self._folder / entry.sha256).unlink(missing_ok=True)
 
     def prune(self) -> None:
@@ -54,15 +59,15 @@ class ObjectCache:
 
     def _find_kept(self, entry: ObjectEntry) -> Path | None:
         kept = self._folder / entry.sha256
-        if not kept.exists():
-            return None
         try:
-            _verify(kept, entry, str(self._folder))
+            # First: while it is hashed, another process may prune what nobody asked for lately.
+            os.utime(kept)
+            return _verify(kept, entry, str(self._folder))
+        except FileNotFoundError:
+            return None
         except IntegrityError:
             kept.unlink(missing_ok=True)
             return None
-        os.utime(kept)
-        return kept
 
     def _download(self, entry: ObjectEntry) -> Path:
         size = self._store.size(entry.key)

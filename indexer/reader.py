@@ -253,8 +253,9 @@ def open_index(
 ) -> Index:
     """Open the live release of a folder or `s3://bucket/prefix`.
 
-    Objects of a bucket are kept in `cache` under their hash (by default below the user's cache folder) and are
-    downloaded once. `threads` is for encoding and searching: 1 gives the steadiest latency, 0 takes one per core.
+    Objects of a bucket, and with `public_key` those of a folder, too, are kept in `cache` under their hash (by default
+    below the user's cache folder) and are copied once. `threads` is for encoding and searching: 1 gives the steadiest
+    latency, 0 takes one per core.
     With `mapped`, files of indexes, ids and texts are mapped instead of read, so that processes share their memory;
     they must not be changed while they are served. Searching sets FAISS's number of threads to 1 in the calling thread.
     `guard` says when a release is opened in a child process first, so that one that cannot be survived takes nothing
@@ -264,10 +265,9 @@ def open_index(
     """
     if guard not in get_args(Guard):
         raise ConfigError(f"guard: expected one of {', '.join(get_args(Guard))}, found {guard!r}")
-    store = open_store(url)
-    return Index(
-        store, ObjectCache(store, cache or default_cache()), threads, mapped, guard, open_public_key(public_key)
-    )
+    store, key = open_store(url), open_public_key(public_key)
+    objects = ObjectCache(store, cache or default_cache(), copied=key is not None)
+    return Index(store, objects, threads, mapped, guard, key)
 
 
 def _check(

@@ -85,7 +85,7 @@ def build_release(
     faiss.omp_set_num_threads(options.threads or faiss.omp_get_max_threads())
     work = Path(config.shop.work) / "build" / f"run_date={run_date}"
     with hold_scratch(work) as scratch:
-        cache = ObjectCache(store, scratch / "live")
+        cache = ObjectCache(store, scratch / "live", copied=key is not None)
         run = BuildRun(
             config=config,
             run_date=run_date,

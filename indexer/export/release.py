@@ -124,10 +124,10 @@ def export_release(
     draft = target.absolute().parent / f".{target.absolute().name}.new-{uuid.uuid4().hex}"
     try:
         _check_target(target)
-        store = open_store(url)
-        entry = require_live(store, check=trust(open_public_key(public_key), store.url))
+        store, key = open_store(url), open_public_key(public_key)
+        entry = require_live(store, check=trust(key, store.url))
         manifest = read_manifest(store, entry)
-        objects = ObjectCache(store, cache or default_cache())
+        objects = ObjectCache(store, cache or default_cache(), copied=key is not None)
         summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)
         _finish(draft, target, summary)
         objects.prune()

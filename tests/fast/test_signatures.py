@@ -31,6 +31,7 @@ from indexer.config import Config, ShopConfig
 from indexer.config_file import load_config
 from indexer.doctor.machine import check_signing
 from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError
+from indexer.loaded_release import open_release
 from indexer.log import commit_entry, log_key, parse_entry, read_entry, write_entry
 from indexer.log_signature import sign_entry, trust_publisher
 from indexer.reader import open_index
@@ -38,6 +39,12 @@ from indexer.releases.garbage import KeepingRule, plan_garbage
 from indexer.releases.history import read_history
 from indexer.signature import open_public_key, open_signing_key
 from indexer.store import LocalStore
+
+
+@pytest.fixture(autouse=True)
+def keep_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a test copies into the default cache below the test's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
 
 
 class Keys:
@@ -105,6 +112,22 @@ def test_what_the_project_signs_is_verified_by_hand(release: Path, keys: Keys):
 def test_a_signed_release_is_served_with_and_without_the_key(release: Path, keys: Keys):
     for public_key in (keys.public, None):
         assert open_index(str(release), public_key=public_key).search("red mug", k=1)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_served_by_a_pinned_key_is_what_was_verified(
+    release: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+):
+    signed = open_index(str(release), public_key=keys.public, cache=tmp_path / "cache").search("red mug", k=5)
+
+    def change_first(*arguments: Any, **options: Any) -> Any:
+        for path in (release / "v").rglob("*.*"):
+            path.write_bytes(bytes(path.stat().st_size))
+        return open_release(*arguments, **options)
+
+    monkeypatch.setattr("indexer.reader.open_release", change_first)
+    index = open_index(str(release), public_key=keys.public, cache=tmp_path / "other", mapped=mapped)
+    assert index.search("red mug", k=5) == signed
 
 
 def test_a_file_of_two_keys_trusts_both(release: Path, keys: Keys, tmp_path: Path):

@@ -1,0 +1,85 @@
+"""Objects as local files: read in place or copied, verified each time, and shared with processes that tidy up."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from indexer import object_cache
+from indexer.errors import IntegrityError
+from indexer.manifest import ObjectEntry
+from indexer.object_cache import ObjectCache
+from indexer.store import LocalStore, hash_file
+
+DATA = b"vectors"
+ENTRY = ObjectEntry(key="v/a/products-00000.faiss", bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    found = LocalStore(tmp_path / "release")
+    found.put_new(ENTRY.key, DATA)
+    return found
+
+
+@pytest.fixture
+def cache(store: LocalStore, tmp_path: Path) -> ObjectCache:
+    return ObjectCache(store, tmp_path / "cache", copied=True)
+
+
+def test_a_copy_stays_what_it_was(store: LocalStore, cache: ObjectCache):
+    copy = cache.fetch(ENTRY)
+    store.local_path(ENTRY.key).write_bytes(b"VECTORS")
+    assert copy.read_bytes() == DATA
+    # What was verified once is asked for again and not copied anew.
+    assert cache.fetch(ENTRY) == copy
+    cache.drop(ENTRY)
+    assert not copy.exists()
+    with pytest.raises(IntegrityError, match="expected SHA-256"):
+        cache.fetch(ENTRY)
+    assert not list(copy.parent.iterdir())
+
+
+def test_a_file_of_a_folder_is_read_where_it_lies(store: LocalStore, tmp_path: Path):
+    cache = ObjectCache(store, tmp_path / "cache")
+    assert cache.fetch(ENTRY) == store.local_path(ENTRY.key)
+    cache.drop(ENTRY)
+    assert cache.fetch(ENTRY).read_bytes() == DATA
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_asked_for_is_not_pruned_while_it_is_hashed(
+    cache: ObjectCache, monkeypatch: pytest.MonkeyPatch, asked: bool
+):
+    copy = cache.fetch(ENTRY)
+    yesterday = time.time() - object_cache.UNUSED_SECONDS - 60
+    os.utime(copy, (yesterday, yesterday))
+
+    def prune_first(path: Path) -> str:
+        cache.prune()
+        return hash_file(path)
+
+    if asked:
+        monkeypatch.setattr(object_cache, "hash_file", prune_first)
+        assert cache.fetch(ENTRY).read_bytes() == DATA
+    else:
+        cache.prune()
+        assert not copy.exists()
+
+
+def test_a_copy_that_another_process_removes_is_made_again(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch):
+    copy = cache.fetch(ENTRY)
+    removed = []
+
+    def remove_first(path: Path) -> str:
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(object_cache, "hash_file", remove_first)
+    assert cache.fetch(ENTRY).read_bytes() == DATA
+    assert removed == [copy]
