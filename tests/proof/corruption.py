@@ -4,13 +4,15 @@
 
 First each damaged object is given to whoever reads it, with every parser behind the hash watched. Then the hashes are
 left out: damaged files are opened and searched in child processes, as `indexer.guard_child` does, and it is counted
-what they refuse, what kills them, and what answers differently without anybody noticing.
+what they refuse, what kills them, and what answers differently without anybody noticing. Some are given to the guard
+itself, whose process must go on with nothing but an error of ours, and with no more memory.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import select
 import shutil
 import subprocess
@@ -28,18 +30,19 @@ from unittest import mock
 from indexer.build.publish import RunFolder, encoder_seal, shard_seal
 from indexer.build.shard import fetch_probe
 from indexer.encoder import ENCODER_FILES
-from indexer.errors import IntegrityError
-from indexer.guard import ChildLimits
+from indexer.errors import IntegrityError, StoreError
+from indexer.guard import ChildLimits, try_release
 from indexer.log import require_live
 from indexer.manifest import parse_manifest
 from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
 from indexer.store import LocalStore
-from tests.proof.corruption_child import SEED
-from tests.proof.damaged_release import DAMAGES, Release, Sample, damage_bytes, make_release
+from tests.proof.damaged_release import DAMAGES, SEED, DamagedFiles, Release, Sample, damage_bytes, make_release
 
 FULL = {"flip": 10_000, **dict.fromkeys(DAMAGES[1:], 1_000)}
-FULL_CHILDREN = 20_000
+FULL_CHILDREN, FULL_GUARDED = 20_000, 300
+MOST_GROWTH = 64 << 20
+"""Bytes by which the guard's own process may grow."""
 ANSWER_SECONDS = 20
 """A child that is silent for so long is given up, and its file counts as one that it did not survive."""
 OPENED = ("index", "ids", "texts", "dead", "canaries", *ENCODER_FILES)
@@ -73,8 +76,11 @@ def read_damaged(release: Release, sample: Sample, markers: Mapping[str, bytes])
             entry = next(entry for entry in release.manifest.objects if entry.key == sample.key)
             ObjectCache(store, release.root).fetch(entry)
             return True
-        with mock.patch("indexer.reader.open_public_key", return_value=release.key):
-            open_index(str(release.root), guard="always", public_key="proof")
+        with (
+            mock.patch("indexer.reader.open_public_key", return_value=release.key),
+            tempfile.TemporaryDirectory() as cache,
+        ):
+            open_index(str(release.root), guard="always", public_key="proof", cache=Path(cache))
         return True
     except IntegrityError:
         return False
@@ -161,6 +167,25 @@ def read_child(folder: Path, first: int, last: int) -> Iterator[tuple[int, str]]
         yield waiting, f"died: {'too long' if silent else f'code {code}'} {tail}".strip()
 
 
+def run_guarded(release: Release, folder: Path, count: int) -> Counter[str]:
+    """Give the guard so many damaged releases; raises what is no error of ours, and where this process grew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {entry.key: release.root / entry.key for entry in release.manifest.downloads}
+    damaged = DamagedFiles(release.manifest, files, [one for one in release.samples if one.kind in OPENED], folder)
+    outcomes: Counter[str] = Counter()
+    try_release(release.manifest, files, place="proof")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(count):
+        try:
+            try_release(release.manifest, damaged.make(number)[1], place="proof")
+            outcomes["passed"] += 1
+        except (IntegrityError, StoreError):
+            outcomes["refused"] += 1
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown <= MOST_GROWTH, f"the guard's own process grew by {grown:,} bytes"
+    return outcomes
+
+
 def write_order(release: Release, folder: Path) -> None:
     """Write what a child has to know: the files, their limits, and what may be put in their place."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,6 +236,11 @@ def main() -> None:
             print(f"corruption without hashes | {outcomes.total():,} files in children | {shown} | {spent:.0f} s")
             for outcome, number in sorted(outcomes.items()):
                 print(f"  {outcome}: {number:,}")
+            started = time.monotonic()
+            guarded = run_guarded(release, Path(folder) / "guarded", FULL_GUARDED if options.full else 20)
+            spent = time.monotonic() - started
+            shown = ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(guarded.items()))
+            print(f"corruption by the guard | {guarded.total():,} releases | {shown}, 0 taken down | {spent:.0f} s")
     for sentence in wrong[:20]:
         print(f"  accepted or parsed: {sentence}")
     sys.exit(1 if wrong else 0)

@@ -3,10 +3,8 @@
 python -m tests.proof.corruption_child FOLDER FIRST LAST
 """
 
-import hashlib
 import json
 import os
-import random
 import resource
 import shutil
 import sys
@@ -16,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from indexer.canaries import check_answers, check_shard, parse_canaries
-from indexer.encoder import ENCODER_FILES
 from indexer.errors import IndexerError
 from indexer.guard import ChildLimits
 from indexer.loaded_release import LoadedRelease, open_release, search_shards
 from indexer.manifest import parse_manifest
 from indexer.search_pool import SearchPool
-from tests.proof.damaged_release import DAMAGES, Sample, damage_bytes
+from tests.proof.damaged_release import DamagedFiles, Sample
 
-SEED = 20261128
 QUERIES = ("red mug", "steel cup", "blue school bag", "garden hose green", "desk lamp", "kids dress", "cotton shirt")
 
 
@@ -35,7 +31,7 @@ class Opener:
         order = json.loads((folder / "order.json").read_bytes())
         self.manifest = parse_manifest((folder / "manifest.json").read_bytes(), "proof")
         self.files = {key: Path(path) for key, path in order["files"].items()}
-        self.samples = [
+        samples = [
             Sample(
                 item["kind"],
                 item["key"],
@@ -47,6 +43,7 @@ class Opener:
         ]
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.scratch = Path(tempfile.mkdtemp(prefix="corrupt-", dir=memory))
+        self.damaged = DamagedFiles(self.manifest, self.files, samples, self.scratch)
         self.whole = self.ask(self.open(self.files))
 
     def open(self, files: Mapping[str, Path]) -> LoadedRelease:
@@ -65,14 +62,7 @@ class Opener:
 
     def try_number(self, number: int) -> str:
         """Return what became of the damage of this number: refused, same or different."""
-        random_ = random.Random(SEED + number)
-        sample = random_.choice(self.samples)
-        damage = random_.choice(("flip", "flip", "flip", *DAMAGES))
-        path = self.scratch / "damaged"
-        path.write_bytes(damage_bytes(damage, sample, random_))
-        files = {**self.files, sample.key: path}
-        if sample.kind in ENCODER_FILES and sample.kind != "encoder.json":
-            files |= self.describe(sample.kind, path)
+        kind, files = self.damaged.make(number)
         try:
             release = self.open(files)
             for item in self.manifest.collections:
@@ -82,17 +72,8 @@ class Opener:
             data = files[self.manifest.canaries.key].read_bytes()
             check_answers(release, parse_canaries(data, "proof"), "proof")
         except IndexerError:
-            return f"{sample.kind} refused"
-        return f"{sample.kind} {'same' if self.ask(release) == self.whole else 'different'}"
-
-    def describe(self, name: str, path: Path) -> dict[str, Path]:
-        """Return an encoder.json that names the damaged file as it is: its hash is left out, too."""
-        key = self.manifest.encoder.files["encoder.json"].key
-        document = json.loads(self.files[key].read_bytes())
-        document["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        own = self.scratch / "encoder.json"
-        own.write_text(json.dumps(document))
-        return {key: own}
+            return f"{kind} refused"
+        return f"{kind} {'same' if self.ask(release) == self.whole else 'different'}"
 
 
 def run_child(folder: Path, first: int, last: int) -> None:

@@ -1,8 +1,9 @@
 """A signed release of two nights, every object of it by kind, and the ways in which its bytes are damaged."""
 
 import hashlib
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from indexer.build.release import build_release
 from indexer.config import Config, ShopConfig
+from indexer.encoder import ENCODER_FILES
 from indexer.index_config import IndexConfig
 from indexer.input_config import CatalogueConfig, PurchasesConfig
 from indexer.log import log_key, read_entry, read_manifest, require_live, write_entry
@@ -24,6 +26,7 @@ from tests.small_releases import make_signing_key
 
 DAMAGES = ("flip", "cut", "junk", "zeros", "swap", "old copy")
 SWAPPED = ("swap", "old copy")
+SEED = 20261128
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,34 @@ class Release:
 
     def restore(self, sample: Sample) -> None:
         (self.root / sample.key).write_bytes(sample.data)
+
+
+class DamagedFiles:
+    """Files of a release as if no hash were looked at, one of them damaged, by number."""
+
+    def __init__(self, manifest: Manifest, files: Mapping[str, Path], samples: Sequence[Sample], scratch: Path) -> None:
+        self.manifest, self.files, self.samples, self.scratch = manifest, files, samples, scratch
+
+    def make(self, number: int) -> tuple[str, dict[str, Path]]:
+        """Return the kind of the file that is damaged, and all files, until the next number is made."""
+        random_ = random.Random(SEED + number)
+        sample = random_.choice(self.samples)
+        damage = random_.choice(("flip", "flip", "flip", *DAMAGES))
+        path = self.scratch / "damaged"
+        path.write_bytes(damage_bytes(damage, sample, random_))
+        files = {**self.files, sample.key: path}
+        if sample.kind in ENCODER_FILES and sample.kind != "encoder.json":
+            files |= self._describe(sample.kind, path)
+        return sample.kind, files
+
+    def _describe(self, name: str, path: Path) -> dict[str, Path]:
+        """Return an encoder.json that names the damaged file as it is: its hash is left out, too."""
+        key = self.manifest.encoder.files["encoder.json"].key
+        document = json.loads(self.files[key].read_bytes())
+        document["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        own = self.scratch / "encoder.json"
+        own.write_text(json.dumps(document))
+        return {key: own}
 
 
 def damage_bytes(kind: str, sample: Sample, random_: random.Random) -> bytes:

@@ -41,6 +41,8 @@ RULE = KeepingRule(releases=3, grace=2 * DAY)
 FAULTS = 0.02
 SETTLED = 50
 """Nights after which memory is measured for the first time."""
+MOST_GROWTH = 0.1
+"""Share of that memory by which the process may have grown in the end."""
 
 Found = TypeVar("Found")
 
@@ -223,6 +225,8 @@ def main() -> None:
     started = time.monotonic()
     with open_folder() as folder:
         soak, found = run_nights(folder / "shop", nights, seed=options.seed, settled=min(SETTLED, nights // 2))
+    if options.full:
+        assert (found["files"], found["growth"] < MOST_GROWTH) == (0, True), found
     growth = f"memory {found['growth']:+.1%}, open files {found['files']:+d} since night {min(SETTLED, nights // 2)}"
     size = f"{nights} nights, {soak.seen['faults']} faults"
     print_line("soak", size, f"0 leaked objects, {found['objects']} stored, {growth}", time.monotonic() - started)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from indexer.store import hash_file
-from tests.proof.corruption import run_hashed, run_unhashed
+from tests.proof import corruption
+from tests.proof.corruption import run_guarded, run_hashed, run_unhashed
 from tests.proof.damaged_release import DAMAGES, Release, make_release
 
 KINDS = {
@@ -40,3 +41,13 @@ def test_without_hashes_the_children_answer_or_die_alone(release: Release, tmp_p
     outcomes = run_unhashed(release, tmp_path / "children", 200)
     assert outcomes.total() == 200
     assert sum(count for outcome, count in outcomes.items() if "refused" in outcome) > 100
+
+
+def test_the_guard_outlives_what_it_opens(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    outcomes = run_guarded(release, tmp_path / "guarded", 8)
+    assert outcomes.total() == 8
+    assert outcomes["refused"] > 2
+    # A guard that opens files by itself would end with what they raise.
+    monkeypatch.setattr(corruption, "try_release", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_guarded(release, tmp_path / "guarded", 1)
