@@ -256,7 +256,7 @@ def unpin_a(store: LocalStore) -> None:
 
 
 def retire_b(store: LocalStore) -> None:
-    commit_keeping(store, read_history(store), "retire", ("b",))
+    commit_keeping(store, read_history(store).head, "retire", ("b",))
 
 
 def lose_b(store: LocalStore) -> None:

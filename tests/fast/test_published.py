@@ -201,7 +201,7 @@ def test_older_nights_are_refused_and_others_are_not(store: LocalStore):
 
 
 def retire(store: LocalStore, *runs: str) -> None:
-    commit_keeping(store, read_history(store), "retire", runs)
+    commit_keeping(store, read_history(store).head, "retire", runs)
 
 
 @pytest.mark.parametrize(
