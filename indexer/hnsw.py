@@ -99,7 +99,7 @@ def write_index(index: Any, path: Path) -> None:
     """Write an index to a file; raises OSError where it does not fit."""
     # FAISS's own writer does not notice what fails when it closes the file, the last bytes of a full disk.
     with path.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def estimate_bytes(rows: int, dimension: int, options: IndexConfig) -> int:
