@@ -1,8 +1,9 @@
 """State of an unfinished training run on disk, replaced atomically and read back without pickled code."""
 
+import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,23 @@ class Position:
     """The epoch that is kept: the best, or a later one as good."""
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
-    """Losses of the epoch so far, summed over its steps."""
+    """Losses of the epoch so far, each summed over the steps in which it was paid."""
+    paid: dict[str, int] = field(default_factory=dict)
+    """How many steps these are."""
+    seconds: float = 0.0
+    """What the epoch took so far, without what a kill undid."""
     counts: dict[str, float] = field(default_factory=dict)
     """What mining did for the epoch."""
+
+    def add_losses(self, losses: Mapping[str, float]) -> None:
+        """Count the losses that one step paid."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.paid[name] = self.paid.get(name, 0) + 1
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the mean of each loss of the epoch over the steps that paid it."""
+        return {name: total / self.paid[name] for name, total in self.sums.items()}
 
 
 class CheckpointFolder:
@@ -40,10 +55,15 @@ class CheckpointFolder:
         self.folder = folder
         self._state = folder / f"{name}.state.pt"
         self._best = folder / f"{name}.best.safetensors"
+        self._metrics = folder / name_metrics(name)
 
     def save_state(self, position: Position, tensors: dict[str, Any]) -> None:
         """Replace the state; a run killed at any moment leaves the old or the new one."""
         replace_file(self._state, lambda path: torch.save({"position": asdict(position), **tensors}, path))
+
+    def save_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the file of figures by epoch."""
+        replace_file(self._metrics, lambda path: write_metrics(path, history))
 
     def describe(self) -> str:
         """Return the newest state's file and position, for messages."""
@@ -75,6 +95,17 @@ class CheckpointFolder:
     def load_best(self) -> dict[str, Tensor]:
         """Return the best weights."""
         return load_file(self._best)
+
+
+def name_metrics(model: str) -> str:
+    """Return the name of the file that has a model's figures by epoch."""
+    return f"{model}.metrics.jsonl"
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line of JSON per epoch."""
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in history]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:

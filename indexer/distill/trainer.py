@@ -31,6 +31,7 @@ from indexer.distill.evaluate import measure_scores
 from indexer.distill.mining import mine_negatives
 from indexer.distill.objective import Objective, combine_losses
 from indexer.distill.processes import ALONE, Processes
+from indexer.distill.progress import describe_position, open_bar
 from indexer.distill.schedule import (
     choose_score,
     first_choice,
@@ -107,8 +108,8 @@ class Trainer:
         if not self._resume():
             seed_everything(self.config.seed)
             self._finish_epoch(0, time.monotonic())
-        while not self.position.finished:
-            self._run_epoch()
+        if not self.position.finished:
+            self._run_epochs()
         self.processes.wait()
         self.encoder.transformer.load_state_dict(self.checkpoints.load_best())
         self.encoder.transformer.eval()
@@ -146,25 +147,29 @@ class Trainer:
             f"{self.checkpoints.describe()}"
         )
 
-    def _run_epoch(self) -> None:
-        started, position = time.monotonic(), self.position
+    def _run_epochs(self) -> None:
+        steps, epochs = self.steps_per_epoch, self.config.epochs
+        with open_bar(self.position, epochs=epochs, steps_per_epoch=steps, shown=self.progress) as bar:
+            while not self.position.finished:
+                bar.set_description(f"{self.name} epoch {self.position.epoch}/{epochs}")
+                self._run_epoch(bar)
+
+    def _run_epoch(self, bar: "tqdm[None]") -> None:
+        position = self.position
+        started = time.monotonic() - position.seconds
         plan = self._plan_epoch()
         # Where vectors are to be met, the noise of dropout is far above what is left to learn.
         self.encoder.transformer.train(self.objective.has_labels)
-        bar = tqdm(
-            plan[position.step :],
-            desc=f"{self.name} epoch {position.epoch}/{self.config.epochs}",
-            initial=position.step,
-            total=len(plan),
-            unit="step",
-            disable=None if self.progress else True,
-        )
-        for step in bar:
+        examples, planned = 0, time.monotonic()
+        for step in plan[position.step :]:
             self._set_learning_rate()
-            for name, value in self.run_step(step).items():
-                position.sums[name] = position.sums.get(name, 0.0) + value
+            position.add_losses(self.run_step(step))
             position.step += 1
-            bar.set_postfix(loss=f"{position.sums['loss'] / position.step:.4f}", best=f"{position.best_score:.4f}")
+            now = time.monotonic()
+            position.seconds = now - started
+            examples += sum(map(len, step.values()))
+            bar.set_postfix_str(describe_position(position, rate=examples / (now - planned)), refresh=False)
+            bar.update()
             if position.step % self.config.checkpoint_steps == 0 and position.step < len(plan):
                 self._save_state()
         self._finish_epoch(position.epoch, started)
@@ -220,14 +225,18 @@ class Trainer:
         position.history.append(
             {
                 "epoch": epoch,
-                **{name: round(total / position.step, 6) for name, total in position.sums.items()},
+                **{name: round(mean, 6) for name, mean in position.mean_losses().items()},
                 **{"auc": row.auc, "query_auc": row.query_auc, "ndcg_10": row.ndcg_10},
                 **{f"mined_{name}": count for name, count in position.counts.items()},
                 "seconds": round(time.monotonic() - started, 1),
             }
         )
-        position.epoch, position.step, position.sums, position.counts = epoch + 1, 0, {}, {}
+        position.epoch, position.step, position.seconds = epoch + 1, 0, 0.0
+        position.sums, position.paid, position.counts = {}, {}, {}
         position.finished = should_stop(epoch, max(position.best_epoch, self.first_choice), self.config)
+        # Before the state: a run that is killed in between writes both again.
+        if self.processes.is_first:
+            self.checkpoints.save_metrics(position.history)
         self._save_state()
 
     def _is_chosen(self, score: float, scores: Any) -> bool:

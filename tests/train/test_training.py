@@ -354,6 +354,27 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(open_tiny, data,
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(encoder).items())
 
 
+def test_a_long_gradient_is_cut_to_the_greatest_norm_and_a_short_one_left(open_tiny, data, config, tmp_path):
+    """3 and 4 have the norm 5: at most 1 they become 3/5 and 4/5, at most 10 they stay."""
+
+    def give(gradient, values):
+        found = torch.zeros_like(gradient)
+        found.view(-1)[: len(values)] = torch.tensor(values)
+        return found
+
+    for most, expected in ((1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])):
+        encoder = open_tiny((0,))
+        settings = replace(config, distill=replace(config.distill, max_grad_norm=most))
+        trainer = make_trainer(Trainer, encoder, data, settings, tmp_path)
+        table = encoder.transformer.embeddings.word_embeddings.weight
+        for weights in encoder.transformer.parameters():
+            weights.register_hook(lambda grad, values=[3.0, 4.0] if weights is table else []: give(grad, values))
+        trainer.run_step({"labels": label_source(data)})
+        assert table.grad.view(-1)[:2].tolist() == pytest.approx(expected, abs=1e-5)
+        norms = [weights.grad.norm() for weights in encoder.transformer.parameters() if weights.grad is not None]
+        assert torch.stack(norms).norm().item() == pytest.approx(min(most, 5.0), abs=1e-5)
+
+
 def test_without_any_negative_query_pair_training_goes_on_without_the_term(open_tiny, data, config, tmp_path):
     none, nobody = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int64)
     bare = replace(data, dissimilar=none, similar=none, mining_queries=nobody)
