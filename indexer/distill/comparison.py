@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from indexer.distill.comparison_cells import (
 from indexer.distill.comparison_plan import Variant, find_tested, plan_cells
 from indexer.distill.comparison_scores import ModelScores, measure_model, read_scores, write_scores
 from indexer.distill.comparison_table import ComparedModel, SeedRun, TableRow, join_folds, tabulate_models
-from indexer.distill.data import read_training_data
+from indexer.distill.data import TrainingData, read_training_data
 from indexer.distill.evaluate import BM25, RANDOM, Encoder
 from indexer.distill.judgements import Judgements, read_measured
 from indexer.distill.lexical import score_by_bm25
+from indexer.distill.objective import student_objective
 from indexer.distill.purchases import read_traffic
 from indexer.distill.query_probes import choose_probes
 from indexer.distill.slices import Mask, slice_queries
@@ -55,6 +56,11 @@ class Comparison:
     def config(self) -> Config:
         """The configuration whose data and untrained models stand for all."""
         return self.cells[0].cell.config
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """What its trainings learn from, whichever of the queries are held out."""
+        return read_training_data(self.config, self.run_date)
 
     def check_baseline(self, name: str) -> None:
         """Raise ConfigError for a row that there will not be; which teachers have one is known after training."""
@@ -119,10 +125,9 @@ class Comparison:
         if not missing:
             return
         pairs = self._read_judgements().pairs
-        data = read_training_data(self.config, self.run_date)
-        probes = choose_probes(data, seed=self.config.distill.split_seed)
+        probes = choose_probes(self.data, seed=self.config.distill.split_seed)
         for folder, open_encoder in missing:
-            write_scores(folder, measure_model(open_encoder(), data, pairs, probes, self.config), {})
+            write_scores(folder, measure_model(open_encoder(), self.data, pairs, probes, self.config), {})
 
     def _floors(self, judgements: Judgements) -> list[ComparedModel]:
         """Return what needs no training."""
@@ -135,13 +140,21 @@ class Comparison:
         return [ComparedModel(name=name, runs=[run]) for name, run in runs.items()]
 
     def _teachers(self, judgements: Judgements) -> list[ComparedModel]:
-        """Return the encoders that taught, each training once whatever methods it served."""
+        """Return the encoders that taught, each training once whatever methods it served.
+
+        Of those with one name each is told by the first method that asked it.
+        """
         runs: dict[str, dict[int, list[ModelScores]]] = {}
         served: dict[str, tuple[str, str]] = {}
         seen: set[Path] = set()
         shown = self._shown_teachers()
-        keys_of = {name: part_keys(variant.config, self.run_date) for name, variant in self.variants.items()}
-        for folder in self.cells:
+        # A method that asks none has the key of a teacher that others trained.
+        keys_of = {
+            name: part_keys(variant.config, self.run_date)
+            for name, variant in self.variants.items()
+            if student_objective(variant.config.distill).asks_teachers
+        }
+        for folder in (folder for folder in self.cells if folder.cell.variant in keys_of):
             variant, keys = self.variants[folder.cell.variant], keys_of[folder.cell.variant]
             for role, name in zip(keys, variant.config.distill.encoder_teachers(), strict=False):
                 place = folder.measured(role)
@@ -199,7 +212,7 @@ class Comparison:
         return collected
 
     def _slice(self, judgements: Judgements) -> dict[str, Mask]:
-        data = read_training_data(self.config, self.run_date)
+        data = self.data
         others = data.queries[len(judgements.queries) :]
         work, bought = self.config.shop.work, bool(self.config.purchases.path)
         traffic = read_traffic(work, self.run_date, judgements.queries) if bought else None

@@ -6,15 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from indexer.config import as_document
-from indexer.console import show_text
 from indexer.distill.comparison import Comparison
 from indexer.distill.comparison_table import TableRow
 from indexer.distill.evaluate import WHOLE
-from indexer.distill_config import DistillConfig
+from indexer.distill.pages import changed_settings, render_page
 from indexer.line_plot import Range, Series, draw_lines, draw_ranges
 
 MAIN = ("auc", "fold_auc", "query_auc", "precision", "recall", "recall_98", "ndcg_5", "ndcg_10", "ndcg_all", "typo_auc")
@@ -26,15 +23,6 @@ QUERIES = ("qq_answered", "qq_irrelevant", "qq_irrelevant_unseen")
 COMPARED = ("auc", "query_auc", "ndcg_10")
 SWEPT = (*COMPARED, "qq_irrelevant")
 SPLIT_SETTINGS = ("seed", "test_share", "test_start", "ablations")
-
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("indexer.distill", "."),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    finalize=show_text,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def write_report(comparison: Comparison, rows: Sequence[TableRow], *, baseline: str) -> Path:
@@ -49,8 +37,12 @@ def write_report(comparison: Comparison, rows: Sequence[TableRow], *, baseline: 
         "folds tested": comparison.tested,
         "baseline": baseline,
         "validation share": config.distill.validation_share,
+        "products searched": len(comparison.data.products) + len(comparison.data.unlabelled),
     }
-    settings = {name: changed_settings(variant.config.distill) for name, variant in comparison.variants.items()}
+    settings = {
+        name: changed_settings(variant.config.distill, left_out=SPLIT_SETTINGS)
+        for name, variant in comparison.variants.items()
+    }
     document = {"facts": facts, "settings": settings, "rows": [asdict(row) for row in rows]}
     (comparison.out / "table.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     page = comparison.out / "report.html"
@@ -61,11 +53,13 @@ def write_report(comparison: Comparison, rows: Sequence[TableRow], *, baseline: 
 def render_comparison(
     rows: Sequence[TableRow], *, facts: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """Return the page; all text is escaped."""
+    """Return the page; all text is escaped. `facts` name the baseline and how many products are searched."""
     whole = [row for row in rows if row.part == WHOLE]
     slices = list(dict.fromkeys((row.part, row.queries, row.pairs) for row in rows if row.part != WHOLE))
     by_part = {(row.name, row.part): row for row in rows}
-    return _ENVIRONMENT.get_template("comparison.html").render(
+    return render_page(
+        "comparison.html",
+        title="Comparison of methods",
         facts=facts,
         rows=whole,
         tables={"main": MAIN, "retrieval": RETRIEVAL, "queries": QUERIES},
@@ -75,23 +69,7 @@ def render_comparison(
         plots={figure: Markup(_plot_differences(whole, figure)) for figure in COMPARED},
         sweeps=[{"name": name, "plots": plots} for name, plots in _plot_sweeps(whole).items()],
         settings=settings,
-        show=show_figure,
     )
-
-
-def changed_settings(config: DistillConfig) -> dict[str, Any]:
-    """Return what differs from the defaults, the split left out."""
-    found, default = as_document(config), as_document(DistillConfig())
-    return {name: value for name, value in found.items() if value != default[name] and name not in SPLIT_SETTINGS}
-
-
-def show_figure(value: Any) -> str:
-    """Return a figure for people."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _plot_differences(rows: Sequence[TableRow], figure: str) -> str:

@@ -230,6 +230,26 @@ def test_rows_stand_in_order_and_the_teacher_once(unbroken):
     assert [bool(row.differences) for row in rows] == [name != "kd-boost" for name in names]
 
 
+def test_a_shared_teacher_is_named_after_the_first_method_that_asked_it(shop, unbroken, tmp_path):
+    """The teacher of `default` learns otherwise than that of `direct`, which asks none, and of `kd-boost`."""
+    out = shutil.copytree(unbroken[0].out, tmp_path / "out")
+    comparison = compare(shop, out, methods=("direct", "kd-boost", "default"))
+    done = {(folder.cell.variant, folder.cell.fold): folder for folder in comparison.cells}
+    for fold in (0, 1):
+        taught, other = done["kd-boost", fold], done["default", fold]
+        assert done["direct", fold].measured("teacher") == taught.measured("teacher") != other.measured("teacher")
+        scores = read_scores(taught.folder)
+        write_scores(other.folder, scores, scores.document)
+        write_scores(other.measured("teacher"), scores, {})
+
+    def teachers(comparison):
+        rows = comparison.tabulate(baseline="direct")
+        return [row.name for row in rows if row.part == "all" and row.name.startswith("teacher")]
+
+    assert teachers(comparison) == ["teacher model of kd-boost", "teacher model of default"]
+    assert teachers(compare(shop, out, methods=("direct",))) == []
+
+
 @pytest.mark.parametrize(
     ("role", "unread"),
     [
@@ -290,6 +310,11 @@ def test_the_command_prints_and_writes_the_table(shop, unbroken):
     for row in document:
         assert escape(row["name"]) in page
     assert page.count("<svg") == 3
+    facts = json.loads((out / "table.json").read_text())["facts"]
+    # Of the forty products each has a label.
+    assert len({product for _, product in read_labels(shop)}) == 40
+    assert facts["products searched"] == 40
+    assert "<h2>Search among 40 products</h2>" in page
     wrong = CliRunner().invoke(indexer, [*words, "--methods", "direct,kd-boost,hiss", "--baseline", "teacher none"])
     assert wrong.exit_code == 2
     assert "--baseline teacher none: expected one of random, BM25" in wrong.stderr
@@ -317,10 +342,11 @@ def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_p
     row = rows["kd-boost gamma=1"]
     assert (row.seeds, row.swept) == (2, ("kd-boost gamma", 1.0))
     assert row.deviations["auc"] > 0
-    page = render_comparison(list(rows.values()), facts={"baseline": "<b>"}, settings={})
+    page = render_comparison(list(rows.values()), facts={"baseline": "<b>", "products searched": 1234}, settings={})
     # Three plots of differences, and a curve per figure that the shop has.
     assert page.count("<svg") == 3 + 3
     assert "from <b>" not in page
+    assert "Search among 1,234 products" in page
     # A teacher that does not know every pair, as a table of scores may, has no figures.
     place = comparison.cells[-1].folder / teacher_folder((f"cross:{tiny_model}",))
     known = read_scores(place)
