@@ -1,8 +1,8 @@
 """Plots of lines and of intervals as inline SVG, for the reports of builds, jobs and comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 30
@@ -60,6 +60,29 @@ def draw_lines(series: Sequence[Series], *, label: str) -> str:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{names}">'
         f"{_axes(x_range, y_range)}{''.join(lines)}{_caption(label)}</svg>"
     )
+
+
+def draw_history(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return an SVG by figure of a history; rows are in order, `epoch` or `step` labels them.
+
+    A figure of fewer than two rows has none.
+    """
+    key = next((name for name in ("epoch", "step") if name in rows[0]), None) if rows else None
+    plots = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name != key):
+        points = [
+            (float(row[key]) if key and is_number(row.get(key)) else float(position), float(row[name]))
+            for position, row in enumerate(rows)
+            if is_number(row.get(name))
+        ]
+        if len(points) > 1:
+            plots[name] = draw_lines([Series(name, points)], label=key or "row")
+    return plots
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _line(series: Series, colour: str, x_range: tuple[float, float], y_range: tuple[float, float]) -> str:

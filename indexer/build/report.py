@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from indexer.console import show_text
-from indexer.line_plot import Series, draw_lines
+from indexer.line_plot import Series, draw_history, draw_lines, is_number
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("indexer.build", "."),
@@ -106,12 +106,12 @@ def _flatten(counts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 def _plot_table(name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if "history" in name:
-        return _plot_history(rows)
+        return [{"name": figure, "svg": Markup(svg)} for figure, svg in draw_history(rows).items()]
     if name not in PLOTTED:
         return []
     axis, columns = PLOTTED[name]
     points = {
-        column: [(float(row[axis]), float(row[column])) for row in rows if _is_number(row.get(column))]
+        column: [(float(row[axis]), float(row[column])) for row in rows if is_number(row.get(column))]
         for column in columns
     }
     series = [Series(column, found) for column, found in points.items() if len(found) > 1]
@@ -128,22 +128,3 @@ def _plot_search(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _plot(name: str, series: Sequence[Series], label: str) -> dict[str, Any]:
     return {"name": name, "svg": Markup(draw_lines(series, label=label))}
-
-
-def _plot_history(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Draw one plot per figure of a history; rows are in order, `epoch` or `step` labels them."""
-    key = next((name for name in ("epoch", "step") if name in rows[0]), None)
-    plots = []
-    for name in read_columns(rows):
-        points = [
-            (float(row[key]) if key and _is_number(row.get(key)) else float(position), float(row[name]))
-            for position, row in enumerate(rows)
-            if name != key and _is_number(row.get(name))
-        ]
-        if len(points) > 1:
-            plots.append(_plot(name, [Series(name, points)], key or "row"))
-    return plots
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

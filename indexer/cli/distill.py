@@ -24,7 +24,8 @@ def distill(
 ) -> None:
     """Distil the student encoder from the teacher on the night's tables.
 
-    On a machine with several GPUs, `accelerate launch` starts a process for each; they train together.
+    What it prints ends with the path of a report, which has the curves of every training. On a machine with several
+    GPUs, `accelerate launch` starts a process for each; they train together.
 
     \b
     Examples:
@@ -32,7 +33,7 @@ def distill(
       accelerate launch --num_processes 4 .venv/bin/indexer distill --config shop.toml --run-date 2026-11-20
     """
     from indexer.distill.processes import open_processes
-    from indexer.distill.step import join_distill, run_distill
+    from indexer.distill.step import find_report, join_distill, run_distill
 
     loaded, processes = open_config(config_path, settings), open_processes()
     if not processes.is_first:
@@ -40,4 +41,9 @@ def distill(
         return
     progress = show_progress(no_progress)
     commit = run_distill(loaded, run_date, force=force, progress=progress, processes=processes)
-    print_json(commit.counts) if as_json else print_step(commit)
+    report = find_report(loaded, commit)
+    if as_json:
+        print_json({**commit.counts, "report": str(report) if report else None})
+        return
+    print_step(commit)
+    click.echo(f"  report  {report or '-'}")

@@ -45,7 +45,7 @@ class ModelScores:
 def measure_model(
     encoder: Encoder, data: TrainingData, pairs: LabelledPairs, probes: QueryProbes, config: Config
 ) -> ModelScores:
-    """Score the pairs, once more with misspelled queries, search all product texts, and answer the probes."""
+    """Score the pairs, once more with misspelled queries, search all texts of products in `data`, answer the probes."""
     rows, places = np.unique(pairs.query, return_inverse=True)
     texts = [data.queries[row] for row in rows]
     queries = encoder.encode_queries(texts)

@@ -15,6 +15,7 @@ from indexer.config import Config, as_document
 from indexer.contracts.files import local_files
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
+from indexer.distill.checkpoints import name_metrics, write_metrics
 from indexer.distill.data import TrainingData, read_training_data
 from indexer.distill.encoders import PACKAGED_MODEL, TextEncoder
 from indexer.distill.evaluate import Encoder, EvaluationRow, evaluate_rows, open_any_encoder
@@ -22,6 +23,7 @@ from indexer.distill.export import ExportSettings, Precision, export_encoder
 from indexer.distill.judgements import Judgements
 from indexer.distill.models import TrainedModels, train_models
 from indexer.distill.processes import ALONE, Processes
+from indexer.distill.training_report import render_training
 from indexer.distill.training_run import open_start, open_teacher
 from indexer.distill_config import CROSS, SCORES
 from indexer.index_config import GatesConfig
@@ -38,6 +40,7 @@ SETTINGS = {
 }
 """Section -> settings that do not decide the weights, or that name what is known by its bytes."""
 PARITY_TEXTS = 256
+REPORT = "report.html"
 
 
 def run_distill(
@@ -46,8 +49,8 @@ def run_distill(
     """Train and export the encoder of a date, or return the commit that already has it.
 
     An interrupted run goes on from its last checkpoint. The attempt's folder holds `teacher`, `student`
-    (sentence-transformers), `encoder-fp32` and `encoder-int8`. Of several processes the first calls this, and the
-    others `join_distill`.
+    (sentence-transformers), `encoder-fp32` and `encoder-int8`, each training's figures by epoch and `report.html`. Of
+    several processes the first calls this, and the others `join_distill`.
     """
     config.distill.check_exportable()
     started = time.monotonic()
@@ -135,11 +138,20 @@ def _write_models(
         "int8": _export(config, data, models.quantised or student, student, folder / "encoder-int8", name, "int8"),
     }
     rows = _measure(config, data, models, folder, progress)
-    card = render_card(name, config, data.counts, models.results, rows)
-    (folder / "student" / "README.md").write_text(card, encoding="utf-8")
+    told = (name, run_date, config, data.counts, models.results, rows)
+    (folder / "student" / "README.md").write_text(render_card(*told), encoding="utf-8")
+    (folder / REPORT).write_text(render_training(*told, parity), encoding="utf-8")
+    for role, result in models.results.items():
+        write_metrics(folder / name_metrics(role), result.history)
     best = {f"{role}_best_epoch": result.best_epoch for role, result in models.results.items()}
     histories = {f"{role}_history": result.history for role, result in models.results.items()}
     return {**best, "parity": parity, "evaluation": [row.as_dict() for row in rows], **histories}
+
+
+def find_report(config: Config, commit: StepCommit) -> Path | None:
+    """Return the page of a finished step, or None where it has none."""
+    page = StepFolder(config.shop.work, STEP, commit.run_date).attempt_folder(commit.attempt) / REPORT
+    return page if page.exists() else None
 
 
 def _export(

@@ -7,26 +7,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sentence_transformers import SentenceTransformer
 
+from indexer.cli.group import indexer
 from indexer.config import Config, ShopConfig
 from indexer.distill import step as step_module
 from indexer.distill.card import render_card
 from indexer.distill.evaluate import evaluate_encoder
 from indexer.distill.export import ExportSettings, export_encoder
-from indexer.distill.step import run_distill
-from indexer.distill_config import DistillConfig
+from indexer.distill.step import find_report, run_distill
+from indexer.distill.trainer import TrainingResult
+from indexer.distill.training_report import render_training
+from indexer.distill_config import BermConfig, DistillConfig
 from indexer.encoder import open_encoder
 from indexer.errors import EncoderError, GateError
 from indexer.index_config import GatesConfig
-from indexer.input_config import CatalogueConfig, LabelsConfig
+from indexer.input_config import CatalogueConfig, LabelsConfig, PurchasesConfig
 from indexer.methods import METHODS
-from indexer.runs import StepFolder
+from indexer.runs import StepCommit, StepFolder
 
 pytestmark = pytest.mark.train
 
 DATE = "2026-03-01"
 NOUNS = ("cup", "hat", "bag", "pen")
+ROLES = ("teacher", "recovered", "student", "quantised", "direct")
 ROWS = [
     "random",
     "BM25",
@@ -83,21 +88,92 @@ def shop(shop_files, tiny_model, tmp_path):
     )
 
 
+def card_of(config, *roles):
+    """The card after trainings of four epochs, of which the last two paid the dissimilar pairs."""
+    names = ("train_pairs", "train_queries", "validation_pairs", "validation_queries", "test_pairs", "test_queries")
+    counts = dict.fromkeys((*names, "similar_pairs", "dissimilar_pairs"), 0)
+    history = [{"epoch": epoch, **({"loss_dissimilar": 0.1} if epoch >= 3 else {})} for epoch in range(5)]
+    result = TrainingResult(history=history, best_epoch=4, best_score=0.9)
+    return render_card("shop-student", DATE, config, counts, dict.fromkeys(roles, result), [])
+
+
+def distill_of(method, **changes):
+    return Config(distill=DistillConfig(method=method, **{**METHODS[method], **changes}))
+
+
 @pytest.mark.parametrize(
     ("method", "loss"),
     [
         ("kd-boost", "KD-Boost equation 7, gamma 0.9, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0;"),
         ("cross-margin", ": margin-MSE x 1.0;"),
         ("dssm", ": labels by thresholds, alphas 1.0 / 0.0 / 0.0, no teacher asked;"),
-        ("direct", ": KD-Boost equations 5 and 6, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0,"),
+        ("direct", ": KD-Boost equation 5, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0,"),
         ("augmented", "margin-MSE x 1.0, unlabelled pairs per labelled one 5.0;"),
     ],
 )
 def test_the_card_names_the_losses_that_count(method, loss):
-    config = Config(distill=DistillConfig(method=method, **METHODS[method]))
-    names = ("train_pairs", "train_queries", "validation_pairs", "validation_queries", "test_pairs", "test_queries")
-    counts = dict.fromkeys((*names, "similar_pairs", "dissimilar_pairs"), 0)
-    assert loss in render_card("shop-student", config, counts, {}, [])
+    assert loss in card_of(distill_of(method))
+
+
+MINILM = "all-MiniLM-L6-v2"
+CROSSED = f"cross:{MINILM}"
+BY_5 = ", the encoders among them trained with KD-Boost equation 5"
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "roles", "told"),
+    [
+        ("kd-boost", {}, ["teacher"], f"{BY_5}, with 6 from epoch 3"),
+        ("kd-boost", {}, [], BY_5),
+        ("kd-boost", {"alpha_dissimilar": 0.0}, ["teacher"], BY_5),
+        ("kd-boost", {"teachers": (MINILM, CROSSED)}, ["cross"], BY_5),
+        ("cross-margin", {}, ["cross"], ""),
+    ],
+)
+def test_the_card_tells_how_teachers_were_trained_and_that_the_weights_derive_from_them(method, changes, roles, told):
+    config = distill_of(method, **changes)
+    names = ", ".join(f"`{name}`" for name in config.distill.teachers)
+    card = card_of(config, *roles, "student")
+    assert f"- **Teachers**: {names}{told}; frozen while they teach.\n" in card
+    assert (
+        f"The weights derive from `{MINILM}` and, through what they teach, from {names}; their licences hold for this "
+        "model too (all-MiniLM-L6-v2: Apache-2.0)."
+    ) in card
+
+
+def test_the_card_of_a_method_that_asks_no_teacher_names_none():
+    card = card_of(distill_of("direct", teachers=("somebody/else",)), "student")
+    assert "eachers" not in card
+    assert "somebody/else" not in card
+    assert "KD-Boost equation 5, with 6 from epoch 3, labels by bands" in card
+    assert f"The weights derive from `{MINILM}`; its licence holds for this model too (all-MiniLM-L6-v2" in card
+
+
+def test_the_card_tells_what_was_learnt_without_labels_where_it_was():
+    config = distill_of("kd-boost")
+    card = card_of(config, "recovered", "teacher", "student", "quantised")
+    apart = "on texts without labels, 4 epochs.\n"
+    assert f"- **Recovery**: before it was taught, brought back to the whole of `{MINILM}` {apart}" in card
+    assert f"- **int8**: a copy that computes in int8, brought back to the student {apart}" in card
+    plain = card_of(config, "teacher", "student")
+    assert "**Recovery**" not in plain
+    assert "**int8**" not in plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        ({}, "no purchases."),
+        ({"path": "sales.parquet"}, "purchases of all days up to it."),
+        ({"path": "sales.parquet", "lookback_days": 90}, "purchases of the 90 days that end with it."),
+        (
+            {"path": "sales.parquet", "lookback_days": 90, "half_life_days": 30},
+            "purchases of the 90 days that end with it, half-life 30 days.",
+        ),
+    ],
+)
+def test_the_card_has_the_window_of_the_data(settings, window):
+    assert f"\nRun date 2026-03-01; {window}\n" in card_of(Config(purchases=PurchasesConfig(**settings)))
 
 
 def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
@@ -122,6 +198,20 @@ def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
     ):
         assert text in card
     assert not list((folder.parent / "checkpoints").glob("*"))
+    for role in ROLES:
+        lines = (folder / f"{role}.metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == commit.counts[f"{role}_history"]
+    page = find_report(shop, commit)
+    assert page == folder / "report.html"
+    text = page.read_text()
+    for row in commit.counts["evaluation"]:
+        assert f"<tr><td>{row['name']}</td>" in text
+    for role in ROLES:
+        assert f"<h2>{role} <span" in text
+    # Each plot is of one figure of one training.
+    for figure in ("loss_labels", "auc"):
+        drawn = [role for role in ROLES if figure in commit.counts[f"{role}_history"][-1]]
+        assert text.count(f"<figcaption>{figure}</figcaption>") == len(drawn) > 1
 
     again = run_distill(shop, DATE, progress=False)
     assert again.attempt == commit.attempt
@@ -151,6 +241,55 @@ def test_the_step_leaves_everything_a_release_needs(shop, shop_files):
     assert {row["exact_es_100"] for row in found.retrieval} == {row["index_es_100"] for row in found.retrieval} == {1.0}
 
 
+def test_the_page_of_a_training_shows_what_it_is_given_and_escapes_it():
+    nasty, shown = "<b>\u202e", "&lt;b&gt;\\u202e"
+    history = [
+        {"epoch": 0, "auc": 0.5, "seconds": 1.0},
+        {"epoch": 1, f"loss_labels:{nasty}": 0.5, "auc": 0.75, "seconds": 2.0},
+        {"epoch": 2, f"loss_labels:{nasty}": 0.25, "auc": None, "seconds": 2.0},
+    ]
+    config = Config(shop=ShopConfig(name=nasty), distill=DistillConfig(epochs=3), berm=BermConfig(width=64))
+    page = render_training(
+        nasty,
+        DATE,
+        config,
+        {"train_pairs": 1234, "scores_1": {"rows": 7}},
+        {"student": TrainingResult(history=history, best_epoch=1, best_score=0.75)},
+        [],
+        {"int8": {"mean_cosine": 0.99}},
+    )
+    assert "<b>\u202e" not in page
+    assert "\u202e" not in page
+    assert f"<title>{shown}</title>" in page
+    for text in (
+        '<h2>student <span class="quiet">2 epochs, kept 1</span></h2>',
+        f"<figcaption>loss_labels:{shown}</figcaption>",
+        "<th>train_pairs</th><td>1,234</td>",
+        "<th>scores_1</th><td>rows 7</td>",
+        "<th>distill.epochs</th><td>3</td>",
+        "<th>berm.width</th><td>64</td>",
+        "<th>int8</th><td>mean_cosine 0.9900</td>",
+        "Run date 2026-03-01; no purchases.",
+    ):
+        assert text in page
+    assert page.count("<svg") == 3
+    assert "distill.gamma" not in page
+    assert "<script" not in page
+
+
+def test_the_command_names_its_report(tmp_path, monkeypatch):
+    commit = StepCommit(step="distill", run_date=DATE, attempt="abc", fingerprint="f", counts={"pairs": 3})
+    monkeypatch.setattr(step_module, "run_distill", lambda *_, **__: commit)
+    settings = ["--set", f"shop.work={tmp_path}", "--run-date", DATE]
+    assert CliRunner().invoke(indexer, ["distill", *settings]).stdout.endswith("\n  report  -\n")
+    page = StepFolder(tmp_path, "distill", DATE).attempt_folder("abc") / "report.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    assert CliRunner().invoke(indexer, ["distill", *settings]).stdout.endswith(f"\n  report  {page}\n")
+    document = json.loads(CliRunner().invoke(indexer, ["distill", *settings, "--json"]).stdout)
+    assert document == {"pairs": 3, "report": str(page)}
+
+
 def test_an_interrupted_step_goes_on_where_it_stopped(shop, monkeypatch):
     whole = run_distill(shop, DATE, progress=False)
     other = replace(shop, shop=replace(shop.shop, work=shop.shop.work + "-2"))
@@ -171,6 +310,10 @@ def test_an_interrupted_step_goes_on_where_it_stopped(shop, monkeypatch):
         resumed = run_distill(other, DATE, progress=False)
     assert resumed.counts["evaluation"] == whole.counts["evaluation"]
     assert resumed.fingerprint == whole.fingerprint
+    # Of trainings that were finished before, too.
+    attempt = folder.attempt_folder(resumed.attempt)
+    assert sorted(path.name for path in attempt.glob("*.metrics.jsonl")) == sorted(f"{r}.metrics.jsonl" for r in ROLES)
+    assert (attempt / "report.html").exists()
 
 
 def identify(config, run_date):
