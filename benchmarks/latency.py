@@ -1,13 +1,16 @@
-"""One query at a time on one thread, tokenising included: the exported student against sentence-transformers' encode.
+"""One query at a time, tokenising included: the exported student against sentence-transformers' encode.
 
 Every contender runs in a process of its own, in rounds of changing order, on the same distinct queries. All vectors
 are compared with those of a third way (transformers and a mean in numpy), or the run fails: least cosine 0.999 in fp32,
 mean cosine 0.98 in int8. What is claimed are ratios of one round; the median over the rounds is printed with the
 least and the greatest. The loop is closed: the next query comes when the last one is answered.
 
+--threads prints a table per number of threads that a contender is given, by default one thread. The baseline alone uses
+more for one query: the exported student stays on the thread that asks.
+
     python benchmarks/latency.py
     python benchmarks/latency.py --student work/distill/run_date=.../attempt=.../student --rounds 5
-    python benchmarks/latency.py --queries queries.tsv --number 5000
+    python benchmarks/latency.py --queries queries.tsv --number 5000 --threads 1 2
 
 Without --student it is layers 0, 3 and 5 of all-MiniLM-L6-v2, untrained: training changes no time.
 """
@@ -77,25 +80,25 @@ def read_queries(file: str, number: int) -> list[str]:
     return list(dict.fromkeys(line.split("\t")[0].strip().lower() for line in lines if line.strip()))[:number]
 
 
-def open_contender(name: str, folder: Path) -> Callable[[str], Vectors]:
-    """Return what turns one query into its vector."""
+def open_contender(name: str, folder: Path, threads: int) -> Callable[[str], Vectors]:
+    """Return what turns one query into its vector, on so many threads."""
     if name == BASELINE:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         model = SentenceTransformer(str(folder / "student"), device="cpu")
         return lambda query: model.encode([query], show_progress_bar=False)[0]
     from indexer.encoder import open_encoder
 
-    encoder = open_encoder(folder / name.removeprefix("exported "), threads=1)
+    encoder = open_encoder(folder / name.removeprefix("exported "), threads=threads)
     return lambda query: encoder.encode_queries([query])[0]
 
 
-def run_contender(name: str, folder: Path) -> dict[str, Any]:
+def run_contender(name: str, folder: Path, threads: int) -> dict[str, Any]:
     """Answer every query once after the warm-up; returns milliseconds by query, and writes the vectors."""
     queries = json.loads((folder / "queries.json").read_text())
-    encode = open_contender(name, folder)
+    encode = open_contender(name, folder, threads)
     for row in range(WARM_UP):
         encode(f"{queries[row % len(queries)]} warm")
     vectors, times = [], []
@@ -143,32 +146,40 @@ def check(name: str, vectors: Vectors, reference: Vectors) -> tuple[float, float
 
 
 def main() -> None:
-    """Parse the command line and print one table."""
+    """Parse the command line and print a table per number of threads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", default="", help="folder of sentence-transformers")
     parser.add_argument("--queries", default="", help="file of queries, one per line, or the first column of a TSV")
     parser.add_argument("--number", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of a query, one table for each")
     parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if min(options.threads) < 1:
+        parser.error(f"--threads: expected 1 at least, found {min(options.threads)}")
     if options.contender:
-        print(json.dumps(run_contender(options.contender[0], Path(options.contender[1]))))
+        name, folder = options.contender
+        print(json.dumps(run_contender(name, Path(folder), options.threads[0])))
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
     print_machine("sentence-transformers", "torch", "onnxruntime", "tokenizers", "numpy")
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), options.student, options.queries, options.number)
-        _compare(Path(folder), options.rounds)
+        for threads in options.threads:
+            _compare(Path(folder), options.rounds, threads)
 
 
-def _compare(folder: Path, rounds: int) -> None:
+def _compare(folder: Path, rounds: int, threads: int) -> None:
+    # A contender's process reads it when it starts.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for number in range(rounds):
         for name in CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]:
-            output, _ = run_watched([sys.executable, __file__, "--contender", name, str(folder)])
+            command = [sys.executable, __file__, "--contender", name, str(folder), "--threads", str(threads)]
+            output, _ = run_watched(command)
             runs[name].append(json.loads(output.splitlines()[-1]))
     reference = reference_vectors(folder)
-    print(f"{len(reference)} queries, one thread, {rounds} rounds; the paper's 3-layer MiniLM: {PAPER_MS} ms")
+    used = "one thread" if threads == 1 else f"{threads} threads"
+    print(f"{len(reference)} queries, {used}, {rounds} rounds; the paper's 3-layer MiniLM: {PAPER_MS} ms")
     head = "".join(f"{f'p{place} ms':>9} {'ratio (least to greatest)':>27}" for place in PERCENTILES)
     print(f"{'contender':22}{head} {'CPU ms':>7} {'mean cos':>9} {'least cos':>9}")
     for name in CONTENDERS:
