@@ -84,7 +84,7 @@ def _show(row: "TableRow") -> dict[str, Any]:
     for name in SHOWN:
         spread = row.deviations.get(name)
         shown[name] = format_value(row.figures.get(name)) + (f" ±{spread:.4f}" if spread is not None else "")
-        if name in ("auc", "query_auc", "ndcg_10"):
+        if name in ("auc", "fold_auc", "query_auc", "ndcg_10"):
             found = row.differences.get(name)
             shown[f"{name} vs"] = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "-"
     return shown

@@ -5,6 +5,7 @@ per query, so that no pair is copied: a mean over queries becomes a weighted mea
 statistic of weighted pairs, which one sort of the scores serves for all draws.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class JudgedPairs:
     query: NDArray[np.int64]
     grade: NDArray[np.int64]
     product_ids: Sequence[str]
+    fold: NDArray[np.int64] | None = None
+    """Where several models scored the pairs, each one those of a fold."""
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -58,13 +61,17 @@ def draw_weights(queries: int, *, draws: int = DRAWS, seed: int) -> Floats:
 def bootstrap_figures(runs: Sequence[Floats], pairs: JudgedPairs, weights: Floats) -> dict[str, Floats]:
     """Return each figure of each draw, (draws,), as the mean over a model's runs; NaN where a draw defines none.
 
-    `runs` are the model's scores of the pairs, one array per seed; `weights` are those of `draw_weights`.
+    `runs` are the model's scores of the pairs, one array per seed; `weights` are those of `draw_weights`. Pairs that
+    have folds give `fold_auc`, too, the mean of the ROC-AUC within a fold.
     """
-    found: dict[str, list[Floats]] = {"auc": [], "query_auc": [], "ndcg_5": [], "ndcg_10": []}
+    found: dict[str, list[Floats]] = defaultdict(list)
+    places = np.unique(pairs.query, return_inverse=True)[1]
     for scores in runs:
-        found["auc"].append(
-            weighted_aucs(scores, pairs.positive, np.unique(pairs.query, return_inverse=True)[1], weights)
-        )
+        found["auc"].append(weighted_aucs(scores, pairs.positive, places, weights))
+        if pairs.fold is not None:
+            folds = [pairs.fold == fold for fold in np.unique(pairs.fold)]
+            within = [weighted_aucs(scores[own], pairs.positive[own], places[own], weights) for own in folds]
+            found["fold_auc"].append(_mean_defined(np.stack(within)))
         found["query_auc"].append(weighted_means(query_aucs(scores, pairs.positive, pairs.query), weights))
         for depth in (5, 10):
             ndcgs = query_ndcgs(scores, pairs.grade, pairs.product_ids, pairs.query, depth=depth)
@@ -103,6 +110,14 @@ def weighted_aucs(scores: Floats, positive: NDArray[np.bool_], places: NDArray[n
         with np.errstate(invalid="ignore"):
             found.append((relevant * below).sum(axis=1) / (relevant.sum(axis=1) * irrelevant.sum(axis=1)))
     return np.concatenate(found)
+
+
+def _mean_defined(values: Floats) -> Floats:
+    """Return the mean of each column without what is NaN: a fold of one class tells nothing."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+    return means
 
 
 def _find_interval(differences: Floats) -> Interval | None:

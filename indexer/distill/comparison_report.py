@@ -20,7 +20,7 @@ RETRIEVAL = (
     *("index_es_100", "index_recall_10", "index_recall_100"),
 )
 QUERIES = ("qq_answered", "qq_irrelevant", "qq_irrelevant_unseen")
-COMPARED = ("auc", "query_auc", "ndcg_10")
+COMPARED = ("auc", "fold_auc", "query_auc", "ndcg_10")
 SWEPT = (*COMPARED, "qq_irrelevant")
 SPLIT_SETTINGS = ("seed", "test_share", "test_start", "ablations")
 

@@ -102,7 +102,7 @@ def _tabulate_part(
     chosen = mask[judgements.pairs.query]
     pairs = judgements.pairs.take(chosen)
     ids = [judgements.product_ids[row] for row in pairs.product]
-    judged = JudgedPairs(query=pairs.query, grade=pairs.grade, product_ids=ids)
+    judged = JudgedPairs(query=pairs.query, grade=pairs.grade, product_ids=ids, fold=folds[pairs.query])
     queries = len(np.unique(pairs.query))
     weights = draw_weights(queries, seed=seed)
     drawn = {
