@@ -309,7 +309,7 @@ def test_the_command_prints_and_writes_the_table(shop, unbroken):
     page = (out / "report.html").read_text()
     for row in document:
         assert escape(row["name"]) in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     facts = json.loads((out / "table.json").read_text())["facts"]
     # Of the forty products each has a label.
     assert len({product for _, product in read_labels(shop)}) == 40
