@@ -34,8 +34,9 @@ help: ## List the targets
 demo: $(VENV)/demo ## Run the whole nightly job on a generated shop and search the release
 	$(BIN)/indexer demo --folder demo-shop
 
-test: check ## Run every check and every test
+test: check ## Run every check, every test, and 20,000 schedules of the release protocol
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.proof.simulation --full
 
 check: $(VENV)/test ## Lint, types, layers
 	$(BIN)/ruff check .
