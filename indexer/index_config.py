@@ -7,6 +7,7 @@ from indexer.input_config import MANY, require, require_one_of, require_ranges
 UNCHOSEN_EF_SEARCH = 128
 """In index files, and for searches of no release."""
 MAX_EF = 1 << 20
+MAX_RECALL_QUERIES = 100_000
 """Most candidates that a search or the making of a graph looks at: each takes memory for so many."""
 
 REUSE = ("all", "vectors", "none")
@@ -61,7 +62,7 @@ class IndexConfig:
         require_ranges(self, m=(2, 512), shards=(0, 512), batch_tokens=(1, 10**6), threads=(0, 1_024))
         require_ranges(self, graph_dimensions=(0, 4_096))
         require_ranges(self, ef_search=(0, MAX_EF), ef_construction=(0, MAX_EF))
-        require_ranges(self, max_shard_rows=(1, MANY), recall_queries=(1, MANY))
+        require_ranges(self, max_shard_rows=(1, MANY), recall_queries=(1, MAX_RECALL_QUERIES))
         require_ranges(self, target_recall_10=(0, 1), target_recall_100=(0, 1), memory_limit_gib=(0, MANY))
         require_ranges(self, max_deltas=(0, 256), max_stale_share=(0, 1), kept_probes=(1, MANY))
         require(self.ef_construction >= self.m, f"ef_construction: expected at least m, found {self.ef_construction}")

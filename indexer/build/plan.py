@@ -1,5 +1,6 @@
 """What a build will do, worked out before it does it."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -28,6 +29,11 @@ MOST_SPARE = 2
 """Times as many shards as are needed may stay."""
 COMPARED_ROW_BYTES = 400
 """Of a row of the live release that it is compared with."""
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+"""What a folder or its disk says that cannot be written to; other errors of the system are not about it."""
 LIBRARY_BYTES = 500 << 20
 """Interpreter, libraries, encoder and one batch."""
 
@@ -134,21 +140,29 @@ def find_curated(config: Config, run_date: str) -> str | None:
 
 @contextmanager
 def hold_scratch(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder below the work folder, which goes with the block; raises StoreError for an OSError in it.
+    """Give a scratch folder below the work folder, which goes with the block.
 
-    What dead processes of this machine left behind is removed.
+    What dead processes of this machine left behind is removed. Raises StoreError where the folder or its disk refuses.
     """
     scratch: Path | None = None
     try:
         scratch = _open_scratch(folder)
         yield scratch
     except OSError as error:
+        if error.errno not in REFUSED or (error.filename and not _lies_below(error.filename, folder)):
+            raise
         raise StoreError(
             f"{error.filename or folder}: {error.strerror or error}; check the work folder, its rights and the disk"
         ) from error
     finally:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lies_below(name: str | bytes, folder: Path) -> bool:
+    """Whether a file lies below the work folder, or a folder that it would lie in."""
+    path, work = Path(os.fsdecode(name)).absolute(), folder.absolute()
+    return path.is_relative_to(work) or work.is_relative_to(path)
 
 
 def _open_scratch(folder: Path) -> Path:

@@ -212,7 +212,8 @@ def gc(
     """Retire releases that nobody needs and delete what only they had.
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
-    one of these names. A retired run can never go live again. Where nothing is live nothing goes.
+    one of these names. A retired run can never go live again. Where nothing is live nothing goes; more
+    than half of the runs need --yes-delete.
 
     \b
     Example:
@@ -236,12 +237,14 @@ def gc(
         "bytes": plan.bytes,
         "bytes_left": plan.left,
         "foreign_objects": plan.foreign,
+        "live": plan.history.live.run_id if plan.history.live else None,
+        "takes_most": plan.takes_most,
     }
     _show(document, as_json)
     if not done and not as_json and (plan.retire or plan.delete or plan.drafts):
         click.echo(f"nothing was changed; give {'--yes-delete' if plan.takes_most else '--yes'} to do it")
     if plan.history.live is None and not as_json:
-        click.echo("nothing is live here, so no run goes: is this the address, and is its log/ whole?")
+        click.echo("nothing is live here, so nothing goes: is this the address, and is its log/ whole?")
 
 
 @release.command()

@@ -76,7 +76,11 @@ class CheckpointFolder:
             return None
         try:
             state = torch.load(self._state, weights_only=True, map_location="cpu")
-            return Position(**state.pop("position")), state
+            position = Position(**state.pop("position"))
+            if not position.paid:
+                # An earlier program counted no steps by loss: it divided by all of them.
+                position.paid = dict.fromkeys(position.sums, position.step)
+            return position, state
         except (RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IntegrityError(

@@ -1,6 +1,6 @@
 """Collect garbage: retire releases that nobody needs, then delete what only they had.
 
-Where nothing is live nothing is collected: it is the wrong address, or a log that was lost and must be restored.
+Where nothing is live nothing is touched: it is the wrong address, or a log that was lost and must be restored.
 
 A run is retired in the log before anything of it is deleted, so whoever publishes or rolls back on an older head is too
 late by its number, reads why, and gives up. Objects of a retired run that a kept release names stay: nights share them.
@@ -27,7 +27,11 @@ RETIRED_AT_ONCE = 1_000
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.=-]*"
 _OBJECT = re.compile(rf"{OBJECTS}({RUN_ID})/({_PART}(?:/{_PART})*)")
 """Keys of the project's own objects; what else lies there is left alone."""
-_BUILT = re.compile(rf"(?:done|encoder)/.+|(?:manifest|report|canaries)\..+|{COLLECTION}-\d{{5}}\..+")
+_ATTEMPT = r"[0-9a-f]{12}"
+_BUILT = re.compile(
+    rf"(?:manifest|report|canaries|{COLLECTION}-\d{{5}})\.{_ATTEMPT}\..+|encoder/{_ATTEMPT}/.+|"
+    rf"done/(?:encoder|{COLLECTION}-\d{{5}})(?:\.\d+)?\.json"
+)
 """Names that builds give: a folder without one of them is no run, unless the log knows it."""
 
 
@@ -78,7 +82,7 @@ def plan_garbage(
 ) -> GarbagePlan:
     """Work out what can go, reading the log, the manifests of kept releases and one listing; change nothing.
 
-    Where no release is live no run goes. Entries that no trusted key signed keep nothing and retire nothing. Raises
+    Where no release is live nothing goes. Entries that no trusted key signed keep nothing and retire nothing. Raises
     IntegrityError where the manifest of a kept release cannot be read: what it names would be unknown.
     """
     history = read_own(store, key)
@@ -97,13 +101,18 @@ def plan_garbage(
     for run_id in set(stored) - set(history.releases) - history.retired:
         if not any(_is_built(item.key) for item in stored[run_id]):
             foreign += len(stored.pop(run_id))
+    if history.live is None:
+        every = sum(item.bytes for items in stored.values() for item in items)
+        return GarbagePlan(
+            history=history, kept=(), retire=(), delete=(), left=every, runs=len(stored), foreign=foreign
+        )
     # The store's own times: the clocks of builders may be wrong.
     written = {item.key: item.modified for item in store.list(LOG)}
     kept = _find_kept(history, rule, clock, written)
     named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
     building = _find_building(stored, history, rule, clock)
     runs = (set(stored) | set(history.releases)) - history.retired
-    retire = tuple(sorted(runs - set(kept) - building)) if history.live else ()
+    retire = tuple(sorted(runs - set(kept) - building))
     gone = history.retired | set(retire)
     delete = [item for run_id, items in sorted(stored.items()) if run_id in gone for item in items]
     delete = [item for item in delete if item.key not in named]
@@ -130,15 +139,15 @@ def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = No
     """
     if plan.takes_most and not most:
         raise ConfigError(
-            f"{store.url}: {len(plan.retire)} of {plan.runs} runs would be retired, more than half; look at the plan "
-            "and at the address, then give --yes-delete"
+            f"{store.url}: {len(plan.retire)} of {plan.runs} runs would be retired, more than half; look at the "
+            "address and, without --yes, at the plan, then give --yes-delete"
         )
     head = plan.history.head
     for start in range(0, len(plan.retire), RETIRED_AT_ONCE):
         head = commit_keeping(store, head, "retire", plan.retire[start : start + RETIRED_AT_ONCE], key).sequence
     for item in (*plan.delete, *plan.drafts):
         store.delete(item.key)
-    if isinstance(store, LocalStore):
+    if isinstance(store, LocalStore) and plan.history.live:
         for prefix in (OBJECTS, LOG):
             store.remove_empty_folders(prefix, plan.before)
     return plan.bytes

@@ -158,14 +158,16 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileNotFoundError:
+        if folder.parent == folder:
+            raise
         _make_folder(folder.parent)
-        _make_folder(folder)
+        folder.mkdir(exist_ok=True)
     except OSError:
         # Of one that is there, a read-only disk may say that it is read-only.
         if not folder.is_dir():
             raise
-    else:
-        sync_folder(folder.parent)
+        return
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

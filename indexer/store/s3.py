@@ -66,8 +66,11 @@ class S3Store:
         def read() -> bytes:
             answer = self._once.get_object(Bucket=self.bucket, Key=self._key(key))
             with contextlib.closing(answer["Body"]) as body:
-                check_size(answer["ContentLength"], limit, f"{self.url}: {key}")
-                data: bytes = body.read()
+                stated: int | None = answer.get("ContentLength")
+                check_size(stated or 0, limit, f"{self.url}: {key}")
+                # Some proxies state no length; what states one is read to its end, or is an error.
+                data: bytes = body.read(limit + 1 if stated is None else None)
+            check_size(len(data), limit, f"{self.url}: {key}")
             return data
 
         return self._read_whole(key, read)

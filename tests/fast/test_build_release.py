@@ -12,6 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from jinja2 import TemplateNotFound
 
 from indexer import hnsw
 from indexer.build import publish, release, shard
@@ -513,6 +514,29 @@ def test_a_full_disk_is_worth_another_try_and_leaves_no_scratch(
     assert caught.value.exit_code == 75
     assert list(work.iterdir()) == []
     assert build(config).status == "published"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TemplateNotFound("report.html"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/inputs/golden.tsv"),
+        PermissionError(errno.EACCES, "Permission denied", "/inputs/golden.tsv"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_not_about_the_work_folder_is_not_said_of_it(
+    make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(shard, "write_index", fail)
+    with pytest.raises(type(error)) as caught:
+        build(make_shop(products(100)))
+    assert caught.value is error
 
 
 def test_a_work_folder_that_cannot_be_made_is_named(make_shop: Shop, build: Any, products: Any):

@@ -137,7 +137,7 @@ def test_shared_objects_outlive_the_release_that_made_them(store: LocalStore):
 def test_what_was_live_or_written_a_short_time_ago_is_kept(store: LocalStore):
     publish_run(store, "a")
     publish_run(store, "b")
-    put(store, "v/unfinished/products-00000.a.faiss", b"x")
+    put(store, "v/unfinished/products-00000.0123456789ab.faiss", b"x")
     now = datetime.now(UTC)
     assert plan_garbage(store, ONE, now).retire == ()
     assert plan_garbage(store, KeepingRule(releases=1, grace=timedelta(0)), now).retire == ("a", "unfinished")
@@ -211,7 +211,7 @@ def test_the_grace_period_ends_after_three_days(
 ):
     publish_run(store, "a")
     publish_run(store, "b")
-    put(store, "v/dead/products-00000.a.faiss", b"x")
+    put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
     moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
     date_everything(store, moment)
@@ -223,7 +223,7 @@ def test_the_grace_period_ends_after_three_days(
 def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
     publish_run(store, "a")
     publish_run(store, "b")
-    put(store, "v/dead/products-00000.a.faiss", b"12345")
+    put(store, "v/dead/products-00000.0123456789ab.faiss", b"12345")
     # A name of the project's alphabet that no build gives, in a run of its own.
     put(store, "v/dead/notes.txt", b"123")
     put(store, "v/.DS_Store", b"1234567")
@@ -253,7 +253,7 @@ def test_as_many_of_the_newest_releases_are_kept_as_the_rule_says(store: LocalSt
 
 
 def test_where_nothing_is_live_nothing_goes(store: LocalStore):
-    put(store, "v/dead/products-00000.a.faiss", b"x")
+    put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
     assert (plan_garbage(store, ONE, LATER).retire, plan_garbage(store, ONE, LATER).delete) == ((), ())
     publish_run(store, "a")
     publish_run(store, "b")
@@ -263,20 +263,33 @@ def test_where_nothing_is_live_nothing_goes(store: LocalStore):
         store.delete(item.key)
     plan = plan_garbage(store, ONE, LATER)
     assert (plan.kept, plan.retire, plan.delete, plan.foreign) == ((), (), (), 0)
-    before = keys(store, "a") | keys(store, "b")
-    assert collect_garbage(store, plan) == 0
-    assert keys(store, "a") | keys(store, "b") == before
+    for folder in ("log/nginx", "v/empty"):
+        (store.root / folder).mkdir(parents=True)
+        os.utime(store.root / folder, (0, 0))
+    (store.root / "v/empty" / DRAFT_NAME).write_bytes(b"half")
+    before = sorted(store.root.rglob("*"))
+    assert collect_garbage(store, plan_garbage(store, ONE, LATER)) == 0
+    assert sorted(store.root.rglob("*")) == before
 
 
 def test_a_folder_that_no_build_made_is_no_run(store: LocalStore):
     publish_run(store, "a")
-    for key in ("v/2023/photos/cat.jpg", "v/album/a.txt", "v/album/products-1.faiss"):
-        put(store, key, b"x")
+    names = ("2023/photos/cat.jpg", "archive/report.html", "models/encoder/model.bin", "models/done/list.json")
+    for name in (*names, "album/products-00001.faiss"):
+        put(store, f"v/{name}", b"x")
     plan = plan_garbage(store, ONE, LATER)
-    assert (plan.retire, plan.delete, plan.foreign) == ((), (), 3)
+    assert (plan.retire, plan.delete, plan.foreign) == ((), (), 5)
 
 
-@pytest.mark.parametrize("name", ["done/products-00003.2.json", "encoder/a/encoder.onnx", "manifest.a.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "done/products-00003.2.json",
+        "done/encoder.json",
+        "encoder/0123456789ab/encoder.onnx",
+        "manifest.0123456789ab.json",
+    ],
+)
 def test_a_run_is_known_by_any_name_that_builds_give(store: LocalStore, name: str):
     publish_run(store, "a")
     put(store, f"v/dead/{name}", b"x")
@@ -321,7 +334,7 @@ class Bucket:
 
 def test_a_bucket_has_neither_drafts_nor_folders(store: LocalStore):
     publish_run(store, "a")
-    put(store, "v/dead/products-00000.a.faiss", b"x")
+    put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
     bucket: Any = Bucket(store)
     plan = plan_garbage(bucket, ONE, LATER)
@@ -423,7 +436,7 @@ def test_of_two_publishers_of_a_run_the_second_takes_the_entry_of_the_first(stor
 def test_a_publisher_whose_run_was_retired_gives_up(store: LocalStore):
     publish_run(store, "a")
     manifest = make_manifest(store, "b", (make_shard(store, "b"),), read_head(store))
-    put(store, "v/b/products-00000.a.faiss", b"x")
+    put(store, "v/b/products-00000.0123456789ab.faiss", b"x")
     collect = plan_garbage(store, ONE, LATER)
     assert collect.retire == ("b",)
     changes.commit_keeping(store, collect.history.head, "retire", collect.retire)
@@ -444,7 +457,7 @@ def test_a_publisher_that_another_release_overtook_gives_up(store: LocalStore):
 
 def test_a_run_that_was_retired_is_built_again_under_another_name(store: LocalStore):
     publish_run(store, "a")
-    put(store, "v/b/products-00000.a.faiss", b"x")
+    put(store, "v/b/products-00000.0123456789ab.faiss", b"x")
     collect_garbage(store, plan_garbage(store, ONE, LATER))
     history = read_history(store)
     assert [history.list_names(run_id) for run_id in ("a", "b")] == [["a"], ["b", "b-2"]]

@@ -186,6 +186,14 @@ class TestLocalStore:
         store.put_new("v/run/done/c", b"1")
         assert synced == ["shop/root/v/run"] * 2 + ["shop/root/v/run/done"]
 
+    def test_a_working_folder_that_is_gone_is_a_store_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        with pytest.raises(StoreError, match=r"no such object|No such file"):
+            LocalStore(Path("release")).put_new("v/a", b"1")
+
     def test_a_full_disk_leaves_nothing_behind(self, tmp_path: Path):
         def fill(file: object) -> None:
             raise OSError(28, "No space left on device")
@@ -200,12 +208,15 @@ class _Answer(BaseHTTPRequestHandler):
 
     status = 200
     code = ""
+    stated = True
+    """Whether the answer says how long it is."""
 
     def _answer(self) -> None:
         body = f"<Error><Code>{self.code}</Code><Message>said the server</Message></Error>".encode()
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(self.status)
-        self.send_header("Content-Length", str(len(body)))
+        if self.stated:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -217,13 +228,12 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering(
-    s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[int, str], S3Store]]:
+def answering(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., S3Store]]:
     servers: list[ThreadingHTTPServer] = []
 
-    def start(status: int, code: str) -> S3Store:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"status": status, "code": code}))
+    def start(status: int, code: str, stated: bool = True) -> S3Store:
+        said = {"status": status, "code": code, "stated": stated}
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), said))
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
@@ -252,6 +262,15 @@ class TestS3Faults:
             with pytest.raises(StoreError, match=f"storage answered {code} \\({status}\\)") as caught:
                 answering(status, code).put_new("a", b"")
             assert type(caught.value) is StoreError
+
+    @pytest.mark.parametrize("stated", [True, False])
+    def test_an_answer_is_read_up_to_the_limit(self, answering: Callable[..., S3Store], stated: bool):
+        store = answering(200, "x", stated)
+        whole = store.get("a")
+        assert whole.startswith(b"<Error><Code>x</Code>")
+        assert store.get("a", len(whole)) == whole
+        with pytest.raises(IntegrityError, match=r"s3://bucket/prefix: a: \d+ bytes; expected at most 5, so"):
+            store.get("a", 5)
 
     def test_a_create_is_sent_once(self, answering: Callable[[int, str], S3Store], monkeypatch: pytest.MonkeyPatch):
         sent: list[str] = []

@@ -51,7 +51,7 @@ class Actors:
             published.refuse_older(self.store, run_date, past)
         elif found := published.find_published(self.store, names, run_date, past, live):
             return found.status
-        attempt = f"{self.random.getrandbits(40):010x}"
+        attempt = f"{self.random.getrandbits(48):012x}"
         run = RunFolder(self.store, run_id, attempt="same" if self.same_keys else attempt)
         encoder = self._seal_encoder(run, live, attempt)
         kept = live if reuse == "all" and live and self.random.random() < 0.7 else None

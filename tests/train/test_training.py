@@ -678,6 +678,14 @@ def test_grades_become_labels():
     assert LABEL_OF_GRADE[[3, 2, 1, 0]].tolist() == [2, 1, 0, 0]
 
 
+def test_a_checkpoint_without_counts_by_loss_had_every_loss_in_every_step(tmp_path):
+    folder = CheckpointFolder(tmp_path, "student")
+    folder.save_state(Position(epoch=2, step=4, sums={"loss": 2.0, "loss_labels": 1.0}), {})
+    position, _ = folder.load_state()
+    position.add_losses({"loss": 0.5})
+    assert position.mean_losses() == {"loss": 0.5, "loss_labels": 0.25}
+
+
 def test_damaged_checkpoint_is_named(tmp_path):
     folder = CheckpointFolder(tmp_path, "teacher")
     assert folder.load_state() is None
