@@ -19,6 +19,7 @@ TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-mar
 TABLE_SEEDS := --folds 5 --seeds 2
 TABLE_SWEEPS := --sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]'
 TABLE_OPTIONS :=
+LARGE := demo-shop-large
 FUZZ_SECONDS := 600
 ABLATIONS := --sweep 'kd-boost:gamma=[0, 0.25, 0.5, 0.75, 0.9, 1]' --sweep 'kd-boost:dissimilar_share=[0, 0.5]' \
 	--sweep 'kd-boost:similar_share=[0, 0.5]'
@@ -58,7 +59,7 @@ paper-sweeps: $(VENV)/demo ## The table with gamma, taxonomy, similar queries an
 generated-table: TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default
 generated-table: TABLE_SWEEPS :=
 generated-table: $(VENV)/demo ## Compare the paper's methods on a generated shop of 50,000 labels: an hour or two
-	$(BIN)/indexer demo --size large --shop-only --folder demo-shop-large
+	$(BIN)/indexer demo --size large --shop-only --folder $(LARGE)
 	$(COMPARE)
 
 ablations: TABLE_METHODS := direct,kd-boost,default
@@ -67,8 +68,8 @@ ablations: $(VENV)/demo ## Vary gamma, losses, teachers and scored pairs on a ge
 	$(BIN)/indexer demo --size medium --shop-only --folder demo-shop-medium
 	$(COMPARE)
 
-generated-table: TABLE := demo-shop-large/comparison
-generated-table: TABLE_CONFIG := demo-shop-large/shop.toml
+generated-table: TABLE := $(LARGE)/comparison
+generated-table: TABLE_CONFIG := $(LARGE)/shop.toml
 ablations: TABLE := demo-shop-medium/comparison
 ablations: TABLE_CONFIG := demo-shop-medium/shop.toml
 generated-table ablations: TABLE_DATE := 2026-01-07

@@ -1,5 +1,6 @@
 """`indexer demo`: a generated shop, the whole nightly job, and a few searches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,9 +30,15 @@ SEARCHES = (
     show_default=True,
     help="medium has 13,000 labels and large 50,000, to compare methods on.",
 )
+@click.option(
+    "--label-noise",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Part of the labels whose grade is drawn by chance; by default 0, of medium and large 0.1.",
+)
 @click.option("--shop-only", is_flag=True, help="Generate the shop, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
-def demo(folder: str, size: str, shop_only: bool, no_progress: bool) -> None:
+def demo(folder: str, size: str, label_noise: float | None, shop_only: bool, no_progress: bool) -> None:
     """Generate a shop with known answers, run the nightly job on it and search the release.
 
     Needs no network, no cloud account and no GPU. Run again, it skips what is finished.
@@ -45,7 +52,8 @@ def demo(folder: str, size: str, shop_only: bool, no_progress: bool) -> None:
 
     home = Path(folder)
     if not (home / "shop.toml").exists():
-        answers = write_demo_shop(home, SHOPS[size])
+        settings = SHOPS[size] if label_noise is None else replace(SHOPS[size], label_noise=label_noise)
+        answers = write_demo_shop(home, settings)
         click.echo(f"shop  {home}  {answers.products} products, {len(answers.synonyms)} planted synonym pairs")
     else:
         click.echo(f"shop  {home}  is there already, whatever its size")

@@ -7,8 +7,10 @@ from math import log
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from indexer.cli.demo import demo
+from indexer.cli.group import indexer
 from indexer.config_file import load_config
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
@@ -112,3 +114,19 @@ def test_the_large_shop_has_fifty_thousand_labels_of_which_a_tenth_is_noise(tmp_
 def test_every_size_can_be_asked_for():
     (size,) = [option for option in demo.params if option.name == "size"]
     assert list(size.type.choices) == list(SHOPS)
+
+
+def test_labels_are_as_noisy_as_the_command_says(tmp_path):
+    labels = {}
+    for noise in ("0", "0.6"):
+        folder = tmp_path / noise
+        words = ["demo", "--folder", str(folder), "--shop-only", "--label-noise", noise]
+        assert CliRunner().invoke(indexer, words).exit_code == 0
+        labels[noise] = [line.split("\t") for line in (folder / "labels.tsv").read_text().splitlines()[1:]]
+    changed = 0
+    for (query, product, grade), noisy in zip(labels["0"], labels["0.6"], strict=True):
+        assert [query, product] == noisy[:2]
+        changed += grade != noisy[2]
+    # Of three grades a drawn one is another in two cases of three: 0.4, with a deviation of 0.015 on so many labels.
+    assert len(labels["0"]) > 1_000
+    assert changed / len(labels["0"]) == pytest.approx(0.4, abs=0.06)
