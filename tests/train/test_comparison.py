@@ -343,8 +343,8 @@ def test_a_sweep_is_drawn_and_two_seeds_have_a_deviation(shop, tiny_model, tmp_p
     assert (row.seeds, row.swept) == (2, ("kd-boost gamma", 1.0))
     assert row.deviations["auc"] > 0
     page = render_comparison(list(rows.values()), facts={"baseline": "<b>", "products searched": 1234}, settings={})
-    # Three plots of differences, and a curve per figure that the shop has.
-    assert page.count("<svg") == 3 + 3
+    # Four plots of differences, and a curve per figure that the shop has.
+    assert page.count("<svg") == 4 + 4
     assert "from <b>" not in page
     assert "Search among 1,234 products" in page
     # A teacher that does not know every pair, as a table of scores may, has no figures.
