@@ -7,8 +7,9 @@ from indexer.input_config import MANY, require, require_one_of, require_ranges
 UNCHOSEN_EF_SEARCH = 128
 """In index files, and for searches of no release."""
 MAX_EF = 1 << 20
-MAX_RECALL_QUERIES = 100_000
 """Most candidates that a search or the making of a graph looks at: each takes memory for so many."""
+MAX_RECALL_QUERIES = 100_000
+"""Each takes some 16 KB of every kept probe."""
 
 REUSE = ("all", "vectors", "none")
 """What a build uses again of the live release: shards and vectors, vectors alone (compaction), or nothing."""

@@ -4,21 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from indexer.console import show_text
+from indexer.html_page import render_page
 from indexer.line_plot import Series, draw_history, draw_lines, is_number
-
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("indexer.build", "."),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    finalize=show_text,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 PLOTTED = {
     "deciles": ("npmi_above", ("agreement", "agreement_apart", "agreement_above")),
@@ -34,9 +23,10 @@ def render_report(story: Mapping[str, Any]) -> str:
     plain values form one table, a list of objects is a table of its own, and a list named `history`, ending in
     `_history` or named in PLOTTED is drawn as lines as well.
     """
-    template = _ENVIRONMENT.get_template("report.html")
-    return template.render(
-        title=story.get("run_id", "release"),
+    return render_page(
+        "indexer.build",
+        "report.html",
+        title=f"Release {story.get('run_id', 'release')}",
         refused=story.get("refused", ""),
         facts={
             name: story[name]

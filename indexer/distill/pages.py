@@ -3,25 +3,14 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
+from indexer import html_page
 from indexer.config import as_document
-from indexer.console import show_text
 from indexer.distill_config import BermConfig, DistillConfig
-
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("indexer.distill", "."),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    finalize=show_text,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def render_page(template: str, *, title: str, facts: Mapping[str, Any], **values: Any) -> str:
-    """Return the page of a template that extends `page.html`; `facts` stand first, and all text is escaped."""
-    return _ENVIRONMENT.get_template(template).render(title=title, facts=facts, show=show_figure, **values)
+    """Return the page of a template of this package; `facts` stand first, and all text is escaped."""
+    return html_page.render_page("indexer.distill", template, title=title, facts=facts, show=show_figure, **values)
 
 
 def changed_settings(config: DistillConfig | BermConfig, *, left_out: Collection[str] = ()) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def plan_garbage(
     history = read_own(store, key)
     clock = now or datetime.now(UTC)
     stored: dict[str, list[StoredObject]] = {}
+    known = set(history.releases) | history.retired
     foreign = 0
     proofs = []
     for item in store.list(OBJECTS):
@@ -96,16 +97,14 @@ def plan_garbage(
             proofs += [item] if item.modified <= clock - rule.grace else []
         elif named_run := _OBJECT.fullmatch(item.key):
             stored.setdefault(named_run[1], []).append(item)
+            if _BUILT.fullmatch(named_run[2]):
+                known.add(named_run[1])
         else:
             foreign += 1
-    for run_id in set(stored) - set(history.releases) - history.retired:
-        if not any(_is_built(item.key) for item in stored[run_id]):
-            foreign += len(stored.pop(run_id))
+    foreign += sum(len(stored.pop(run_id)) for run_id in set(stored) - known)
     if history.live is None:
         every = sum(item.bytes for items in stored.values() for item in items)
-        return GarbagePlan(
-            history=history, kept=(), retire=(), delete=(), left=every, runs=len(stored), foreign=foreign
-        )
+        return GarbagePlan(history=history, kept=(), retire=(), delete=(), left=every, foreign=foreign)
     # The store's own times: the clocks of builders may be wrong.
     written = {item.key: item.modified for item in store.list(LOG)}
     kept = _find_kept(history, rule, clock, written)
@@ -151,11 +150,6 @@ def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = No
         for prefix in (OBJECTS, LOG):
             store.remove_empty_folders(prefix, plan.before)
     return plan.bytes
-
-
-def _is_built(key: str) -> bool:
-    named = _OBJECT.fullmatch(key)
-    return named is not None and _BUILT.fullmatch(named[2]) is not None
 
 
 def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:

@@ -322,6 +322,31 @@ def test_an_entry_retires_so_many_runs_that_it_stays_small(store: LocalStore, mo
     assert {item.key.split("/")[1] for item in store.list("v/")} == {"f"}
 
 
+def test_nothing_is_deleted_where_another_entry_comes_between_two_retirements(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("indexer.releases.garbage.RETIRED_AT_ONCE", 2)
+    for run_id in ("a", "b", "c", "d", "e"):
+        publish_run(store, run_id)
+
+    def let_another_in(store: LocalStore, head: int, *rest: Any) -> Any:
+        entry = changes.commit_keeping(store, head, *rest)
+        if head == 5:
+            pin(store, "e")
+        return entry
+
+    monkeypatch.setattr("indexer.releases.garbage.commit_keeping", let_another_in)
+    before = list(store.list("v/"))
+    with pytest.raises(PublishConflictError):
+        collect_garbage(store, plan_garbage(store, ONE, LATER), most=True)
+    assert list(store.list("v/")) == before
+    # The next one finishes what the first began.
+    monkeypatch.undo()
+    collect_garbage(store, plan_garbage(store, ONE, LATER), most=True)
+    assert read_history(store).retired == {"a", "b", "c", "d"}
+    assert {item.key.split("/")[1] for item in store.list("v/")} == {"e"}
+
+
 class Bucket:
     """What a bucket offers of a folder."""
 

@@ -176,15 +176,15 @@ class TestLocalStore:
         monkeypatch.setattr(
             stores, "sync_folder", lambda folder: synced.append(folder.relative_to(tmp_path).as_posix())
         )
-        store = LocalStore(tmp_path / "shop" / "root")
+        store = LocalStore(tmp_path / "shop" / "live")
         store.put_new("v/run/a", b"1")
         # The name of each new folder stands in the one above, that of the object in the last.
-        assert synced == [".", "shop", "shop/root", "shop/root/v", "shop/root/v/run"]
+        assert synced == [".", "shop", "shop/live", "shop/live/v", "shop/live/v/run"]
         synced.clear()
         store.put_new("v/run/b", b"1")
-        assert synced == ["shop/root/v/run"]
+        assert synced == ["shop/live/v/run"]
         store.put_new("v/run/done/c", b"1")
-        assert synced == ["shop/root/v/run"] * 2 + ["shop/root/v/run/done"]
+        assert synced == ["shop/live/v/run"] * 2 + ["shop/live/v/run/done"]
 
     def test_a_working_folder_that_is_gone_is_a_store_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         gone = tmp_path / "gone"

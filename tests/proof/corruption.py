@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import select
 import shutil
 import subprocess
@@ -38,6 +37,7 @@ from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
 from indexer.store import LocalStore
 from tests.proof.damaged_release import DAMAGES, SEED, DamagedFiles, Release, Sample, damage_bytes, make_release
+from tests.proof.soak import measure_process
 
 FULL = {"flip": 10_000, **dict.fromkeys(DAMAGES[1:], 1_000)}
 FULL_CHILDREN, FULL_GUARDED = 20_000, 300
@@ -174,7 +174,7 @@ def run_guarded(release: Release, folder: Path, count: int) -> Counter[str]:
     damaged = DamagedFiles(release.manifest, files, [one for one in release.samples if one.kind in OPENED], folder)
     outcomes: Counter[str] = Counter()
     try_release(release.manifest, files, place="proof")
-    before = measure_memory()
+    before, _ = measure_process()
     for number in range(count):
         try:
             try_release(release.manifest, damaged.make(number)[1], place="proof")
@@ -183,14 +183,9 @@ def run_guarded(release: Release, folder: Path, count: int) -> Counter[str]:
             outcomes["refused"] += 1
         except StoreError:
             outcomes["not ended in time"] += 1
-    grown = measure_memory() - before
+    grown = measure_process()[0] - before
     assert grown <= MOST_GROWTH, f"the guard's own process grew by {grown:,} bytes"
     return outcomes
-
-
-def measure_memory() -> int:
-    """Return the bytes of memory that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def write_order(release: Release, folder: Path) -> None:

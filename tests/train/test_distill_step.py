@@ -264,10 +264,10 @@ def test_the_page_of_a_training_shows_what_it_is_given_and_escapes_it():
     for text in (
         '<h2>student <span class="quiet">2 epochs, kept 1</span></h2>',
         f"<figcaption>loss_labels:{shown}</figcaption>",
-        "<th>train_pairs</th><td>1,234</td>",
+        '<th>train_pairs</th><td class="n">1,234</td>',
         "<th>scores_1</th><td>rows 7</td>",
-        "<th>distill.epochs</th><td>3</td>",
-        "<th>berm.width</th><td>64</td>",
+        '<th>distill.epochs</th><td class="n">3</td>',
+        '<th>berm.width</th><td class="n">64</td>',
         "<th>int8</th><td>mean_cosine 0.9900</td>",
         "Run date 2026-03-01; no purchases.",
     ):
