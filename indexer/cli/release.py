@@ -225,11 +225,11 @@ def gc(
 
     store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key, public_keys=public_key)
     plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
-    done = yes or yes_delete
+    done, live = yes or yes_delete, plan.history.live
     if done:
         collect_garbage(store, plan, key, most=yes_delete)
     document = {
-        "status": "deleted" if done else "planned",
+        "status": "untouched" if live is None else "deleted" if done else "planned",
         "kept": list(plan.kept),
         "retire": list(plan.retire),
         "objects": len(plan.delete),
@@ -237,13 +237,13 @@ def gc(
         "bytes": plan.bytes,
         "bytes_left": plan.left,
         "foreign_objects": plan.foreign,
-        "live": plan.history.live.run_id if plan.history.live else None,
+        "live": live.run_id if live else None,
         "takes_most": plan.takes_most,
     }
     _show(document, as_json)
     if not done and not as_json and (plan.retire or plan.delete or plan.drafts):
         click.echo(f"nothing was changed; give {'--yes-delete' if plan.takes_most else '--yes'} to do it")
-    if plan.history.live is None and not as_json:
+    if live is None and not as_json:
         click.echo("nothing is live here, so nothing goes: is this the address, and is its log/ whole?")
 
 

@@ -645,3 +645,15 @@ def test_a_store_without_releases_is_told_in_one_sentence(tmp_path: Path):
     assert result.exit_code == 75
     assert result.stderr.count("\n") == 1
     assert "no release is published here" in result.stderr
+
+
+def test_gc_says_that_nothing_is_live_and_deletes_nothing(tmp_path: Path):
+    (tmp_path / "v" / "2023").mkdir(parents=True)
+    (tmp_path / "v" / "2023" / "cat.jpg").write_bytes(b"x")
+    result = CliRunner().invoke(indexer, ["release", "gc", str(tmp_path), "--yes"])
+    assert result.exit_code == 0
+    assert "deleted" not in result.output
+    assert "nothing is live here, so nothing goes" in result.output
+    document = json.loads(CliRunner().invoke(indexer, ["release", "gc", str(tmp_path), "--yes", "--json"]).stdout)
+    assert (document["status"], document["live"], document["foreign_objects"]) == ("untouched", None, 1)
+    assert (tmp_path / "v" / "2023" / "cat.jpg").exists()
