@@ -82,10 +82,11 @@ fuzz: $(VENV)/test ## Fuzz every reader of bytes from outside, FUZZ_SECONDS each
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.proof.fuzz all --seconds $(FUZZ_SECONDS)
 
-mutation: $(VENV)/test ## Change the commit, gc, manifest and gate modules in 2,000 places and list the changes that no test notices
+mutation: $(VENV)/test ## Change the commit, gc, manifest and gate modules in 2,000 places: tests must notice nine tenths
 	$(PIP) --editable '.[mutation]'
 	$(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
+	$(BIN)/python -m tests.proof.mutation
 
 test-spark35: $(VENV)/test $(SPARK35)/test ## Run the tests of the Spark jobs on Spark 3.5
 	mkdir -p $(SPARK35)/conf
