@@ -15,7 +15,7 @@ TABLE := docs/examples/esci_run/comparison
 TABLE_CONFIG := docs/examples/esci.toml
 TABLE_DATE := 2026-11-20
 TABLE_JOBS := purchase_gram npmi_pairs taxonomy_labels hard_negatives
-TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-margin:1,augmented:1,berm:1,static:1,listwise:1,cosent:1
+TABLE_METHODS := direct,kd-soft,hiss,kd-boost,default,dssm:1,kd-dssm:1,cross-margin:1,cross-logits:1,augmented:1,berm:1,static:1,listwise:1,cosent:1
 TABLE_SEEDS := --folds 5 --seeds 2
 TABLE_SWEEPS := --sweep 'kd-boost:teachers=[["all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2"]]'
 TABLE_OPTIONS :=

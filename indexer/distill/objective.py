@@ -73,6 +73,8 @@ class ListTerm:
     loss: Callable[[Candidates], Tensor]
     taught: bool = True
     """Whether it asks the teachers; otherwise it asks for labels."""
+    factor: float = 0.0
+    """Start of a factor of the scores that is learnt with the weights; 0 leaves them as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +152,18 @@ def combine_losses(
     *,
     teacher_scores: Mapping[str, Tensor],
     alignments: Mapping[str, Tensor] | None = None,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one step and its parts by name.
 
     `teacher_scores`, (teachers, pairs) by source, is empty where no term asks for them; `alignments` has the alignment
-    losses of the step's texts.
+    losses of the step's texts, `factors` that of each term of lists that has one.
     """
     hard = {name: term.loss(scores[name], step[name]) for name in scores if (term := objective.terms[name]).loss}
-    lists = {name: _list_loss(term, scores, step, teacher_scores) for name, term in objective.lists.items()}
+    lists = {
+        name: _list_loss(term, scores, step, teacher_scores, factor=(factors or {}).get(name))
+        for name, term in objective.lists.items()
+    }
     extra = {**lists, **(alignments or {})}
     alphas = {name: term.alpha for name, term in objective.lists.items()} | dict(objective.alignments)
     added = [(alphas[name], loss) for name, loss in extra.items()]
@@ -224,14 +230,23 @@ def _list_terms(config: DistillConfig) -> dict[str, ListTerm]:
         return cosent_loss(found.score, group, *found.order(taught=False))
 
     return {
-        "margin": ListTerm(alpha=config.alpha_margin, loss=margin),
+        "margin": ListTerm(
+            alpha=config.alpha_margin,
+            loss=margin,
+            factor=config.margin_factor if config.cross_scale == "logit" else 0.0,
+        ),
         "listwise": ListTerm(alpha=config.alpha_listwise, loss=listwise),
         "cosent": ListTerm(alpha=config.alpha_cosent, loss=cosent, taught=False),
     }
 
 
 def _list_loss(
-    term: ListTerm, scores: Mapping[str, Tensor], step: Step, teacher_scores: Mapping[str, Tensor]
+    term: ListTerm,
+    scores: Mapping[str, Tensor],
+    step: Step,
+    teacher_scores: Mapping[str, Tensor],
+    *,
+    factor: Tensor | None,
 ) -> Tensor:
     """Return the sum of the term over the sources that have what it asks for."""
     total = next(iter(scores.values())).new_zeros(())
@@ -239,7 +254,7 @@ def _list_loss(
         if kind_of(name) in LISTS and (term.taught or step[name].label is not None):
             unknown = scores[name].new_full((1, len(scores[name])), torch.nan)
             found = Candidates(
-                score=scores[name],
+                score=scores[name] if factor is None else scores[name] * factor,
                 teacher=teacher_scores.get(name, unknown).nanmean(0),
                 group=np.unique(step[name].left, return_inverse=True)[1].reshape(-1),
                 label=step[name].label,

@@ -58,10 +58,15 @@ def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
     model = run.train(role, open_cross(run.config, name.removeprefix(CROSS)), cross_objective())
     texts, queries = tokenise_data(model, run.data), len(run.data.queries)
     teacher = CrossTeacher(
-        model, texts, queries=queries, path=run.folder / f"{role}.scores.npz", processes=run.processes
+        model,
+        texts,
+        queries=queries,
+        path=run.folder / f"{role}.scores.npz",
+        scale=run.config.cross_scale,
+        processes=run.processes,
     )
-    teacher.find_probabilities(labelled_pairs(run.data), progress=run.progress)
-    if run.config.calibrate_cross:
+    teacher.find_logits(labelled_pairs(run.data), progress=run.progress)
+    if run.config.cross_scale == "cosine":
         teacher.fit_curve(run.data.validation, run.config)
     return teacher
 

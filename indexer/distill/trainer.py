@@ -1,5 +1,6 @@
 """One training loop for teacher and student: what they learn is a table of loss terms, not a class."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ from indexer.distill.scoring import Model, score_frozen, score_pairs, share_text
 from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.distill_config import DistillConfig
 from indexer.errors import GateError
+
+FACTOR_PACE = 100.0
+"""How much faster than the weights the logarithm of a learned factor moves: it is one number of order 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +95,13 @@ class Trainer:
             assert not isinstance(encoder, CrossEncoder)
             self.alignments[target] = Alignment((targets or {})[target], encoder.dimension, seed=config.seed)
         self.alignments.to(encoder.device)
+        self.log_factors = start_factors(objective).to(encoder.device)
         modules = (encoder.transformer, self.alignments)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, fused=True)
+        groups = [{"params": self.parameters, "pace": 1.0}]
+        if len(self.log_factors):
+            groups.append({"params": list(self.log_factors.parameters()), "pace": FACTOR_PACE, "weight_decay": 0.0})
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.text_rows = data.label_free_rows
         whole = len(data.train) if objective.has_labels else len(self.text_rows)
         self.steps_per_epoch = count_steps(whole, config.batch_size)
@@ -126,7 +134,14 @@ class Trainer:
         rows, vectors, scores = score_pairs(self.encoder, self.texts, present, bf16=self.bf16, processes=self.processes)
         soft = self._teacher_scores(present) if self.objective.asks_scores else {}
         alignments = {name: alignment(vectors, rows) for name, alignment in self.alignments.items()}
-        loss, parts = combine_losses(scores, present, self.objective, teacher_scores=soft, alignments=alignments)
+        loss, parts = combine_losses(
+            scores,
+            present,
+            self.objective,
+            teacher_scores=soft,
+            alignments=alignments,
+            factors={name: log.exp() for name, log in self.log_factors.items()},
+        )
         self._refuse_divergence("loss", loss)
         # With fewer texts than processes, one of them has none.
         if loss.requires_grad or self.processes.count == 1:
@@ -227,6 +242,7 @@ class Trainer:
                 "epoch": epoch,
                 **{name: round(mean, 6) for name, mean in position.mean_losses().items()},
                 **{"auc": row.auc, "query_auc": row.query_auc, "ndcg_10": row.ndcg_10},
+                **{f"factor_{name}": round(math.exp(log.item()), 6) for name, log in self.log_factors.items()},
                 **{f"mined_{name}": count for name, count in position.counts.items()},
                 "seconds": round(time.monotonic() - started, 1),
             }
@@ -278,7 +294,7 @@ class Trainer:
         total = self.config.epochs * self.steps_per_epoch
         factor = schedule_rate(done, total=total, warmup=round(self.config.warmup_share * total))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * factor
+            group["lr"] = self.config.learning_rate * factor * group["pace"]
 
     def _save_state(self) -> None:
         """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""
@@ -287,6 +303,7 @@ class Trainer:
         tensors = {
             "weights": self.encoder.transformer.state_dict(),
             "alignments": self.alignments.state_dict(),
+            "log_factors": self.log_factors.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -303,12 +320,20 @@ class Trainer:
             return True
         self.encoder.transformer.load_state_dict(state["weights"])
         self.alignments.load_state_dict(state["alignments"])
+        # An earlier program knew none.
+        self.log_factors.load_state_dict(state.get("log_factors", {}))
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state.get("random_cuda") is not None:
             torch.cuda.set_rng_state(state["random_cuda"])
         self.dissimilar = state["dissimilar"].numpy()
         return True
+
+
+def start_factors(objective: Objective) -> nn.ParameterDict:
+    """Return the logarithm of the factor of each term of lists that learns one."""
+    starts = {name: term.factor for name, term in objective.lists.items() if term.factor}
+    return nn.ParameterDict({name: nn.Parameter(torch.tensor(math.log(start))) for name, start in starts.items()})
 
 
 def mix_weights(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:

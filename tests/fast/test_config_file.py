@@ -156,8 +156,8 @@ def test_every_method_is_one_line_of_the_file_and_keys_beside_it_win(tmp_path, n
     found = load_config(path, environment={}).distill
     expected = {**METHODS[name], "method": name}
     assert {key: getattr(found, key) for key in expected} == expected
-    beside = load_config(path, options=["distill.gamma=0.25"], environment={}).distill
-    assert beside == replace(found, gamma=0.25)
+    beside = load_config(path, options=["distill.theta_low=0.65"], environment={}).distill
+    assert beside == replace(found, theta_low=0.65)
 
 
 def test_the_default_method_is_the_defaults():

@@ -275,7 +275,7 @@ def test_a_shared_training_depends_on_nothing_that_its_key_leaves_out(shop, tiny
         **{"alpha_similar": 0.5, "alpha_dissimilar": 0.5, "label_loss": "thresholds", "theta_low": 0.5},
         **{"theta_high": 0.9, "switch_epoch": 2, "patience": 1, "select_by": ("auc",), "similar_share": 1.0},
         **{"dissimilar_share": 1.0, "mining_neighbours": 5, "mining_low": 0.1, "mining_high": 0.8},
-        **{"mining_per_query": 1, "mining_kept_share": 0.5, "calibrate_cross": False},
+        **{"mining_per_query": 1, "mining_kept_share": 0.5, "cross_scale": "probability", "margin_factor": 2.0},
         **{"source_weights": {"": 0.5}, "source_shares": {"": 0.5}, "student_kind": "static"},
         **{"batch_size": 16, "learning_rate": 1e-2, "threads": 1, "checkpoint_steps": 3, "every_days": 2},
         **{"recovery_batch_size": 8, "recovery_learning_rate": 1e-4},

@@ -17,6 +17,7 @@ from indexer.distill.scoring import score_frozen, tokenise_data
 from indexer.distill.teaching import train_cross
 from indexer.distill.trainer import Trainer
 from indexer.distill.training_run import TrainingRun, open_cross
+from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError
 from indexer.input_config import CatalogueConfig
 
@@ -100,8 +101,8 @@ def test_scores_are_kept_by_pair_and_lie_on_the_scale_of_cosines(data, config, t
     found = teacher.score_pairs(asked)
     assert np.isnan(found).tolist() == [False, True, False]
     every = np.array([[query, queries + product] for query in range(queries) for product in range(30)])
-    scores, chances = teacher.score_pairs(every), teacher.find_probabilities(every)
-    order = np.argsort(chances)
+    scores, logits = teacher.score_pairs(every), teacher.find_logits(every)
+    order = np.argsort(logits)
     assert (np.diff(scores[order]) >= 0).all()
     assert scores.min() >= 0
     assert scores.max() <= 1
@@ -115,7 +116,7 @@ def test_the_curve_leads_to_the_targets_of_the_labels(data, config, cross, tmp_p
     teacher = CrossTeacher(cross, texts, queries=len(data.queries), path=tmp_path / "scores.npz")
     pairs = data.validation
     ideal = np.array([0.05, 0.05, 0.4, 0.9])[pairs.grade]
-    teacher.find_probabilities = lambda *_, **__: ideal.astype(np.float32)
+    teacher.find_logits = lambda *_, **__: np.log(ideal / (1 - ideal)).astype(np.float32)
     teacher.fit_curve(pairs, config.distill)
     np.testing.assert_allclose(teacher.curve.predict([0.0, 0.05, 0.4, 0.9, 1.0]), [0, 0, 0.775, 1, 1], atol=1e-6)
     # Half of the labels are of no weight and wrong.
@@ -133,7 +134,7 @@ def test_a_cross_encoder_alone_teaches_by_margins(data, config, tiny_model, tmp_
         teachers=(f"cross:{tiny_model}",),
         student=str(tiny_model),
         student_layers=(0, 2),
-        calibrate_cross=False,
+        cross_scale="probability",
         epochs=2,
         switch_epoch=1,
         recovery_epochs=0,
@@ -154,6 +155,41 @@ def test_a_cross_encoder_alone_teaches_by_margins(data, config, tiny_model, tmp_
     run = TrainingRun(config=settings, data=data, folder=tmp_path, progress=False)
     scored = find_scored(run, models.teachers, None)
     assert np.isfinite(models.teachers[settings.teachers[0]].score_pairs(scored)).all()
+
+
+def test_a_teacher_gives_what_its_scale_says(cross, data, tmp_path):
+    """Its logits as they are, or their sigmoid; both from one file."""
+    texts, queries = tokenise_data(cross, data), len(data.queries)
+    pairs = np.array([[0, queries + 1], [0, 1], [2, queries]])
+    settings = {"queries": queries, "path": tmp_path / "scores.npz"}
+    logits = CrossTeacher(cross, texts, scale="logit", **settings).score_pairs(pairs)
+    alone = [
+        cross.score_frozen([texts[0]], [texts[queries + 1]])[0],
+        cross.score_frozen([texts[2]], [texts[queries]])[0],
+    ]
+    np.testing.assert_allclose(logits, [alone[0], np.nan, alone[1]], atol=1e-5)
+    chances = CrossTeacher(cross, texts, scale="probability", **settings).score_pairs(pairs)
+    np.testing.assert_allclose(chances, 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def test_scores_of_an_earlier_program_are_computed_anew(cross, data, tmp_path):
+    texts, queries, path = tokenise_data(cross, data), len(data.queries), tmp_path / "scores.npz"
+    np.savez(path, keys=np.array([queries]), probabilities=np.array([0.5], dtype=np.float32))
+    teacher = CrossTeacher(cross, texts, queries=queries, path=path, scale="logit")
+    np.testing.assert_allclose(
+        teacher.score_pairs(np.array([[0, queries]])), cross.score_frozen([texts[0]], [texts[queries]]), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"gamma": 0.9}, {"alpha_listwise": 0.1}, {"teachers": ("all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2")}],
+)
+def test_logits_are_learnt_by_margins_alone(changes):
+    settings = {"teachers": ("cross:all-MiniLM-L6-v2",), "gamma": 0.0, "alpha_margin": 1.0, "cross_scale": "logit"}
+    assert DistillConfig(**settings).cross_scale == "logit"
+    with pytest.raises(ConfigError, match="cross_scale: logits are no cosines"):
+        DistillConfig(**{**settings, **changes})
 
 
 def test_the_head_is_drawn_by_the_seed(config, tiny_model):

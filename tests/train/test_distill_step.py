@@ -106,6 +106,7 @@ def distill_of(method, **changes):
     [
         ("kd-boost", "KD-Boost equation 7, gamma 0.9, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0;"),
         ("cross-margin", ": margin-MSE x 1.0;"),
+        ("cross-logits", ": margin-MSE x 1.0, logits met by a learned factor of the cosines;"),
         ("dssm", ": labels by thresholds, alphas 1.0 / 0.0 / 0.0, no teacher asked;"),
         ("direct", ": KD-Boost equation 5, labels by bands, theta 0.7 to 0.85, alphas 1.0 / 1.0 / 1.0,"),
         ("augmented", "margin-MSE x 1.0, unlabelled pairs per labelled one 5.0;"),

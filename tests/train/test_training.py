@@ -28,7 +28,7 @@ from indexer.distill.objective import (
 from indexer.distill.schedule import measure_error, schedule_rate, should_stop
 from indexer.distill.scoring import score_pairs, tokenise_data
 from indexer.distill.teachers import VectorTeacher
-from indexer.distill.trainer import Trainer
+from indexer.distill.trainer import Trainer, start_factors
 from indexer.distill_config import DistillConfig
 from indexer.errors import GateError, IntegrityError
 
@@ -480,6 +480,68 @@ def test_scored_pairs_are_ordered_by_their_teacher_and_those_without_an_opinion_
     # The teachers' means are 0.3 and 0.6, so the second is above the first: ((0.6 - 0.3) - (0.1 - 0.9))^2.
     assert loss.item() == pytest.approx(1.1**2)
     assert parts == {"margin": pytest.approx(1.1**2)}
+
+
+def test_margins_of_logits_are_met_by_cosines_times_a_learned_factor():
+    """The notes' example of Vo et al.: the factor of least squares is 3.6 / 0.78, whatever it starts from."""
+    settings = DistillConfig(
+        gamma=0.0, alpha_margin=1.0, alpha_labels=0.0, teachers=("cross:model",), cross_scale="logit"
+    )
+    objective = student_objective(settings)
+    scores, logits = torch.tensor([0.8, 0.6, 0.1]), torch.tensor([[2.0, 0.0, -1.5]])
+    rows = np.array([[0, 5], [0, 6], [0, 7]])
+    step = {"labels": PairSource(left=rows[:, 0], right=rows[:, 1], label=np.array([2, 1, 0]))}
+
+    def loss_of(factor):
+        loss, _ = combine_losses(
+            {"labels": scores}, step, objective, teacher_scores={"labels": logits}, factors={"margin": factor}
+        )
+        return loss
+
+    # Margins of logits are 2, 3.5, 1.5 and of cosines .2, .7, .5: at 10 they are missed by 0, 3.5 and 3.5.
+    assert loss_of(torch.tensor(10.0)).item() == pytest.approx(2 * 3.5**2 / 3, rel=1e-6)
+    log_factor = start_factors(objective)["margin"]
+    assert log_factor.exp().item() == pytest.approx(10)
+    optimiser = torch.optim.Adam([log_factor], lr=0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss_of(log_factor.exp()).backward()
+        optimiser.step()
+    assert log_factor.exp().item() == pytest.approx(3.6 / 0.78, rel=1e-3)
+
+
+def test_a_learned_factor_resumes(open_tiny, data, config, tmp_path):
+    settings = replace(
+        config.distill, gamma=0.0, alpha_margin=1.0, teachers=("cross:model",), cross_scale="logit", epochs=2
+    )
+    logits = VectorTeacher(3 * teacher_vectors(open_tiny, data))
+
+    def make(kind, folder):
+        objective = student_objective(settings)
+        return kind(
+            open_tiny((0, 2)),
+            data,
+            objective,
+            settings,
+            name="model",
+            folder=folder,
+            teachers=(logits,),
+            progress=False,
+        )
+
+    unbroken, victim = make(Trainer, tmp_path / "whole"), make(KilledTrainer, tmp_path / "broken")
+    factors = [row["factor_margin"] for row in unbroken.run().history]
+    assert factors[0] == 10
+    assert 10 > factors[1] > factors[2]
+    victim.steps_left = unbroken.steps_per_epoch + 2
+    with pytest.raises(KilledError):
+        victim.run()
+    second = make(Trainer, tmp_path / "broken")
+    assert [row["factor_margin"] for row in second.run().history] == factors
+    assert torch.equal(second.log_factors["margin"], unbroken.log_factors["margin"])
+    assert all(
+        torch.equal(tensor, weights_of(second.encoder)[name]) for name, tensor in weights_of(unbroken.encoder).items()
+    )
 
 
 def test_order_depends_on_seed_and_epoch_alone(data):
