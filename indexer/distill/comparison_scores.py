@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,18 @@ from indexer.config import Config
 from indexer.distill.data import TrainingData
 from indexer.distill.evaluate import Encoder
 from indexer.distill.judgements import LabelledPairs
-from indexer.distill.query_probes import QueryProbes, count_answers
+from indexer.distill.query_probes import NO_ANSWERS, Answers, QueryProbes, find_answers
 from indexer.distill.retrieval import measure_retrieval
 from indexer.distill.slices import misspell_queries
 from indexer.distill.teachers import Teacher, mean_opinion
 from indexer.errors import IntegrityError
 
 ARRAYS, DOCUMENT = "scores.npz", "cell.json"
+PAIR_ARRAYS = ("query", "product", "scores", "typo_scores")
+ASKED = "asked_"
+"""What the names of the arrays of answers begin with."""
+FORMAT = 2
+"""Goes up with every change of how models are trained or measured, so that no table mixes figures of two rules."""
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -36,8 +41,7 @@ class ModelScores:
     typo_scores: Scores
     """Scores where each query has one typo; NaN where the model cannot be asked."""
     retrieval: Mapping[str, float | None] = field(default_factory=dict)
-    answers: Mapping[str, int] = field(default_factory=dict)
-    """Counts of Q-Q irrelevance."""
+    answers: Answers = NO_ANSWERS
     document: Mapping[str, Any] = field(default_factory=dict)
     """What else there is to tell."""
 
@@ -59,7 +63,7 @@ def measure_model(
         scores=np.einsum("nd,nd->n", queries[places], products[pairs.product]),
         typo_scores=np.einsum("nd,nd->n", misspelled[places], products[pairs.product]),
         retrieval=measure_retrieval(queries, products, replace(pairs, query=places), config.index),
-        answers=count_answers(asked, answers, probes, data.query_nodes),
+        answers=find_answers(asked, answers, probes, data),
     )
 
 
@@ -75,21 +79,28 @@ def measure_teachers(teachers: Sequence[Teacher], data: TrainingData) -> ModelSc
 def write_scores(folder: Path, found: ModelScores, document: Mapping[str, Any]) -> None:
     """Write the arrays, then the document, whose being there says that all is."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: getattr(found, name) for name in ("query", "product", "scores", "typo_scores")}
-    np.savez_compressed(folder / ARRAYS, **arrays)
+    arrays = {name: getattr(found, name) for name in PAIR_ARRAYS}
+    np.savez_compressed(folder / ARRAYS, **arrays, **{f"{ASKED}{name}": a for name, a in vars(found.answers).items()})
     draft = folder / f".{DOCUMENT}"
-    figures = {"retrieval": dict(found.retrieval), "answers": dict(found.answers)}
-    draft.write_text(json.dumps({**document, **figures}, indent=1, allow_nan=False) + "\n")
+    written = {**document, "format": FORMAT, "retrieval": dict(found.retrieval)}
+    draft.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
     draft.replace(folder / DOCUMENT)
 
 
 def read_scores(folder: Path) -> ModelScores | None:
-    """Return the scores of a folder, or None where it is not finished; raises IntegrityError on a damaged one."""
+    """Return the scores of a folder, or None where it is not finished, or by a program that measured otherwise.
+
+    Raises IntegrityError on a damaged one.
+    """
     try:
         document = json.loads((folder / DOCUMENT).read_text())
-        figures = {name: document.pop(name) for name in ("retrieval", "answers")}
+        if document.pop("format", 1) != FORMAT:
+            return None
+        retrieval = document.pop("retrieval")
         with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-            return ModelScores(**{name: arrays[name] for name in arrays.files}, **figures, document=document)
+            answers = Answers(**{field.name: arrays[f"{ASKED}{field.name}"] for field in fields(Answers)})
+            own = {name: arrays[name] for name in PAIR_ARRAYS}
+        return ModelScores(**own, retrieval=retrieval, answers=answers, document=document)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:

@@ -5,7 +5,6 @@ query. The pooled figures (`auc`, precision, recall) are taken over all these sc
 its own model; `fold_auc` is the mean over the folds of the ROC-AUC within a fold, which their offsets do not touch.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from indexer.distill.comparison_scores import ModelScores
 from indexer.distill.evaluate import WHOLE, measure_scores
 from indexer.distill.judgements import Judgements
 from indexer.distill.metrics import POSITIVE_GRADE, SWAPPED_GAINS, mean_ndcg, roc_auc
-from indexer.distill.query_probes import irrelevance_rates
+from indexer.distill.query_probes import NO_ANSWERS, Answers, join_answers, measure_rates
 from indexer.distill.retrieval import find_least_grade
 from indexer.distill.slices import Mask
 from indexer.errors import IntegrityError
@@ -27,6 +26,7 @@ LEFT_OUT = ("name", "part", "pairs", "queries", "auc_queries", "ndcg_skipped", "
 """Columns of an evaluation that are no figures."""
 
 Scores = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SeedRun:
     scores: Scores
     typo_scores: Scores
     retrieval: Mapping[str, float | None] = field(default_factory=dict)
-    answers: Mapping[str, int] = field(default_factory=dict)
+    answers: Answers = NO_ANSWERS
     seconds: float | None = None
 
 
@@ -109,6 +109,9 @@ def _tabulate_part(
         model.name: bootstrap_figures([run.scores[chosen].astype(np.float64) for run in model.runs], judged, weights)
         for model in models
     }
+    if part == WHOLE:
+        rates = _draw_rates(models, seed=seed)
+        drawn = {name: {**figures, **rates[name]} for name, figures in drawn.items()}
     rows = []
     for model in models:
         found = [measure_run(model.name, run, judgements, folds, chosen, part=part) for run in model.runs]
@@ -129,6 +132,28 @@ def _tabulate_part(
     return rows
 
 
+def _draw_rates(models: Sequence[ComparedModel], *, seed: int) -> dict[str, dict[str, Floats]]:
+    """Return the rates of Q-Q irrelevance of each model and draw, as the mean over its runs.
+
+    A query is drawn with all its answers, one of each fold.
+    """
+    queries = np.unique(np.concatenate([run.answers.queries for model in models for run in model.runs]))
+    if not len(queries):
+        return {model.name: {} for model in models}
+    weights = draw_weights(len(queries), seed=seed)
+    found = {model.name: [measure_rates(run.answers, queries, weights) for run in model.runs] for model in models}
+    return {
+        name: {figure: np.mean([run[figure] for run in runs], axis=0) for figure in runs[0]}
+        for name, runs in found.items()
+    }
+
+
+def _rate_answers(found: Answers) -> dict[str, float | None]:
+    queries = np.unique(found.queries)
+    rates = measure_rates(found, queries, np.ones((1, len(queries))))
+    return {name: float(rate[0]) if np.isfinite(rate[0]) else None for name, rate in rates.items()}
+
+
 def measure_run(
     name: str, run: SeedRun, judgements: Judgements, folds: NDArray[np.int64], chosen: Mask, *, part: str
 ) -> dict[str, float | None]:
@@ -145,7 +170,7 @@ def measure_run(
     figures |= {"fold_auc": _mean(within), "ndcg_swapped": swapped}
     if part == WHOLE:
         figures["typo_auc"] = roc_auc(typos, positive) if np.isfinite(typos).all() else None
-        figures |= {**run.retrieval, **irrelevance_rates(run.answers), "seconds": run.seconds}
+        figures |= {**run.retrieval, **_rate_answers(run.answers), "seconds": run.seconds}
     return figures
 
 
@@ -162,9 +187,6 @@ def join_folds(found: Sequence[ModelScores], judgements: Judgements) -> SeedRun:
         )
     graded = [judgements.pairs.grade[np.searchsorted(wanted, fold.query * width + fold.product)] for fold in found]
     names = dict.fromkeys(name for fold in found for name in fold.retrieval)
-    counts = Counter[str]()
-    for fold in found:
-        counts.update(fold.answers)
     seconds = [fold.document["training"]["seconds"] for fold in found if "training" in fold.document]
     return SeedRun(
         scores=np.concatenate([fold.scores for fold in found])[order],
@@ -179,7 +201,7 @@ def join_folds(found: Sequence[ModelScores], judgements: Judgements) -> SeedRun:
             )
             for name in names
         },
-        answers=dict(counts),
+        answers=join_answers([fold.answers for fold in found]),
         seconds=_mean(seconds),
     )
 

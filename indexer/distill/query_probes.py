@@ -7,15 +7,14 @@ The measure shares its signal with the loss, so a fifth of the nodes is kept fro
 queries of these nodes are counted apart.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.distill.data import TrainingData
 from indexer.distill.mining import relate_pairs
-from indexer.distill.query_pairs import QueryNodes
 from indexer.distill.retrieval import Vectors, find_nearest
 from indexer.distill.splits import hash_to_unit
 
@@ -26,6 +25,9 @@ UNSEEN_SHARE = 0.2
 ANSWERED_FROM = 0.7
 
 Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Texts = NDArray[np.str_]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,23 @@ class QueryProbes:
     """Queries that may answer them."""
     unseen: Rows
     """Queries with a node that is kept from negatives, asked or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a model answered; aligned arrays, one entry per query asked."""
+
+    queries: Texts
+    answered: Mask
+    """Whether the nearest query is near enough."""
+    irrelevant: Mask
+    """Whether it is and belongs elsewhere."""
+    unseen: Mask
+    """Whether the query has a node that is kept from negatives."""
+
+
+NOBODY = np.zeros(0, dtype=np.bool_)
+NO_ANSWERS = Answers(queries=np.zeros(0, dtype=np.str_), answered=NOBODY, irrelevant=NOBODY, unseen=NOBODY)
 
 
 def choose_probes(data: TrainingData, *, seed: int) -> QueryProbes:
@@ -69,33 +88,45 @@ def hide_probes(data: TrainingData, probes: QueryProbes) -> TrainingData:
     )
 
 
-def count_answers(asked: Vectors, answers: Vectors, probes: QueryProbes, nodes: QueryNodes) -> dict[str, int]:
-    """Count the queries asked, answered and answered irrelevantly; of those with an unseen node once more.
-
-    `asked` and `answers` are unit vectors of the rows of the same names, `nodes` the nodes of all queries.
-    """
-    names = ("asked", "answered", "irrelevant")
+def find_answers(asked: Vectors, answers: Vectors, probes: QueryProbes, data: TrainingData) -> Answers:
+    """Return what becomes of each query asked; `asked` and `answers` are unit vectors of the rows of the same names."""
     if not len(probes.asked) or not len(probes.answers):
-        return dict.fromkeys([*names, *(f"unseen_{name}" for name in names)], 0)
+        return NO_ANSWERS
     nearest = find_nearest(asked, answers, count=1)[:, 0]
     answered = np.einsum("nd,nd->n", asked, answers[nearest]) >= ANSWERED_FROM
-    irrelevant = answered & ~relate_pairs(nodes, np.stack([probes.asked, probes.answers[nearest]], axis=1))
-    unseen = np.isin(probes.asked, probes.unseen)
-    masks = dict(zip(names, (np.ones_like(answered), answered, irrelevant), strict=True))
-    return {
-        **{name: int(mask.sum()) for name, mask in masks.items()},
-        **{f"unseen_{name}": int((mask & unseen).sum()) for name, mask in masks.items()},
-    }
+    pairs = np.stack([probes.asked, probes.answers[nearest]], axis=1)
+    return Answers(
+        queries=np.array([data.queries[row] for row in probes.asked]),
+        answered=answered,
+        irrelevant=answered & ~relate_pairs(data.query_nodes, pairs),
+        unseen=np.isin(probes.asked, probes.unseen),
+    )
 
 
-def irrelevance_rates(counts: Mapping[str, int]) -> dict[str, float | None]:
-    """Return the share of queries that were answered, and of answers that were irrelevant, from summed counts."""
+def join_answers(found: Sequence[Answers]) -> Answers:
+    """Put the answers of several models one after another."""
+    return Answers(
+        **{field.name: np.concatenate([getattr(one, field.name) for one in found]) for field in fields(Answers)}
+    )
 
-    def share(part: str, whole: str) -> float | None:
-        return counts[part] / counts[whole] if counts.get(whole) else None
 
-    return {
-        "qq_answered": share("answered", "asked"),
-        "qq_irrelevant": share("irrelevant", "answered"),
-        "qq_irrelevant_unseen": share("unseen_irrelevant", "unseen_answered"),
-    }
+def measure_rates(found: Answers, queries: Texts, weights: Floats) -> dict[str, Floats]:
+    """Return the share of queries that were answered, and of answers that were irrelevant, under each row of weights.
+
+    `weights`, (draws, queries), are those of the sorted `queries`, in which each query asked stands; NaN where a draw
+    asks or answers none.
+    """
+    places = np.searchsorted(queries, found.queries)
+
+    def count(mask: Mask) -> Floats:
+        counts: Floats = weights @ np.bincount(places, weights=mask, minlength=len(queries))
+        return counts
+
+    asked, answered = count(np.ones(len(places), dtype=np.bool_)), count(found.answered)
+    unseen, wrong = count(found.answered & found.unseen), count(found.irrelevant & found.unseen)
+    with np.errstate(invalid="ignore"):
+        return {
+            "qq_answered": answered / asked,
+            "qq_irrelevant": count(found.irrelevant) / answered,
+            "qq_irrelevant_unseen": wrong / unseen,
+        }

@@ -433,11 +433,18 @@ def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path
     whole, tail = (next(row for row in rows if (row.name, row.part) == ("kd-boost", part)) for part in ("all", "tail"))
     # All but two of the shop's queries were bought equally often, and most judged ones never.
     assert tail.queries == whole.queries - 2
-    counts = [read_scores(folder.folder).answers for folder in comparison.cells]
-    assert all(0 < count["answered"] <= count["asked"] < len(queries) / 3 for count in counts)
-    irrelevant, answered = (sum(count[name] for count in counts) for name in ("irrelevant", "answered"))
+    found = [read_scores(folder.folder).answers for folder in comparison.cells]
+    assert all(0 < one.answered.sum() <= len(one.queries) < len(queries) / 3 for one in found)
+    irrelevant, answered = (sum(getattr(one, name).sum() for one in found) for name in ("irrelevant", "answered"))
     assert 0 < irrelevant <= answered
     assert whole.figures["qq_irrelevant"] == pytest.approx(irrelevant / answered)
+    teacher = next(row for row in rows if (row.name, row.part) == ("teacher model", "all"))
+    difference = teacher.differences["qq_irrelevant"]
+    assert difference.difference == pytest.approx(teacher.figures["qq_irrelevant"] - irrelevant / answered)
+    assert difference.low <= difference.difference <= difference.high
+    # Nobody asks the floors.
+    floor = next(row for row in rows if (row.name, row.part) == ("random", "all"))
+    assert floor.differences["qq_irrelevant"] is None
 
 
 def test_a_fold_counts_in_retrieval_by_its_queries_that_have_such_a_product(unbroken):
@@ -480,7 +487,7 @@ def test_names_are_as_short_as_they_are_distinct():
     assert shorten_names(["student", "a/student"]) == {"student": "student", "a/student": "a/student"}
 
 
-def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
+def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path, monkeypatch):
     comparison, _ = unbroken
     found = read_scores(comparison.cells[0].folder)
     config = comparison.config
@@ -488,6 +495,9 @@ def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
     with pytest.raises(IntegrityError, match="each of"):
         join_folds([found], judgements)
     write_scores(tmp_path, found, {})
+    monkeypatch.setattr("indexer.distill.comparison_scores.FORMAT", 3)
+    assert read_scores(tmp_path) is None
+    monkeypatch.undo()
     (tmp_path / "scores.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(IntegrityError, match="delete the folder"):
         read_scores(tmp_path)

@@ -7,11 +7,14 @@ import pytest
 
 from indexer.distill.query_pairs import QueryNodes
 from indexer.distill.query_probes import (
+    NO_ANSWERS,
+    Answers,
     QueryProbes,
     choose_probes,
-    count_answers,
+    find_answers,
     hide_probes,
-    irrelevance_rates,
+    join_answers,
+    measure_rates,
 )
 from indexer.distill.splits import hash_to_unit
 
@@ -23,24 +26,43 @@ def unit(*degrees):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def test_worked_counts():
+def test_worked_answers(data):
     # Rows 0 to 3 are asked, 4 to 6 may answer, at 0, 60 and 180 degrees; the cosine of 45 degrees is 0.707.
     labels = np.array([[1, -1], [1, 2], [3, -1], [1, -1], [1, -1], [2, -1], [4, -1]], dtype=np.int32)
     nodes = QueryNodes(labels=labels, lineages=labels)
     probes = QueryProbes(asked=np.arange(4), answers=np.arange(4, 7), unseen=np.array([2, 6]))
-    counts = count_answers(unit(10, 50, 170, 270), unit(0, 60, 180), probes, nodes)
+    known = replace(data, queries=list("dcbaefg"), query_nodes=nodes)
+    found = find_answers(unit(10, 50, 170, 270), unit(0, 60, 180), probes, known)
     # 10 degrees: row 4, node 1 shared. 50: row 5, node 2 shared. 170: row 6, none shared. 270: no answer.
-    assert counts == {
-        "asked": 4,
-        "answered": 3,
-        "irrelevant": 1,
-        "unseen_asked": 1,
-        "unseen_answered": 1,
-        "unseen_irrelevant": 1,
-    }
-    rates = irrelevance_rates(counts)
-    assert rates == {"qq_answered": 0.75, "qq_irrelevant": pytest.approx(1 / 3), "qq_irrelevant_unseen": 1.0}
-    assert set(irrelevance_rates({}).values()) == {None}
+    assert found.queries.tolist() == list("dcba")
+    assert found.answered.tolist() == [True, True, True, False]
+    assert found.irrelevant.tolist() == found.unseen.tolist() == [False, False, True, False]
+
+
+def answers_of(text):
+    """`a+` is answered, `a-` irrelevantly, `a.` not at all; capitals are unseen."""
+    found = text.split()
+    return Answers(
+        queries=np.array([one[0].lower() for one in found]),
+        answered=np.array([one[1] != "." for one in found]),
+        irrelevant=np.array([one[1] == "-" for one in found]),
+        unseen=np.array([one[0].isupper() for one in found]),
+    )
+
+
+def test_rates_under_weights_worked_by_hand():
+    # Two folds: `a` was answered well and wrongly, `b` wrongly and not, `c` (unseen) well and wrongly.
+    found = join_answers([answers_of("b- C+ a+"), answers_of("a- b. C-")])
+    weights = np.array([[1, 1, 1], [0, 3, 0], [1, 0, 2], [0, 0, 0]], dtype=np.float64)
+    rates = measure_rates(found, np.array(["a", "b", "c"]), weights)
+    np.testing.assert_allclose(rates["qq_answered"], [5 / 6, 1 / 2, 1, np.nan])
+    np.testing.assert_allclose(rates["qq_irrelevant"], [3 / 5, 1, 3 / 6, np.nan])
+    np.testing.assert_allclose(rates["qq_irrelevant_unseen"], [1 / 2, np.nan, 1 / 2, np.nan])
+
+
+def test_nobody_asked_has_no_rates():
+    rates = measure_rates(NO_ANSWERS, np.array(["a"]), np.ones((2, 1)))
+    assert all(np.isnan(values).all() for values in rates.values())
 
 
 def test_a_tenth_of_the_queries_that_a_fold_trains_on_are_asked(data):
@@ -82,5 +104,5 @@ def test_a_shop_without_nodes_asks_nothing(data):
     bare = replace(data, mining_queries=np.empty(0, dtype=np.int64))
     probes = choose_probes(bare, seed=13)
     none = np.empty((0, 2), dtype=np.float32)
-    assert set(count_answers(none, none, probes, bare.query_nodes).values()) == {0}
+    assert find_answers(none, none, probes, bare) == NO_ANSWERS
     assert set(hide_probes(bare, probes).open_queries) == set(data.open_queries)
