@@ -148,9 +148,9 @@ def live_entry(
     return None
 
 
-def require_live(store: Store, head: int | None = None, check: Callable[[Entry], None] = lambda _: None) -> LogEntry:
+def require_live(store: Store, check: Callable[[Entry], None] = lambda _: None) -> LogEntry:
     """Return the live entry; raises StoreError where nothing was published, and what `check` raises."""
-    entry = live_entry(store, head, check)
+    entry = live_entry(store, check=check)
     if entry is None:
         raise refuse_empty(store.url)
     return entry

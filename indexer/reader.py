@@ -19,7 +19,7 @@ from indexer.errors import ConfigError, IntegrityError
 from indexer.guard import try_release
 from indexer.id_filter import IdFilter, make_filter
 from indexer.loaded_release import LoadedRelease, Place, fetch_files, open_release
-from indexer.log import live_entry, read_head, read_manifest, require_live
+from indexer.log import LogEntry, live_entry, read_head, read_manifest, refuse_empty
 from indexer.log_signature import trust
 from indexer.object_cache import ObjectCache, default_cache
 from indexer.search_pool import SearchPool
@@ -86,7 +86,10 @@ class Index:
         self._mapped = mapped
         self._pool = SearchPool(threads or ALL_CORES)
         self._refreshing = threading.Lock()
-        self._release = self._load(read_head(store), tried=guard == "always")
+        # Without a key, who may write to the store decides what is served in any case.
+        self._remembers = key is not None
+        served = cache.last_served() if self._remembers else 0
+        self._release = self._load(self._find_live(served), tried=guard == "always")
 
     @property
     def release(self) -> ReleaseInfo:
@@ -205,27 +208,35 @@ class Index:
         not survive.
         """
         with self._refreshing:
-            head = read_head(self._store)
-            if head < self._release.sequence:
-                raise IntegrityError(
-                    f"{self._store.url}: log ends at {head}, but {self._release.sequence} was served already; "
-                    "the log lost entries, restore them"
-                )
-            entry = live_entry(self._store, head, self._check)
-            if entry is not None and entry.sequence == self._release.sequence:
+            entry = self._find_live(self._release.sequence)
+            if entry.sequence == self._release.sequence:
                 return False
-            if entry is None or entry.sequence < self._release.sequence:
-                raise IntegrityError(
-                    f"{self._store.url}: log entry {self._release.sequence} was served already, but "
-                    f"{entry.sequence if entry else 'none'} is live; an entry was changed, restore it"
-                )
-            newer = self._load(head, tried=self._guard != "never")
+            newer = self._load(entry, tried=self._guard != "never")
             newer.take_filters(self._release)
             self._release = newer
             return True
 
-    def _load(self, head: int, *, tried: bool) -> LoadedRelease:
-        entry = require_live(self._store, head, self._check)
+    def _find_live(self, served: int) -> LogEntry:
+        """Return the live entry; raises IntegrityError where it is older than one that was served already."""
+        head, remembered = read_head(self._store), ""
+        if self._remembers:
+            remembered = f", or delete {self._cache.served_path} if they were taken back on purpose"
+        if head < served:
+            raise IntegrityError(
+                f"{self._store.url}: log ends at {head}, but {served} was served already; "
+                f"the log lost entries, restore them{remembered}"
+            )
+        entry = live_entry(self._store, head, self._check)
+        if entry is None and not served:
+            raise refuse_empty(self._store.url)
+        if entry is None or entry.sequence < served:
+            raise IntegrityError(
+                f"{self._store.url}: log entry {served} was served already, but "
+                f"{entry.sequence if entry else 'none'} is live; entries were changed, restore them{remembered}"
+            )
+        return entry
+
+    def _load(self, entry: LogEntry, *, tried: bool) -> LoadedRelease:
         manifest = read_manifest(self._store, entry)
         files = fetch_files(manifest, self._cache)
         if tried:
@@ -234,6 +245,8 @@ class Index:
             entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
         )
         self._cache.prune()
+        if self._remembers:
+            self._cache.note_served(entry.sequence)
         return loaded
 
     def _find_others(self, served: LoadedRelease, own: Vectors, asked: str, count: int) -> list[Place]:
@@ -260,7 +273,8 @@ def open_index(
     they must not be changed while they are served. Searching sets FAISS's number of threads to 1 in the calling thread.
     `guard` says when a release is opened in a child process first, so that one that cannot be survived takes nothing
     down: before a `refresh` swaps (the default), `always`, or `never`. With `public_key`, a PEM file, only releases are
-    served that one of its Ed25519 keys signed and that have not expired; this needs the extra `signing`.
+    served that one of its Ed25519 keys signed and that have not expired, and none older than `cache` has seen served;
+    this needs the extra `signing`.
     Raises StoreError where nothing is published or storage fails, IntegrityError where bytes are not as promised.
     """
     if guard not in get_args(Guard):

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishCon
 from indexer.loaded_release import open_release
 from indexer.log import commit_entry, log_key, parse_entry, read_entry, write_entry
 from indexer.log_signature import sign_entry, trust_publisher
-from indexer.reader import open_index
+from indexer.reader import Index, open_index
 from indexer.releases.garbage import KeepingRule, plan_garbage
 from indexer.releases.history import read_history
 from indexer.signature import open_public_key, open_signing_key
@@ -243,6 +245,48 @@ def test_entries_that_are_taken_away_or_changed_are_noticed(release: Path, keys:
     with pytest.raises(IntegrityError, match="log ends at 0, but 2 was served already"):
         index.refresh()
     assert index.search("red mug", k=1)
+
+
+def test_a_consumer_that_starts_anew_goes_not_behind_what_was_served(release: Path, keys: Keys, tmp_path: Path):
+    def start(folder: str) -> Index:
+        return open_index(str(release), public_key=keys.public, cache=tmp_path / folder, guard="never")
+
+    assert start("kept").release.sequence == 2
+    newest = (release / log_key(2)).read_bytes()
+    (release / log_key(2)).unlink()
+    with pytest.raises(
+        IntegrityError, match=r"log ends at 1, but 2 was served already.* delete \S+/served if"
+    ) as caught:
+        start("kept")
+    # Whoever has seen nothing cannot know; whoever pins no key follows whoever may write.
+    assert start("fresh").release.sequence == 1
+    assert open_index(str(release), cache=tmp_path / "kept").release.sequence == 1
+    # A void entry in its place brings the older one no further.
+    (release / log_key(2)).write_bytes(canonical({**json.loads(newest), "created_at": "2026-11-21T00:00:00Z"}))
+    with pytest.raises(IntegrityError, match="log entry 2 was served already, but 1 is live"):
+        start("kept")
+    (release / log_key(2)).write_bytes(newest)
+    assert start("kept").release.sequence == 2
+    # Taken back on purpose.
+    (release / log_key(2)).unlink()
+    served = Path(re.search(r"delete (\S+) if", str(caught.value))[1])
+    served.write_text("two\n")
+    with pytest.raises(IntegrityError, match="expected the number of a log entry; delete it"):
+        start("kept")
+    served.unlink()
+    assert start("kept").release.sequence == 1
+    assert served.read_text() == "1\n"
+
+
+def test_the_number_outlasts_objects_that_nobody_asks_for(release: Path, keys: Keys, tmp_path: Path):
+    open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
+    (served,) = tmp_path.glob("*/served")
+    old = served.with_name("0" * 64)
+    old.touch()
+    for path in (old, served):
+        os.utime(path, (0, 0))
+    open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
+    assert (old.exists(), served.read_text()) == (False, "2\n")
 
 
 def test_what_was_served_shows_when_it_expires(release: Path, keys: Keys):
