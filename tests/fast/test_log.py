@@ -306,9 +306,9 @@ def test_the_live_entry_of_a_head_and_those_after_it_are_checked(store: MemorySt
     commit_entry(store, 3, keeping(4, "unpin", "a"))
     for find in (live_entry, require_live):
         seen: list[object] = []
-        assert find(store, None, seen.append) == find(store, 4) == entry(2, "b")
+        assert find(store, check=seen.append) == live_entry(store, 4) == entry(2, "b")
         assert seen == [keeping(4, "unpin", "a"), keeping(3, "pin", "a"), entry(2, "b")]
-        assert find(store, 1) == entry(1, "a")
+    assert live_entry(store, 1) == entry(1, "a")
     assert live_entry(store, 0) is None
 
 

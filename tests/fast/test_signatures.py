@@ -515,8 +515,8 @@ class TestBuilder:
             build("2026-11-21", 61, key=new)
         second = build("2026-11-21", 61, key=new, public_keys=str(both))
         assert (second.sequence, second.collections[0]["embedded"]) == (2, 1)
-        assert open_index(url, public_key=both).release.sequence == 2
-        assert open_index(url, public_key=keys.public).release.sequence == 1
+        assert open_index(url, public_key=both, cache=tmp_path / "both").release.sequence == 2
+        assert open_index(url, public_key=keys.public, cache=tmp_path / "old").release.sequence == 1
 
     def test_markers_that_the_key_did_not_sign_are_not_adopted(
         self, build: Callable[..., Any], keys: Keys, monkeypatch: pytest.MonkeyPatch
