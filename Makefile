@@ -82,7 +82,7 @@ fuzz: $(VENV)/test ## Fuzz every reader of bytes from outside, FUZZ_SECONDS each
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.proof.fuzz all --seconds $(FUZZ_SECONDS)
 
-mutation: $(VENV)/test ## Change the commit, gc, manifest and gate modules in 2,000 places: tests must notice nine tenths
+mutation: $(VENV)/test ## Change the modules that commit, collect, read manifests, judge and roll back in 2,000 places: tests must notice nine tenths
 	$(PIP) --editable '.[mutation]'
 	$(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results

@@ -63,7 +63,7 @@ class DistillConfig:
     alpha_margin: float = 0.0
     """Weight of margin-MSE over the ordered candidates of a query (Vo et al. 2024, equation 5)."""
     margin_factor: float = 10.0
-    """What that factor starts from."""
+    """Start of the learned factor of `cross_scale = "logit"`."""
     alpha_listwise: float = 0.0
     """Weight of the KL divergence from the teachers' distribution over the candidates of a query."""
     alpha_cosent: float = 0.0
@@ -190,10 +190,13 @@ class DistillConfig:
     def _check_cross_scale(self) -> None:
         require_one_of("cross_scale", self.cross_scale, ("cosine", "probability", "logit"))
         crossed = all(name.startswith(CROSS) for name in self.teachers)
+        by_margins = self.alpha_margin and not self.gamma and not self.alpha_listwise
         require(
-            self.cross_scale != "logit" or (crossed and not self.gamma and not self.alpha_listwise),
-            "cross_scale: logits are no cosines: only margins of cross-encoders are learnt from them; take probability "
-            "or cosine, or set gamma and alpha_listwise to 0 and name no teacher but `cross:` ones",
+            self.cross_scale != "logit" or bool(crossed and by_margins),
+            "cross_scale: logits are no cosines, only margins of cross-encoders are learnt from them: expected "
+            "alpha_margin above 0, gamma and alpha_listwise 0 and no teacher but `cross:` ones, found alpha_margin "
+            f"{self.alpha_margin:g}, gamma {self.gamma:g}, alpha_listwise {self.alpha_listwise:g} and "
+            f"{', '.join(self.teachers)}; or take probability or cosine",
         )
 
     def check_exportable(self) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import time
 import uuid
 from pathlib import Path
@@ -13,7 +12,6 @@ from indexer.store import LocalStore, Store, hash_file
 
 UNUSED_SECONDS = 86_400
 """A downloaded object that no release asked for this long is removed."""
-SERVED = "served"
 
 
 class ObjectCache:
@@ -39,35 +37,9 @@ class ObjectCache:
                 f"{self._store.url}/{entry.key}: the live release names this object, but it is not there"
             ) from None
         except OSError as error:
-            raise self._refuse_folder(error) from error
-
-    @property
-    def served_path(self) -> Path:
-        """File that holds the number of the newest log entry that was served from this folder."""
-        return self._folder / SERVED
-
-    def last_served(self) -> int:
-        """Return that number, 0 where nothing was served; raises IntegrityError where the file holds something else."""
-        try:
-            text = self.served_path.read_text(encoding="ascii", errors="replace")
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise self._refuse_folder(error) from error
-        if not re.fullmatch(r"[1-9][0-9]{0,18}\n", text, re.ASCII):
-            raise IntegrityError(f"{self.served_path}: expected the number of a log entry; delete it to begin anew")
-        return int(text)
-
-    def note_served(self, sequence: int) -> None:
-        """Keep the number of an entry that is served now; the greater one stays."""
-        if sequence <= self.last_served():
-            return
-        draft = self._folder / f".new-{uuid.uuid4().hex}"
-        try:
-            draft.write_text(f"{sequence}\n", encoding="ascii")
-            draft.replace(self.served_path)
-        except OSError as error:
-            raise self._refuse_folder(error) from error
+            raise StoreError(
+                f"{self._folder}: {error.strerror or error}; check the cache folder, its rights and the disk"
+            ) from error
 
     def drop(self, entry: ObjectEntry) -> None:
         """Remove a download, if there is one; a local store's own file stays."""
@@ -79,14 +51,11 @@ class ObjectCache:
         oldest = time.time() - UNUSED_SECONDS
         for path in self._folder.glob("*"):
             try:
-                if path.name != SERVED and path.stat().st_mtime < oldest:
+                if path.stat().st_mtime < oldest:
                     path.unlink()
             except OSError:
                 # Somebody else's, or gone: to tidy up is no reason to fail.
                 continue
-
-    def _refuse_folder(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._folder}: {error.strerror or error}; check the cache folder, its rights and the disk")
 
     def _find_kept(self, entry: ObjectEntry) -> Path | None:
         kept = self._folder / entry.sha256

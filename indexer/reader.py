@@ -23,6 +23,7 @@ from indexer.log import LogEntry, live_entry, read_head, read_manifest, refuse_e
 from indexer.log_signature import trust
 from indexer.object_cache import ObjectCache, default_cache
 from indexer.search_pool import SearchPool
+from indexer.served_marks import ServedMarks
 from indexer.signature import PublicKey, open_public_key
 from indexer.store import Store, open_store
 from indexer.text import normalise_query
@@ -76,7 +77,14 @@ class Index:
     """The live release of a store; safe to share between threads."""
 
     def __init__(
-        self, store: Store, cache: ObjectCache, threads: int, mapped: bool, guard: Guard, key: PublicKey | None
+        self,
+        store: Store,
+        cache: ObjectCache,
+        threads: int,
+        mapped: bool,
+        guard: Guard,
+        key: PublicKey | None,
+        marks: ServedMarks | None,
     ) -> None:
         self._store = store
         self._guard = guard
@@ -86,10 +94,8 @@ class Index:
         self._mapped = mapped
         self._pool = SearchPool(threads or ALL_CORES)
         self._refreshing = threading.Lock()
-        # Without a key, who may write to the store decides what is served in any case.
-        self._remembers = key is not None
-        served = cache.last_served() if self._remembers else 0
-        self._release = self._load(self._find_live(served), tried=guard == "always")
+        self._marks = marks
+        self._release = self._load(self._find_live(0), tried=guard == "always")
 
     @property
     def release(self) -> ReleaseInfo:
@@ -218,13 +224,14 @@ class Index:
 
     def _find_live(self, served: int) -> LogEntry:
         """Return the live entry; raises IntegrityError where it is older than one that was served already."""
-        head, remembered = read_head(self._store), ""
-        if self._remembers:
-            remembered = f", or delete {self._cache.served_path} if they were taken back on purpose"
+        head, forget = read_head(self._store), ""
+        if self._marks:
+            served = max(served, self._marks.newest())
+            forget = f"; if they were taken back on purpose, delete {self._marks.folder} and start anew"
         if head < served:
             raise IntegrityError(
                 f"{self._store.url}: log ends at {head}, but {served} was served already; "
-                f"the log lost entries, restore them{remembered}"
+                f"the log lost entries, restore them{forget}"
             )
         entry = live_entry(self._store, head, self._check)
         if entry is None and not served:
@@ -232,7 +239,7 @@ class Index:
         if entry is None or entry.sequence < served:
             raise IntegrityError(
                 f"{self._store.url}: log entry {served} was served already, but "
-                f"{entry.sequence if entry else 'none'} is live; entries were changed, restore them{remembered}"
+                f"{entry.sequence if entry else 'none'} is live; entries were changed, restore them{forget}"
             )
         return entry
 
@@ -245,8 +252,8 @@ class Index:
             entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
         )
         self._cache.prune()
-        if self._remembers:
-            self._cache.note_served(entry.sequence)
+        if self._marks:
+            self._marks.add(entry.sequence)
         return loaded
 
     def _find_others(self, served: LoadedRelease, own: Vectors, asked: str, count: int) -> list[Place]:
@@ -279,9 +286,11 @@ def open_index(
     """
     if guard not in get_args(Guard):
         raise ConfigError(f"guard: expected one of {', '.join(get_args(Guard))}, found {guard!r}")
-    store, key = open_store(url), open_public_key(public_key)
-    objects = ObjectCache(store, cache or default_cache(), copied=key is not None)
-    return Index(store, objects, threads, mapped, guard, key)
+    store, key, folder = open_store(url), open_public_key(public_key), cache or default_cache()
+    objects = ObjectCache(store, folder, copied=key is not None)
+    # Without a key, who may write to the store decides what is served in any case.
+    marks = ServedMarks(folder, store, key) if key else None
+    return Index(store, objects, threads, mapped, guard, key, marks)
 
 
 def _check(

@@ -6,6 +6,7 @@ files: PKCS 8 without a password for the private one, one or more public ones in
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ class PublicKey:
 
     path: str
     keys: tuple[Any, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the keys, in whatever order the file has them."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        raw = sorted(key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in self.keys)
+        return hashlib.sha256(b"".join(raw)).hexdigest()
 
     def verifies(self, message: bytes, signature: str) -> bool:
         """Tell whether one of the keys made the signature of the message."""

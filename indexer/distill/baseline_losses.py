@@ -44,7 +44,8 @@ def threshold_loss(
 def margin_loss(score: Tensor, teacher: Tensor, above: Tensor, below: Tensor) -> Tensor:
     """Squared error between score margins over ordered pairs of one query (Vo et al. 2024, equation 5).
 
-    `teacher` should be probabilities or cosines: raw logits have margins far outside those of cosines.
+    `teacher` should be probabilities or cosines, or `score` cosines times a factor: margins of logits lie far outside
+    those of cosines.
     """
     margins = (teacher[above] - teacher[below]) - (score[above] - score[below])
     return reduce_items(margins.square(), "mean")

@@ -159,7 +159,8 @@ def _describe_loss(distill: DistillConfig, results: Mapping[str, TrainingResult]
         theta = f", theta {distill.theta_low} to {distill.theta_high}" if distill.label_loss == "bands" else ""
         first.append(f"labels by {distill.label_loss}{theta}, alphas {' / '.join(map(str, paid.values()))}")
     added = [f"{name} {value}" for key, name in ADDED.items() if (value := getattr(distill, key))]
-    added += ["logits met by a learned factor of the cosines"] if distill.cross_scale == "logit" else []
+    factors = any(term.factor for term in objective.lists.values())
+    added += ["logits met by a learned factor of the cosines"] if factors else []
     untaught = [] if objective.asks_teachers else ["no teacher asked"]
     return ", ".join([*first, *added, *untaught])
 

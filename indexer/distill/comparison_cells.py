@@ -46,6 +46,8 @@ PACE_SETTINGS = ("batch_size", "learning_rate", "threads", "checkpoint_steps", "
 """What a recovery has settings of its own for, and what decides no weights."""
 INDEX_SETTINGS = ("m", "ef_construction", "stated_ef_search", "storage")
 """What figures of retrieval depend on beside the model."""
+RULES = 2
+"""Goes up with every change of what a training or a measurement gives, so that no table mixes figures of two rules."""
 RECOVERED = "recovered"
 CHECKPOINT_FILES = ("best.safetensors", "scores.npz", "state.pt")
 """The state, which says that a training is finished, comes last."""
@@ -113,7 +115,7 @@ class CellFolder:
 
 def identify_measured(model: str, config: Config) -> str:
     """Return the fingerprint of a model's figures: of the model, and of the index that it is searched through."""
-    return fingerprint(model, [getattr(config.index, name) for name in INDEX_SETTINGS])
+    return fingerprint(RULES, model, [getattr(config.index, name) for name in INDEX_SETTINGS])
 
 
 def teacher_folder(names: tuple[str, ...]) -> str:
@@ -132,9 +134,8 @@ def part_keys(config: Config, run_date: str) -> dict[str, str]:
     keys: dict[str, str] = {}
     for kind, teachers in (("teacher", encoders), ("cross", crossed)):
         for number, names in enumerate(teachers, start=1):
-            alone = replace(distill, teachers=_with_texts(config, *names))
             role = kind if number == 1 else f"{kind}_{number}"
-            keys[role] = _identify(config, alone, (*TAUGHT_SETTINGS, *STUDENT_SETTINGS), run_date)
+            keys[role] = _identify(config, names, (*TAUGHT_SETTINGS, *STUDENT_SETTINGS), run_date)
     return keys
 
 
@@ -145,26 +146,28 @@ def identify_recovery(config: DistillConfig, data: TrainingData) -> str:
     settings = {name: value for name, value in as_document(config).items() if name not in unread}
     texts = data.texts
     chosen = [texts[row] for row in data.label_free_rows]
-    return fingerprint(RECOVERED, chosen, identify_model(config.student), settings, __version__)
+    return fingerprint(RULES, RECOVERED, chosen, identify_model(config.student), settings, __version__)
 
 
 def identify_start(config: Config, run_date: str) -> str:
     """Return the fingerprint of the data and of the student before it is taught."""
-    untaught = replace(config.distill, teachers=_with_texts(config, *DistillConfig().teachers))
-    return _identify(config, untaught, (*TAUGHT_SETTINGS, *LOSS_SETTINGS), run_date)
+    return _identify(config, DistillConfig().teachers, (*TAUGHT_SETTINGS, *LOSS_SETTINGS), run_date)
 
 
-def _with_texts(config: Config, *names: str) -> tuple[str, ...]:
-    """Return the names, and the teachers that bring texts of their own into the data."""
-    distill = config.distill
+def _identify(config: Config, teachers: tuple[str, ...], unread: tuple[str, ...], run_date: str) -> str:
+    """Return the fingerprint of the data and of the settings that are read, with these teachers.
+
+    Beside them stand those that bring texts of their own into the data.
+    """
+    distill, default = config.distill, DistillConfig()
     tables = [name for name in distill.teachers if name.startswith(SCORES)]
-    return (*names, *distill.berm_teachers(), *tables)
-
-
-def _identify(config: Config, distill: DistillConfig, unread: tuple[str, ...], run_date: str) -> str:
-    default = DistillConfig()
-    plain = replace(distill, **{name: getattr(default, name) for name in unread})
-    return identify_training(replace(config, distill=plain), run_date)
+    # At once: a setting that is not read may not go with another's default.
+    plain = replace(
+        distill,
+        teachers=(*teachers, *distill.berm_teachers(), *tables),
+        **{name: getattr(default, name) for name in unread},
+    )
+    return fingerprint(RULES, identify_training(replace(config, distill=plain), run_date))
 
 
 def _link_files(source: Path, prefix: str, target: Path, new_prefix: str) -> None:

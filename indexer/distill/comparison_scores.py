@@ -24,8 +24,6 @@ ARRAYS, DOCUMENT = "scores.npz", "cell.json"
 PAIR_ARRAYS = ("query", "product", "scores", "typo_scores")
 ASKED = "asked_"
 """What the names of the arrays of answers begin with."""
-FORMAT = 2
-"""Goes up with every change of how models are trained or measured, so that no table mixes figures of two rules."""
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -82,20 +80,15 @@ def write_scores(folder: Path, found: ModelScores, document: Mapping[str, Any]) 
     arrays = {name: getattr(found, name) for name in PAIR_ARRAYS}
     np.savez_compressed(folder / ARRAYS, **arrays, **{f"{ASKED}{name}": a for name, a in vars(found.answers).items()})
     draft = folder / f".{DOCUMENT}"
-    written = {**document, "format": FORMAT, "retrieval": dict(found.retrieval)}
+    written = {**document, "retrieval": dict(found.retrieval)}
     draft.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
     draft.replace(folder / DOCUMENT)
 
 
 def read_scores(folder: Path) -> ModelScores | None:
-    """Return the scores of a folder, or None where it is not finished, or by a program that measured otherwise.
-
-    Raises IntegrityError on a damaged one.
-    """
+    """Return the scores of a folder, or None where it is not finished; raises IntegrityError on a damaged one."""
     try:
         document = json.loads((folder / DOCUMENT).read_text())
-        if document.pop("format", 1) != FORMAT:
-            return None
         retrieval = document.pop("retrieval")
         with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
             answers = Answers(**{field.name: arrays[f"{ASKED}{field.name}"] for field in fields(Answers)})

@@ -42,8 +42,8 @@ def cross_objective() -> Objective:
 class CrossTeacher:
     """Scores of (query, product) pairs, each computed once and kept in `path`; it has no opinion about two queries.
 
-    `curve` maps probabilities to the scale of cosines; without one, scores are probabilities, or with `scale` "logit"
-    what the model says as it is.
+    `scale` says what it gives: logit, what the model says as it is; probability, its sigmoid; or cosine, a curve of
+    that, which `calibrate` fits.
     """
 
     def __init__(
@@ -64,9 +64,7 @@ class CrossTeacher:
         self.curve: IsotonicRegression | None = None
         if path.exists():
             with np.load(path) as kept:
-                # An earlier program kept probabilities, of which large logits cannot be had.
-                if "logits" in kept:
-                    self._keys, self._logits = kept["keys"], kept["logits"]
+                self._keys, self._logits = kept["keys"], kept["logits"]
 
     def score_pairs(self, pairs: Pairs) -> Scores:
         """Return the score of each pair on its scale; those that are new are computed first."""
@@ -74,7 +72,8 @@ class CrossTeacher:
             return self.find_logits(pairs)
         found = self._find_probabilities(pairs)
         known = np.isfinite(found)
-        if self.curve is not None and known.any():
+        if self._scale == "cosine" and known.any():
+            assert self.curve is not None, "not calibrated"
             found[known] = self.curve.predict(found[known])
         return found
 
@@ -87,8 +86,13 @@ class CrossTeacher:
         found[known] = self._logits[np.searchsorted(self._keys, keys)]
         return found
 
-    def fit_curve(self, pairs: LabelledPairs, config: DistillConfig) -> None:
-        """Fit the isotonic curve from probabilities to 1 (high), the middle of the band (low) and 0 (irrelevant)."""
+    def calibrate(self, pairs: LabelledPairs, config: DistillConfig) -> None:
+        """Fit the isotonic curve from probabilities to 1 (high), the middle of the band (low) and 0 (irrelevant).
+
+        The scales that are no cosines need none.
+        """
+        if self._scale != "cosine":
+            return
         rows = np.stack([pairs.query, pairs.product + self._queries], axis=1)
         targets = np.array([0.0, (config.theta_low + config.theta_high) / 2, 1.0])
         curve = IsotonicRegression(out_of_bounds="clip")

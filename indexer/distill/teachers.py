@@ -1,4 +1,4 @@
-"""What a student learns from: anything that scores pairs of texts on the scale of cosines."""
+"""What a student learns from: anything that scores pairs of texts, on the scale of cosines unless said."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -54,7 +54,7 @@ def open_teachers(run: TrainingRun, encoders: Mapping[str, TextEncoder]) -> dict
 
 
 def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
-    """Train a cross-encoder, put it on the scale of cosines, and score the training labels."""
+    """Train a cross-encoder, put it on its scale, and score the training labels."""
     model = run.train(role, open_cross(run.config, name.removeprefix(CROSS)), cross_objective())
     texts, queries = tokenise_data(model, run.data), len(run.data.queries)
     teacher = CrossTeacher(
@@ -66,8 +66,7 @@ def train_cross(run: TrainingRun, name: str, *, role: str) -> CrossTeacher:
         processes=run.processes,
     )
     teacher.find_logits(labelled_pairs(run.data), progress=run.progress)
-    if run.config.cross_scale == "cosine":
-        teacher.fit_curve(run.data.validation, run.config)
+    teacher.calibrate(run.data.validation, run.config)
     return teacher
 
 

@@ -46,8 +46,8 @@ from indexer.distill.teachers import Teacher, collect_opinions
 from indexer.distill_config import DistillConfig
 from indexer.errors import GateError
 
-FACTOR_PACE = 100.0
-"""How much faster than the weights the logarithm of a learned factor moves: it is one number of order 1."""
+FACTOR_RATE = 0.05
+"""Learning rate of the logarithm of a learned factor, whatever that of the weights: 60 steps can change it fourfold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,9 @@ class Trainer:
         self.log_factors = start_factors(objective).to(encoder.device)
         modules = (encoder.transformer, self.alignments)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        groups = [{"params": self.parameters, "pace": 1.0}]
-        if len(self.log_factors):
-            groups.append({"params": list(self.log_factors.parameters()), "pace": FACTOR_PACE, "weight_decay": 0.0})
+        groups = [{"params": self.parameters, "full_rate": config.learning_rate}]
+        if factors := list(self.log_factors.parameters()):
+            groups.append({"params": factors, "full_rate": FACTOR_RATE, "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.text_rows = data.label_free_rows
         whole = len(data.train) if objective.has_labels else len(self.text_rows)
@@ -294,7 +294,7 @@ class Trainer:
         total = self.config.epochs * self.steps_per_epoch
         factor = schedule_rate(done, total=total, warmup=round(self.config.warmup_share * total))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * factor * group["pace"]
+            group["lr"] = group["full_rate"] * factor
 
     def _save_state(self) -> None:
         """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""
@@ -320,8 +320,7 @@ class Trainer:
             return True
         self.encoder.transformer.load_state_dict(state["weights"])
         self.alignments.load_state_dict(state["alignments"])
-        # An earlier program knew none.
-        self.log_factors.load_state_dict(state.get("log_factors", {}))
+        self.log_factors.load_state_dict(state["log_factors"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state.get("random_cuda") is not None:

@@ -32,13 +32,14 @@ from indexer.cli.steps import _check_start
 from indexer.config import Config, ShopConfig
 from indexer.config_file import load_config
 from indexer.doctor.machine import check_signing
-from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError
+from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError, StoreError
 from indexer.loaded_release import open_release
 from indexer.log import commit_entry, log_key, parse_entry, read_entry, write_entry
 from indexer.log_signature import sign_entry, trust_publisher
 from indexer.reader import Index, open_index
 from indexer.releases.garbage import KeepingRule, plan_garbage
 from indexer.releases.history import read_history
+from indexer.served_marks import ServedMarks
 from indexer.signature import open_public_key, open_signing_key
 from indexer.store import LocalStore
 
@@ -254,9 +255,8 @@ def test_a_consumer_that_starts_anew_goes_not_behind_what_was_served(release: Pa
     assert start("kept").release.sequence == 2
     newest = (release / log_key(2)).read_bytes()
     (release / log_key(2)).unlink()
-    with pytest.raises(
-        IntegrityError, match=r"log ends at 1, but 2 was served already.* delete \S+/served if"
-    ) as caught:
+    lost = r"log ends at 1, but 2 was served already.* delete \S+/served/\w{16} and start anew"
+    with pytest.raises(IntegrityError, match=lost) as caught:
         start("kept")
     # Whoever has seen nothing cannot know; whoever pins no key follows whoever may write.
     assert start("fresh").release.sequence == 1
@@ -269,24 +269,57 @@ def test_a_consumer_that_starts_anew_goes_not_behind_what_was_served(release: Pa
     assert start("kept").release.sequence == 2
     # Taken back on purpose.
     (release / log_key(2)).unlink()
-    served = Path(re.search(r"delete (\S+) if", str(caught.value))[1])
-    served.write_text("two\n")
-    with pytest.raises(IntegrityError, match="expected the number of a log entry; delete it"):
-        start("kept")
-    served.unlink()
+    shutil.rmtree(re.search(r"delete (\S+) and", str(caught.value))[1])
     assert start("kept").release.sequence == 1
-    assert served.read_text() == "1\n"
 
 
-def test_the_number_outlasts_objects_that_nobody_asks_for(release: Path, keys: Keys, tmp_path: Path):
-    open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
-    (served,) = tmp_path.glob("*/served")
-    old = served.with_name("0" * 64)
-    old.touch()
-    for path in (old, served):
-        os.utime(path, (0, 0))
-    open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
-    assert (old.exists(), served.read_text()) == (False, "2\n")
+def test_what_one_consumer_served_another_of_the_same_cache_knows(release: Path, keys: Keys, tmp_path: Path):
+    newest = (release / log_key(2)).read_bytes()
+    (release / log_key(2)).unlink()
+    behind = open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
+    (release / log_key(2)).write_bytes(newest)
+    (release / log_key(3)).write_bytes(keys.sign({**read(release, 1), "sequence": 3, "parent": 2, "kind": "rollback"}))
+    ahead = open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never")
+    assert (behind.release.sequence, ahead.release.sequence) == (1, 3)
+    (release / log_key(3)).unlink()
+    with pytest.raises(IntegrityError, match="log ends at 2, but 3 was served already"):
+        behind.refresh()
+    assert behind.release.sequence == 1
+
+
+def test_marks_are_those_of_a_place_and_a_key(
+    release: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two shops may call their folders alike, and one by two names; who trusts another key counts otherwise."""
+    other, both = Keys(tmp_path, "other"), tmp_path / "both.pub"
+    both.write_bytes(keys.public.read_bytes() + other.public.read_bytes())
+    marks, elsewhere = [], tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder, url, public in (
+        (release.parent, release.name, keys.public),
+        (elsewhere, str(release), keys.public),
+        (elsewhere, release.name, keys.public),
+        (release.parent, release.name, both),
+    ):
+        monkeypatch.chdir(folder)
+        marks.append(ServedMarks(tmp_path, LocalStore(Path(url)), open_public_key(public)).folder)
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
+def test_the_greatest_mark_stays_whoever_comes_last(release: Path, keys: Keys, tmp_path: Path):
+    marks = ServedMarks(tmp_path, LocalStore(release), open_public_key(keys.public))
+    assert marks.newest() == 0
+    for sequence in (5, 12, 7, 12):
+        marks.add(sequence)
+    assert marks.newest() == 12
+    marks.add(13)
+    (marks.folder / "note").touch()
+    assert (marks.newest(), sorted(os.listdir(marks.folder))) == (13, ["13", "note"])
+    shutil.rmtree(marks.folder)
+    marks.folder.write_text("in the way")
+    with pytest.raises(StoreError, match=r"served/\w{16}: .*check the cache folder"):
+        marks.add(1)
 
 
 def test_what_was_served_shows_when_it_expires(release: Path, keys: Keys):
@@ -515,8 +548,8 @@ class TestBuilder:
             build("2026-11-21", 61, key=new)
         second = build("2026-11-21", 61, key=new, public_keys=str(both))
         assert (second.sequence, second.collections[0]["embedded"]) == (2, 1)
-        assert open_index(url, public_key=both, cache=tmp_path / "both").release.sequence == 2
-        assert open_index(url, public_key=keys.public, cache=tmp_path / "old").release.sequence == 1
+        assert open_index(url, public_key=both).release.sequence == 2
+        assert open_index(url, public_key=keys.public).release.sequence == 1
 
     def test_markers_that_the_key_did_not_sign_are_not_adopted(
         self, build: Callable[..., Any], keys: Keys, monkeypatch: pytest.MonkeyPatch

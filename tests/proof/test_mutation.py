@@ -38,6 +38,7 @@ def test_a_change_of_other_code_is_not_passed_over() -> None:
         ({"killed": 8, "timeout": 1, "survived": 1}, "10 changes | 9 noticed, 90.0%, 1 survived", True),
         ({"killed": 8, "survived": 1, "no tests": 1}, "10 changes | 8 noticed, 80.0%, 1 no tests, 1 survived", False),
         ({"killed": 99, "not checked": 1}, "100 changes | 99 noticed, 99.0%, 1 not checked", False),
+        ({"killed": 99, "skipped": 1}, "100 changes | 99 noticed, 99.0%, 1 skipped", False),
         ({}, "0 changes | 0 noticed, 0.0%", False),
     ],
 )

@@ -212,6 +212,34 @@ def figure(comparison, name, wanted):
     return next(row.figures[wanted] for row in rows if (row.name, row.part) == (name, "all"))
 
 
+def test_another_rule_makes_everything_anew(shop, unbroken, monkeypatch):
+    before = unbroken[0].cells
+    monkeypatch.setattr("indexer.distill.comparison_cells.RULES", 3)
+    after = compare(shop, unbroken[0].out).cells
+    assert all(folder.finished for folder in before)
+    assert not any(folder.finished for folder in after)
+    for old, new in zip(before, after, strict=True):
+        assert not set(old.parts.values()) & set(new.parts.values())
+
+
+def test_both_readings_of_a_cross_encoder_are_taught_by_one(shop, tiny_model, tmp_path, monkeypatch):
+    options = [f'distill.teachers=["cross:{tiny_model}"]', "distill.epochs=1", "distill.switch_epoch=1"]
+    methods = ("cross-margin", "cross-logits")
+    variants = read_variants(str(shop), options=options, methods=methods, sweeps=(), seeds=1)
+    comparison = Comparison(variants, DATE, folds=2, out=tmp_path)
+    trained = count_trainings(monkeypatch)
+    comparison.train(progress=False)
+    assert trained == {"cross": 2, "recovered": 2, "student": 4}
+    rows = {row.name: row for row in comparison.tabulate(baseline="cross-margin") if row.part == "all"}
+    assert rows["cross-logits"].differences["auc"].difference != 0
+    histories = {
+        folder.cell.variant: read_scores(folder.folder).document["training"]["history"] for folder in comparison.cells
+    }
+    assert histories["cross-logits"][0]["factor_margin"] == 10
+    assert histories["cross-logits"][1]["factor_margin"] != 10
+    assert "factor_margin" not in histories["cross-margin"][1]
+
+
 def test_of_two_names_for_the_same_settings_one_is_trained(shop, unbroken, monkeypatch):
     monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("this is kd-boost"))
     same = ["kd-boost:gamma=[0.9]"]
@@ -487,7 +515,7 @@ def test_names_are_as_short_as_they_are_distinct():
     assert shorten_names(["student", "a/student"]) == {"student": "student", "a/student": "a/student"}
 
 
-def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path, monkeypatch):
+def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path):
     comparison, _ = unbroken
     found = read_scores(comparison.cells[0].folder)
     config = comparison.config
@@ -495,9 +523,6 @@ def test_folds_that_do_not_fit_the_labels_are_refused(unbroken, tmp_path, monkey
     with pytest.raises(IntegrityError, match="each of"):
         join_folds([found], judgements)
     write_scores(tmp_path, found, {})
-    monkeypatch.setattr("indexer.distill.comparison_scores.FORMAT", 3)
-    assert read_scores(tmp_path) is None
-    monkeypatch.undo()
     (tmp_path / "scores.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(IntegrityError, match="delete the folder"):
         read_scores(tmp_path)

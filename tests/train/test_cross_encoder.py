@@ -117,12 +117,12 @@ def test_the_curve_leads_to_the_targets_of_the_labels(data, config, cross, tmp_p
     pairs = data.validation
     ideal = np.array([0.05, 0.05, 0.4, 0.9])[pairs.grade]
     teacher.find_logits = lambda *_, **__: np.log(ideal / (1 - ideal)).astype(np.float32)
-    teacher.fit_curve(pairs, config.distill)
+    teacher.calibrate(pairs, config.distill)
     np.testing.assert_allclose(teacher.curve.predict([0.0, 0.05, 0.4, 0.9, 1.0]), [0, 0, 0.775, 1, 1], atol=1e-6)
     # Half of the labels are of no weight and wrong.
     wrong = np.arange(len(pairs)) % 2 == 0
     grade, weight = np.where(wrong, 3 - pairs.grade, pairs.grade), np.where(wrong, 0, 1).astype(np.float32)
-    teacher.fit_curve(replace(pairs, grade=grade, weight=weight), config.distill)
+    teacher.calibrate(replace(pairs, grade=grade, weight=weight), config.distill)
     known = np.unique(ideal[~wrong])
     targets = {0.05: 0, 0.4: 0.775, 0.9: 1}
     np.testing.assert_allclose(teacher.curve.predict(known), [targets[float(p)] for p in known], atol=1e-6)
@@ -172,23 +172,19 @@ def test_a_teacher_gives_what_its_scale_says(cross, data, tmp_path):
     np.testing.assert_allclose(chances, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
-def test_scores_of_an_earlier_program_are_computed_anew(cross, data, tmp_path):
-    texts, queries, path = tokenise_data(cross, data), len(data.queries), tmp_path / "scores.npz"
-    np.savez(path, keys=np.array([queries]), probabilities=np.array([0.5], dtype=np.float32))
-    teacher = CrossTeacher(cross, texts, queries=queries, path=path, scale="logit")
-    np.testing.assert_allclose(
-        teacher.score_pairs(np.array([[0, queries]])), cross.score_frozen([texts[0]], [texts[queries]]), atol=1e-5
-    )
-
-
 @pytest.mark.parametrize(
     "changes",
-    [{"gamma": 0.9}, {"alpha_listwise": 0.1}, {"teachers": ("all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2")}],
+    [
+        {"gamma": 0.9},
+        {"alpha_listwise": 0.1},
+        {"alpha_margin": 0.0},
+        {"teachers": ("all-MiniLM-L6-v2", "cross:all-MiniLM-L6-v2")},
+    ],
 )
 def test_logits_are_learnt_by_margins_alone(changes):
     settings = {"teachers": ("cross:all-MiniLM-L6-v2",), "gamma": 0.0, "alpha_margin": 1.0, "cross_scale": "logit"}
     assert DistillConfig(**settings).cross_scale == "logit"
-    with pytest.raises(ConfigError, match="cross_scale: logits are no cosines"):
+    with pytest.raises(ConfigError, match=r"cross_scale: logits are no cosines.* found alpha_margin"):
         DistillConfig(**{**settings, **changes})
 
 

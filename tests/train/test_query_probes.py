@@ -104,5 +104,5 @@ def test_a_shop_without_nodes_asks_nothing(data):
     bare = replace(data, mining_queries=np.empty(0, dtype=np.int64))
     probes = choose_probes(bare, seed=13)
     none = np.empty((0, 2), dtype=np.float32)
-    assert find_answers(none, none, probes, bare) == NO_ANSWERS
+    assert find_answers(none, none, probes, bare) is NO_ANSWERS
     assert set(hide_probes(bare, probes).open_queries) == set(data.open_queries)
