@@ -297,10 +297,15 @@ def _read_file(path: Path, most: int) -> bytes:
 def _open_tokenizer(data: bytes, limit: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(limit)
+        # What frames every text is looked up only here.
+        tokenizer.encode("")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library panics with what is no Exception.
         raise EncoderError(f"tokenizer.json: cannot be used: {error}") from None
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(limit)
     return tokenizer
 
 

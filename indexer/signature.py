@@ -45,6 +45,9 @@ class PublicKey:
             data = base64.b64decode(signature, validate=True)
         except (binascii.Error, ValueError):
             return False
+        # The last character has bits that nobody reads: of all spellings one counts.
+        if base64.b64encode(data).decode() != signature:
+            return False
         for key in self.keys:
             try:
                 key.verify(data, message)

@@ -259,6 +259,16 @@ def test_files_that_are_no_model_or_tokenizer_are_refused(copied: Path):
         open_encoder(copied)
 
 
+def test_a_tokenizer_that_frames_texts_with_what_it_does_not_know_is_refused(copied: Path):
+    """The library panics at the first text, which no `except Exception` catches."""
+    document = json.loads((copied / "tokenizer.json").read_text())
+    document["post_processor"]["special_tokens"].pop("[CLS]")
+    (copied / "tokenizer.json").write_text(json.dumps(document))
+    rewrite(copied)
+    with pytest.raises(EncoderError, match=r"tokenizer\.json: cannot be used"):
+        open_encoder(copied)
+
+
 def test_a_model_with_other_inputs_is_refused(copied: Path):
     model = onnx.load(str(copied / "encoder.onnx"))
     for node in model.graph.node:

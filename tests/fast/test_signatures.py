@@ -180,7 +180,17 @@ def postpone(release: Path, keys: Keys) -> bytes:
     return canonical({**json.loads(outlive(release, keys)), "expires_at": tomorrow})
 
 
-VOID = [forge_rollback, publish_unsigned, pin_unsigned, sign_by_another, swap_manifest, postpone]
+def respell_signature(release: Path, keys: Keys) -> bytes:
+    """The newest entry once more, as a rollback to it, with unread bits of its signature changed."""
+    entry = json.loads(keys.sign({**read(release, 2), "sequence": 3, "parent": 2, "kind": "rollback"}))
+    last = entry["signature"][-3]
+    other = chr(ord(last) + 1)
+    entry["signature"] = f"{entry['signature'][:-3]}{other}=="
+    assert base64.b64decode(entry["signature"]) == base64.b64decode(f"{entry['signature'][:-3]}{last}==")
+    return canonical(entry)
+
+
+VOID = [respell_signature, forge_rollback, publish_unsigned, pin_unsigned, sign_by_another, swap_manifest, postpone]
 
 
 @pytest.mark.parametrize("attack", VOID)

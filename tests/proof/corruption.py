@@ -56,11 +56,14 @@ PARSERS = (
 """What must not be reached by an object that was changed."""
 ABOVE = ("log entry", "manifest")
 """What stands before the manifest's parser. No hash stands above an entry or a marker: an entry is read in strict JSON,
-here in the one spelling that its signature covers, a marker with a hash of its own."""
+here in the one spelling that its signature covers, and counts for nothing otherwise; a marker with a hash of its own."""
 
 
-def read_damaged(release: Release, sample: Sample, markers: Mapping[str, bytes]) -> bool:
-    """Give an object to whoever reads it; return whether it was taken for whole."""
+def read_damaged(release: Release, sample: Sample, markers: Mapping[str, bytes], served: Path) -> bool:
+    """Give an object to whoever reads it; return whether it was taken for whole.
+
+    `served` is a cache folder from which the whole release was served: an entry that counts no more is missed by that.
+    """
     store = LocalStore(release.root)
     try:
         if sample.kind == "seal":
@@ -80,6 +83,7 @@ def read_damaged(release: Release, sample: Sample, markers: Mapping[str, bytes])
             mock.patch("indexer.reader.open_public_key", return_value=release.key),
             tempfile.TemporaryDirectory() as cache,
         ):
+            shutil.copytree(served / "served", Path(cache) / "served")
             open_index(str(release.root), guard="always", public_key="proof", cache=Path(cache))
         return True
     except IntegrityError:
@@ -106,6 +110,9 @@ def run_hashed(release: Release, counts: Mapping[str, int], *, seed: int = SEED)
         by_kind.setdefault(sample.kind, []).append(sample)
     kinds = sorted(by_kind)
     with ExitStack() as stack:
+        served = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with mock.patch("indexer.reader.open_public_key", return_value=release.key):
+            open_index(str(release.root), guard="never", public_key="proof", cache=served)
         spies = [stack.enter_context(mock.patch(name)) for name in PARSERS]
         # A whole manifest is parsed on the way to what was damaged; a damaged one, or one of a damaged entry, never.
         manifests = stack.enter_context(mock.patch("indexer.log.parse_manifest", wraps=parse_manifest))
@@ -114,7 +121,7 @@ def run_hashed(release: Release, counts: Mapping[str, int], *, seed: int = SEED)
                 kind = kinds[number % len(kinds)]
                 sample = random_.choice(by_kind[kind])
                 (release.root / sample.key).write_bytes(damage_bytes(damage, sample, random_))
-                taken = read_damaged(release, sample, markers)
+                taken = read_damaged(release, sample, markers, served)
                 parsed = any(spy.called for spy in spies) or (kind in ABOVE and manifests.called)
                 if taken or parsed:
                     wrong.append(f"{damage} of {sample.key}")
