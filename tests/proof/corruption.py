@@ -55,8 +55,8 @@ PARSERS = (
 )
 """What must not be reached by an object that was changed."""
 ABOVE = ("log entry", "manifest")
-"""What stands before the manifest's parser. No hash stands above an entry or a marker: an entry is read in strict JSON,
-here in the one spelling that its signature covers, and counts for nothing otherwise; a marker with a hash of its own."""
+"""What stands before the manifest's parser. No hash stands above an entry or a marker: an entry is read in strict JSON
+and counts for nothing unless it is as it was signed; a marker has a hash of its own."""
 
 
 def read_damaged(release: Release, sample: Sample, markers: Mapping[str, bytes], served: Path) -> bool:
