@@ -37,6 +37,7 @@ from indexer.object_cache import ObjectCache
 from indexer.reader import open_index
 from indexer.store import LocalStore
 from tests.proof.damaged_release import DAMAGES, SEED, DamagedFiles, Release, Sample, damage_bytes, make_release
+from tests.proof.lines import hide_plans
 from tests.proof.soak import measure_process
 
 FULL = {"flip": 10_000, **dict.fromkeys(DAMAGES[1:], 1_000)}
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--children", type=int, help="files that are opened in children")
     parser.add_argument("--only", choices=("hashed", "children"), help="one part alone")
     options = parser.parse_args()
+    hide_plans()
     counts = FULL if options.full else dict.fromkeys(DAMAGES, 60)
     wrong: list[str] = []
     children = options.children if options.children is not None else FULL_CHILDREN if options.full else 400

@@ -39,7 +39,7 @@ from indexer.releases.verify import verify_objects
 from indexer.store import LocalStore
 from tests.conftest import list_products
 from tests.proof.forks import open_folder
-from tests.proof.lines import print_line
+from tests.proof.lines import hide_plans, print_line
 from tests.proof.model import Model, Promised, Release, find_objects
 from tests.proof.shop import Shop
 from tests.proof.simulated_store import Killed
@@ -309,6 +309,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--steps", type=int, default=15)
     options = parser.parse_args()
+    hide_plans()
     examples, steps = (300, 50) if options.full else (options.examples, options.steps)
     started = time.monotonic()
     run_machine(examples, steps)

@@ -31,7 +31,7 @@ from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.store import DRAFT, READ_ATTEMPTS, LocalStore
 from tests.conftest import list_products
 from tests.proof.forks import open_folder
-from tests.proof.lines import print_line
+from tests.proof.lines import hide_plans, print_line
 from tests.proof.shop import Shop
 from tests.proof.stand_ins import serial
 from tests.proof.store_calls import READS, watch_calls
@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    hide_plans()
     nights = 300 if options.full else options.nights
     started = time.monotonic()
     with open_folder() as folder:
