@@ -30,7 +30,7 @@ $(BIN)/indexer compare --config $(TABLE_CONFIG) --run-date $(TABLE_DATE) --out $
 endef
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 demo: $(VENV)/demo ## Run the whole nightly job on a generated shop and search the release
 	$(BIN)/indexer demo --folder demo-shop
@@ -75,14 +75,14 @@ ablations: TABLE_CONFIG := demo-shop-medium/shop.toml
 generated-table ablations: TABLE_DATE := 2026-01-07
 generated-table ablations: TABLE_SEEDS := --folds 5 --test-folds 1 --seeds 1
 
-proof: $(VENV)/test ## Run the proofs of the release protocol in full size, a line each: two or three hours
+proof: $(VENV)/test ## Run the proofs of the release protocol in full size, a line each: a few hours
 	for proof in $(PROOFS); do $(BIN)/python -m tests.proof.$$proof --full || exit; done
 
 fuzz: $(VENV)/test ## Fuzz every reader of bytes from outside, FUZZ_SECONDS each: 80 minutes
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.proof.fuzz all --seconds $(FUZZ_SECONDS)
 
-mutation: $(VENV)/test ## Change the modules that commit, collect, read manifests, judge and roll back in 2,000 places: tests must notice nine tenths
+mutation: $(VENV)/test ## Change the release code in 2,000 places: tests must notice nine tenths
 	$(PIP) --editable '.[mutation]'
 	$(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results

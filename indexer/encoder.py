@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -133,7 +134,9 @@ class Encoder:
 
         Takes several times as long as to tokenise: ask it of the texts that were truncated.
         """
-        return [max(end for _, end in item.offsets) for item in self._tokenizers[kind].encode_batch(list(texts))]
+        with _tokenizing():
+            encodings = self._tokenizers[kind].encode_batch(list(texts))
+        return [max(end for _, end in item.offsets) for item in encodings]
 
     def encode(self, texts: Sequence[str], *, kind: str) -> Encoded:
         """Encode texts as they are, `kind` query or product; memory grows with the texts of one call."""
@@ -151,7 +154,8 @@ class Encoder:
                 yield self._embed(tokens.result())
 
     def _tokenise(self, texts: Sequence[str], kind: str) -> Tokens:
-        encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
+        with _tokenizing():
+            encodings = self._tokenizers[kind].encode_batch_fast(list(texts))
         ids = [item.ids for item in encodings]
         lengths = np.array([len(item) for item in ids], dtype=np.int64)
         return Tokens(
@@ -294,25 +298,33 @@ def _read_file(path: Path, most: int) -> bytes:
         raise EncoderError(f"{path}: cannot be read: {error.strerror}; expected {', '.join(ENCODER_FILES)}") from None
 
 
-def _open_tokenizer(data: bytes, limit: int) -> Tokenizer:
+@contextmanager
+def _tokenizing() -> Iterator[None]:
+    """Raise EncoderError for a panic of the tokenizer's library, which is no Exception."""
     try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(limit)
-        # What frames every text is looked up only here.
-        tokenizer.encode("")
-    except (KeyboardInterrupt, SystemExit):
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        # The library panics with what is no Exception.
         raise EncoderError(f"tokenizer.json: cannot be used: {error}") from None
+
+
+def _open_tokenizer(data: bytes, limit: int) -> Tokenizer:
+    try:
+        with _tokenizing():
+            tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:
+        raise EncoderError(f"tokenizer.json: cannot be used: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
     return tokenizer
 
 
 def _meaningless_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the tokens that frame every text, and the one for unknown words."""
-    unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "[UNK]")
-    return frozenset(tokenizer.encode("").ids) | ({unknown} if unknown is not None else set())
+    with _tokenizing():
+        unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "[UNK]")
+        return frozenset(tokenizer.encode("").ids) | ({unknown} if unknown is not None else set())
 
 
 def _open_session(model: bytes) -> onnxruntime.InferenceSession:

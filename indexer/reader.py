@@ -224,10 +224,12 @@ class Index:
 
     def _find_live(self, served: int) -> LogEntry:
         """Return the live entry; raises IntegrityError where it is older than one that was served already."""
-        head, forget = read_head(self._store), ""
+        forget = ""
         if self._marks:
+            # Before the head: another consumer may serve and mark what is newer than a head that was read first.
             served = max(served, self._marks.newest())
             forget = f"; if they were taken back on purpose, delete {self._marks.folder} and start anew"
+        head = read_head(self._store)
         if head < served:
             raise IntegrityError(
                 f"{self._store.url}: log ends at {head}, but {served} was served already; "
@@ -253,7 +255,7 @@ class Index:
         )
         self._cache.prune()
         if self._marks:
-            self._marks.add(entry.sequence)
+            self._marks.add(entry)
         return loaded
 
     def _find_others(self, served: LoadedRelease, own: Vectors, asked: str, count: int) -> list[Place]:

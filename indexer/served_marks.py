@@ -1,7 +1,7 @@
 """What consumers that pin a key have served, so that one that starts anew is shown nothing older.
 
-A mark is an empty file named after the number of a log entry. The greatest counts, so that processes which share the
-folder need no lock: each removes only marks below its own.
+A mark is an empty file named after the number of a log entry, in a folder of the key that signed the entry. The
+greatest number counts, so that processes which share the folder need no lock: each removes only marks below its own.
 """
 
 import hashlib
@@ -11,39 +11,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from indexer.errors import StoreError
+from indexer.log import LogEntry, signed_bytes
 from indexer.signature import PublicKey
 from indexer.store import LocalStore, Store
 
 
 class ServedMarks:
-    """The marks of one store for one file of keys, below the cache folder."""
+    """The marks of one store below the cache folder, as far as the trusted keys signed what was served."""
 
     def __init__(self, cache: Path, store: Store, key: PublicKey) -> None:
         address = str(store.root.resolve()) if isinstance(store, LocalStore) else store.url
-        name = hashlib.sha256(f"{address}\n{key.fingerprint}".encode()).hexdigest()[:16]
-        self.folder = cache / "served" / name
+        self.folder = cache / "served" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        self._keys = {self.folder / single.fingerprint[:16]: single for single in key.split()}
 
     def newest(self) -> int:
         """Return the number of the newest entry that was served, 0 where there is none."""
         with self._readable():
-            return max(self._numbers(), default=0)
+            return max((number for folder in self._keys for number in _numbers(folder)), default=0)
 
-    def add(self, sequence: int) -> None:
+    def add(self, entry: LogEntry) -> None:
         """Mark an entry as served."""
         with self._readable():
-            if sequence in self._numbers():
-                return
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / str(sequence)).touch()
-            _sync(self.folder)
-            for number in self._numbers():
-                if number < sequence:
-                    (self.folder / str(number)).unlink(missing_ok=True)
+            for folder, key in self._keys.items():
+                if entry.signature and key.verifies(signed_bytes(entry), entry.signature):
+                    self._mark(folder, entry.sequence)
 
-    def _numbers(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        return [int(name) for name in os.listdir(self.folder) if name.isascii() and name.isdigit()]
+    def _mark(self, folder: Path, sequence: int) -> None:
+        if sequence in _numbers(folder):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(sequence)).touch()
+        for place in (folder, *folder.parents[:3]):
+            _sync(place)
+        for number in _numbers(folder):
+            if number < sequence:
+                (folder / str(number)).unlink(missing_ok=True)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -53,6 +55,12 @@ class ServedMarks:
             raise StoreError(
                 f"{self.folder}: {error.strerror or error}; check the cache folder, its rights and the disk"
             ) from error
+
+
+def _numbers(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdigit()]
 
 
 def _sync(folder: Path) -> None:

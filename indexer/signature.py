@@ -29,12 +29,16 @@ class PublicKey:
     path: str
     keys: tuple[Any, ...]
 
+    def split(self) -> "tuple[PublicKey, ...]":
+        """Return each key by itself."""
+        return tuple(PublicKey(self.path, (key,)) for key in self.keys)
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the keys, in whatever order the file has them."""
+        """SHA-256 of the keys."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-        raw = sorted(key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in self.keys)
+        raw = (key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in self.keys)
         return hashlib.sha256(b"".join(raw)).hexdigest()
 
     def verifies(self, message: bytes, signature: str) -> bool:

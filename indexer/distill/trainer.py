@@ -47,7 +47,8 @@ from indexer.distill_config import DistillConfig
 from indexer.errors import GateError
 
 FACTOR_RATE = 0.05
-"""Learning rate of the logarithm of a learned factor, whatever that of the weights: 60 steps can change it fourfold."""
+"""Learning rate of the logarithm of a learned factor, whatever that of the weights: a training of 60 steps can change
+it fourfold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,11 @@ class Trainer:
         self.log_factors = start_factors(objective).to(encoder.device)
         modules = (encoder.transformer, self.alignments)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        groups = [{"params": self.parameters, "full_rate": config.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": self.parameters}]
+        self.rates = [config.learning_rate]
         if factors := list(self.log_factors.parameters()):
-            groups.append({"params": factors, "full_rate": FACTOR_RATE, "weight_decay": 0.0})
+            groups.append({"params": factors, "weight_decay": 0.0})
+            self.rates.append(FACTOR_RATE)
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.text_rows = data.label_free_rows
         whole = len(data.train) if objective.has_labels else len(self.text_rows)
@@ -293,8 +296,8 @@ class Trainer:
         done = (self.position.epoch - 1) * self.steps_per_epoch + self.position.step
         total = self.config.epochs * self.steps_per_epoch
         factor = schedule_rate(done, total=total, warmup=round(self.config.warmup_share * total))
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["full_rate"] * factor
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
 
     def _save_state(self) -> None:
         """Save all that the next step needs; of a finished run the best weights are kept, and they lie apart."""

@@ -259,11 +259,18 @@ def test_files_that_are_no_model_or_tokenizer_are_refused(copied: Path):
         open_encoder(copied)
 
 
-def test_a_tokenizer_that_frames_texts_with_what_it_does_not_know_is_refused(copied: Path):
-    """The library panics at the first text, which no `except Exception` catches."""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+                            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}]}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    ],
+)  # fmt: skip
+def test_a_tokenizer_at_which_its_library_panics_is_refused(copied: Path, changes: dict[str, Any]):
+    """At any text, or at one with words; no `except Exception` catches it."""
     document = json.loads((copied / "tokenizer.json").read_text())
-    document["post_processor"]["special_tokens"].pop("[CLS]")
-    (copied / "tokenizer.json").write_text(json.dumps(document))
+    (copied / "tokenizer.json").write_text(json.dumps({**document, **changes}))
     rewrite(copied)
     with pytest.raises(EncoderError, match=r"tokenizer\.json: cannot be used"):
         open_encoder(copied)

@@ -34,7 +34,7 @@ from indexer.config_file import load_config
 from indexer.doctor.machine import check_signing
 from indexer.errors import ConfigError, IndexerError, IntegrityError, PublishConflictError, StoreError
 from indexer.loaded_release import open_release
-from indexer.log import commit_entry, log_key, parse_entry, read_entry, write_entry
+from indexer.log import commit_entry, log_key, parse_entry, read_entry, read_head, write_entry
 from indexer.log_signature import sign_entry, trust_publisher
 from indexer.reader import Index, open_index
 from indexer.releases.garbage import KeepingRule, plan_garbage
@@ -297,39 +297,79 @@ def test_what_one_consumer_served_another_of_the_same_cache_knows(release: Path,
     assert behind.release.sequence == 1
 
 
-def test_marks_are_those_of_a_place_and_a_key(
+def test_a_newer_release_that_another_consumer_marks_meanwhile_is_no_loss(
     release: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Two shops may call their folders alike, and one by two names; who trusts another key counts otherwise."""
-    other, both = Keys(tmp_path, "other"), tmp_path / "both.pub"
-    both.write_bytes(keys.public.read_bytes() + other.public.read_bytes())
+    mine, other = (open_index(str(release), public_key=keys.public, cache=tmp_path, guard="never") for _ in range(2))
+    rollback = keys.sign({**read(release, 1), "sequence": 3, "parent": 2, "kind": "rollback"})
+
+    def overtake(store: Any) -> int:
+        monkeypatch.undo()
+        head = read_head(store)
+        (release / log_key(3)).write_bytes(rollback)
+        assert other.refresh()
+        return head
+
+    monkeypatch.setattr("indexer.reader.read_head", overtake)
+    assert mine.refresh() is False
+    assert mine.refresh() is True
+    assert mine.release.sequence == 3
+
+
+def test_marks_outlast_a_replaced_key(release: Path, keys: Keys, tmp_path: Path):
+    """Both keys are trusted for a while, then the new one alone; what it did not sign nobody has to have seen."""
+    new = Keys(tmp_path, "new")
+    trusted = tmp_path / "trusted.pub"
+
+    def start() -> int:
+        return open_index(str(release), public_key=trusted, cache=tmp_path, guard="never").release.sequence
+
+    trusted.write_bytes(keys.public.read_bytes())
+    assert start() == 2
+    trusted.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
+    newest = (release / log_key(2)).read_bytes()
+    (release / log_key(2)).unlink()
+    with pytest.raises(IntegrityError, match="log ends at 1, but 2 was served already"):
+        start()
+    (release / log_key(2)).write_bytes(newest)
+    (release / log_key(3)).write_bytes(new.sign({**read(release, 1), "sequence": 3, "parent": 2, "kind": "rollback"}))
+    assert start() == 3
+    trusted.write_bytes(new.public.read_bytes())
+    assert start() == 3
+    # Who trusts the old key alone counts for itself: it never saw entry 3 count.
+    trusted.write_bytes(keys.public.read_bytes())
+    assert start() == 2
+
+
+def test_marks_are_those_of_a_place(release: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two shops may call their folders alike, and one by two names."""
     marks, elsewhere = [], tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for folder, url, public in (
-        (release.parent, release.name, keys.public),
-        (elsewhere, str(release), keys.public),
-        (elsewhere, release.name, keys.public),
-        (release.parent, release.name, both),
-    ):
+    for folder, url in ((release.parent, release.name), (elsewhere, str(release)), (elsewhere, release.name)):
         monkeypatch.chdir(folder)
-        marks.append(ServedMarks(tmp_path, LocalStore(Path(url)), open_public_key(public)).folder)
-    assert marks[0] == marks[1]
-    assert len(set(marks)) == 3
+        marks.append(ServedMarks(tmp_path, LocalStore(Path(url)), open_public_key(keys.public)).folder)
+    assert marks[0] == marks[1] != marks[2]
 
 
 def test_the_greatest_mark_stays_whoever_comes_last(release: Path, keys: Keys, tmp_path: Path):
     marks = ServedMarks(tmp_path, LocalStore(release), open_public_key(keys.public))
+
+    def add(sequence: int) -> None:
+        signed = canonical({**read(release, 2), "sequence": sequence, "parent": sequence - 1})
+        marks.add(parse_entry(keys.sign(json.loads(signed)), "test", sequence))
+
     assert marks.newest() == 0
     for sequence in (5, 12, 7, 12):
-        marks.add(sequence)
+        add(sequence)
     assert marks.newest() == 12
-    marks.add(13)
-    (marks.folder / "note").touch()
-    assert (marks.newest(), sorted(os.listdir(marks.folder))) == (13, ["13", "note"])
-    shutil.rmtree(marks.folder)
-    marks.folder.write_text("in the way")
+    add(13)
+    (kept,) = marks.folder.iterdir()
+    (kept / "note").touch()
+    assert (marks.newest(), sorted(os.listdir(kept))) == (13, ["13", "note"])
+    shutil.rmtree(kept)
+    kept.write_text("in the way")
     with pytest.raises(StoreError, match=r"served/\w{16}: .*check the cache folder"):
-        marks.add(1)
+        add(1)
 
 
 def test_what_was_served_shows_when_it_expires(release: Path, keys: Keys):

@@ -2,7 +2,7 @@
 
     mutmut run && python -m tests.proof.mutation
 
-Ends with 1 where fewer than nine tenths of a part's changes were noticed, or changes were not run.
+Ends with 1 where fewer than nine tenths of a part's changes were noticed, or not all were tried.
 """
 
 import re
@@ -22,7 +22,8 @@ PARTS = {
 }
 NOTICED = ("killed", "timeout", "segfault")
 """What mutmut says of a change at which a test failed, hung or died."""
-RUN = (*NOTICED, "survived", "no tests", "suspicious")
+JUDGED = (*NOTICED, "survived", "no tests", "suspicious")
+"""What it says of a change that it has done with."""
 RESULT = re.compile(r"\s*indexer\.(?P<module>[a-z_.]+)\.x\S*: (?P<status>.+)")
 
 
@@ -46,7 +47,7 @@ def judge(part: str, statuses: Counter[str]) -> tuple[str, bool]:
     says = "".join(f", {number} {status}" for status, number in left.items())
     share = noticed / statuses.total() if statuses else 0.0
     line = f"mutation {part} | {statuses.total()} changes | {noticed} noticed, {share:.1%}{says}"
-    return line, share >= LEAST and statuses.keys() <= set(RUN)
+    return line, share >= LEAST and statuses.keys() <= set(JUDGED)
 
 
 def main() -> None:
