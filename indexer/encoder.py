@@ -313,6 +313,8 @@ def _open_tokenizer(data: bytes, limit: int) -> Tokenizer:
     try:
         with _tokenizing():
             tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except EncoderError:
+        raise
     except Exception as error:
         raise EncoderError(f"tokenizer.json: cannot be used: {error}") from None
     tokenizer.no_padding()
