@@ -13,7 +13,7 @@ from pathlib import Path
 from indexer.errors import StoreError
 from indexer.log import LogEntry, signed_bytes
 from indexer.signature import PublicKey
-from indexer.store import LocalStore, Store
+from indexer.store import LocalStore, Store, sync_folder
 
 
 class ServedMarks:
@@ -42,7 +42,7 @@ class ServedMarks:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(sequence)).touch()
         for place in (folder, *folder.parents[:3]):
-            _sync(place)
+            sync_folder(place)
         for number in _numbers(folder):
             if number < sequence:
                 (folder / str(number)).unlink(missing_ok=True)
@@ -61,11 +61,3 @@ def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdigit()]
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
