@@ -33,10 +33,11 @@ from indexer.distill.comparison_cells import (
 from indexer.distill.comparison_plan import fold_config, read_variants
 from indexer.distill.comparison_report import render_comparison
 from indexer.distill.comparison_scores import ModelScores, read_scores, write_scores
-from indexer.distill.comparison_table import ComparedModel, SeedRun, join_folds, tabulate_models
+from indexer.distill.comparison_table import ComparedModel, SeedRun, _draw_rates, join_folds, tabulate_models
 from indexer.distill.data import read_training_data
 from indexer.distill.judgements import Judgements, LabelledPairs, read_judgements
 from indexer.distill.models import train_models
+from indexer.distill.query_probes import Answers
 from indexer.distill.slices import length_slices
 from indexer.distill.trainer import Trainer
 from indexer.errors import IntegrityError
@@ -473,6 +474,20 @@ def test_queries_of_a_shop_with_purchases_are_answered_by_queries(shop, tmp_path
     # Nobody asks the floors.
     floor = next(row for row in rows if (row.name, row.part) == ("random", "all"))
     assert floor.differences["qq_irrelevant"] is None
+
+
+def test_a_draw_takes_a_query_with_its_answers_in_all_folds_the_same_for_all_models():
+    every = np.ones(4, dtype=np.bool_)
+    answers = Answers(
+        queries=np.array(["a", "b", "a", "b"]), answered=every, irrelevant=np.array([1, 0, 1, 0]) > 0, unseen=~every
+    )
+    run = SeedRun(scores=np.zeros(1), typo_scores=np.zeros(1), answers=answers)
+    drawn = _draw_rates([ComparedModel(name=name, runs=[run]) for name in "xy"], seed=3)
+    rates = drawn["x"]["qq_irrelevant"]
+    # Two queries of two: `a` twice, each once, `b` twice. Answers by themselves would give quarters.
+    assert set(rates) == {0.0, 0.5, 1.0}
+    np.testing.assert_array_equal(rates, drawn["y"]["qq_irrelevant"])
+    assert np.isnan(drawn["x"]["qq_irrelevant_unseen"]).all()
 
 
 def test_a_fold_counts_in_retrieval_by_its_queries_that_have_such_a_product(unbroken):
