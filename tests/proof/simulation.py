@@ -11,6 +11,7 @@ is looked for at each change of the store, from the truth that only the simulato
 """
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -230,7 +231,8 @@ def main() -> None:
     outcomes: Counter[str] = Counter()
     figures: Counter[str] = Counter()
     firsts: list[int] = []
-    with Pool(options.processes) as pool:
+    # Schedules leave hardly a cycle behind: looking for them as often as Python does costs a seventh of the time.
+    with Pool(options.processes, gc.set_threshold, (50_000,)) as pool:
         for part, found in zip(parts, pool.imap(_simulate, [(part, options.broken) for part in parts]), strict=True):
             for total, more in zip((violations, outcomes, figures), found, strict=False):
                 total.update(more)
