@@ -296,14 +296,9 @@ def _read_back(store: Store, entry: EntryKind, check: Callable[[Entry], None]) -
         check(found)
     except UntrustedError as error:
         raise PublishConflictError(f"{taken} ({error})") from None
-    if _name_release(found) == _name_release(entry):
+    if (found.kind, found.run_id) == (entry.kind, entry.run_id):
         return found
     raise PublishConflictError(
         f"{store.url}: run {found.run_id} was published first, as log entry {found.sequence}; "
         f"run {entry.run_id} is not live, plan it again on the new head"
     )
-
-
-def _name_release(entry: LogEntry) -> tuple[str, str, str]:
-    """Return what two attempts of one run have in common."""
-    return entry.kind, entry.run_id, entry.manifest.key.rpartition("/")[0]

@@ -39,11 +39,14 @@ def make_manifest(
     return describe_run(run_id, parent, encoder, list(shards), run_date=run_date)
 
 
-def publish_run(store: LocalStore, run_id: str, *kept: ShardEntry, run_date: str = "2026-11-20") -> ShardEntry:
+def publish_run(
+    store: LocalStore, run_id: str, *kept: ShardEntry, run_date: str = "2026-11-20", key: SigningKey | None = None
+) -> ShardEntry:
     """Publish a run with a shard of its own beside those of others; return the shard."""
     own = make_shard(store, run_id, len(kept))
     shards = tuple(replace(shard, number=number) for number, shard in enumerate((*kept, own)))
-    publish(RunFolder(store, run_id), make_manifest(store, run_id, shards, read_head(store), run_date=run_date))
+    manifest = make_manifest(store, run_id, shards, read_head(store), run_date=run_date)
+    publish(RunFolder(store, run_id, key=key), manifest)
     return own
 
 

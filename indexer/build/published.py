@@ -20,9 +20,9 @@ def find_published(
     run_date: str,
     history: History,
     live_manifest: Manifest | None,
-    key: SigningKey | None = None,
+    key: SigningKey | None,
     *,
-    dry: bool = False,
+    dry: bool,
 ) -> ReleaseSummary | None:
     """Return the summary of a run that needs no build, or None; a `dry` one makes nothing live.
 

@@ -102,13 +102,14 @@ def plan_garbage(
         else:
             foreign += 1
     foreign += sum(len(stored.pop(run_id)) for run_id in set(stored) - known)
-    if history.live is None:
+    live = history.live
+    if live is None:
         every = sum(item.bytes for items in stored.values() for item in items)
         return GarbagePlan(history=history, kept=(), retire=(), delete=(), left=every, foreign=foreign)
     # The store's own times: the clocks of builders may be wrong.
     written = {item.key: item.modified for item in store.list(LOG)}
-    kept = _find_kept(history, rule, clock, written)
-    named = {key for run_id in kept for key in _name_objects(store, history, run_id)}
+    kept = _find_kept(history, live.run_id, rule, clock, written)
+    named = _name_objects(store, [live, *(history.releases[run_id] for run_id in kept)])
     building = _find_building(stored, history, rule, clock)
     runs = (set(stored) | set(history.releases)) - history.retired
     retire = tuple(sorted(runs - set(kept) - building))
@@ -160,15 +161,16 @@ def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:
     return [item for prefix in (OBJECTS, LOG) for item in store.list_drafts(prefix) if item.modified <= before]
 
 
-def _find_kept(history: History, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]) -> list[str]:
+def _find_kept(
+    history: History, live: str, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]
+) -> list[str]:
     """Return the runs that stay as releases, in the order of their publication."""
     releases = [run_id for run_id in history.releases if run_id not in history.retired]
     newest = set(releases[-rule.releases :] if rule.releases else ())
-    live = {history.live.run_id} if history.live else set()
     return [
         run_id
         for run_id in releases
-        if run_id in newest | live | history.pinned or _is_recent(history.replaced.get(run_id), rule, now, written)
+        if run_id in newest | history.pinned | {live} or _is_recent(history.replaced.get(run_id), rule, now, written)
     ]
 
 
@@ -187,10 +189,8 @@ def _is_recent(replaced: LogEntry | None, rule: KeepingRule, now: datetime, writ
     return replaced is not None and now - written[log_key(replaced.sequence)] < rule.grace
 
 
-def _name_objects(store: Store, history: History, run_id: str) -> set[str]:
-    """Return the keys of a kept run that is live or may go live: its newest publication, and the live entry's."""
-    live = history.live
-    entries = [history.releases[run_id], *([live] if live and live.run_id == run_id else ())]
+def _name_objects(store: Store, entries: Iterable[LogEntry]) -> set[str]:
+    """Return the keys of what is live, or may go live: the newest publication of each kept run, and the live entry."""
     found: set[str] = set()
     for entry in {entry.manifest.key: entry for entry in entries}.values():
         found |= {entry.manifest.key, *(item.key for item in read_manifest(store, entry).objects)}

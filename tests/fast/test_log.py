@@ -18,6 +18,7 @@ from indexer.errors import (
     PublishConflictError,
     StoreError,
     StoreRefusedError,
+    UntrustedError,
 )
 from indexer.log import (
     Entry,
@@ -312,6 +313,41 @@ def test_the_live_entry_of_a_head_and_those_after_it_are_checked(store: MemorySt
     assert live_entry(store, 0) is None
 
 
+def test_entries_that_are_not_trusted_count_for_nothing(store: MemoryStore):
+    for head, run_id in enumerate("abcd"):
+        commit(store, head, run_id)
+
+    def trust(*trusted: str) -> Callable[[Entry], None]:
+        def check(found: Entry) -> None:
+            assert isinstance(found, LogEntry)
+            if found.run_id not in trusted:
+                raise UntrustedError(f"{found.run_id} is not trusted")
+
+        return check
+
+    for trusted in ("a", "ab", "abd"):
+        assert live_entry(store, check=trust(*trusted)) == entry(4 if "d" in trusted else len(trusted), trusted[-1])
+    for find in (live_entry, require_live):
+        with pytest.raises(UntrustedError, match=r"^d is not trusted$"):
+            find(store, check=trust())
+
+
+def test_an_entry_of_the_same_run_that_is_not_trusted_is_no_answer_to_ours(store: MemoryStore):
+    other = replace(entry(1, "a"), created_at="2026-11-21T00:00:00+00:00")
+    store.objects[log_key(1)] = write_entry(other)
+    assert commit(store, 0, "a") == other
+
+    def refuse(found: Entry) -> None:
+        raise UntrustedError(f"of {found.created_at}")
+
+    with pytest.raises(PublishConflictError) as caught:
+        commit_entry(store, 0, entry(1, "a"), check=refuse)
+    assert str(caught.value) == ("memory: log entry 1 was taken meanwhile; run again (of 2026-11-21T00:00:00+00:00)")
+    rolled_back = replace(entry(1, "a"), kind="rollback")
+    with pytest.raises(PublishConflictError, match="run a was published first, as log entry 1"):
+        commit_entry(store, 0, rolled_back)
+
+
 SIGNATURE = "A" * 86 + "=="
 SIGNED = [
     replace(entry(1, "a"), format=2, signature=SIGNATURE),
@@ -402,6 +438,12 @@ def test_an_entry_that_nobody_would_read_is_not_written(store: MemoryStore):
     assert store.tried == []
     commit_entry(store, 0, keeping(1, "retire", *few))
     assert (read_head(store), read_entry(store, 1)) == (1, keeping(1, "retire", *few))
+    more, rest = divmod((1 << 20) - len(write_entry(keeping(2, "retire", *few))), RUN_LINE_BYTES)
+    half = (RUN_LINE_BYTES + rest) // 2
+    last = [mark * (size - (RUN_LINE_BYTES - 100)) for mark, size in (("x", half), ("y", RUN_LINE_BYTES + rest - half))]
+    full = keeping(2, "retire", *few, *many[len(few) : len(few) + more - 1], *last)
+    assert len(write_entry(full)) == 1 << 20
+    assert commit_entry(store, 1, full) == read_entry(store, 2) == full
 
 
 @pytest.mark.line(88)

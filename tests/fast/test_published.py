@@ -308,6 +308,15 @@ class TestRenewal:
         assert found is not None
         assert (found.sequence, read_head(store)) == (2, 2)
 
+    def test_what_goes_live_again_is_signed_again(self, store: LocalStore):
+        for run_id in (f"{SECOND}-a", f"{SECOND}-b"):
+            publish_run(store, run_id, run_date=SECOND, key=self.KEY)
+        found = look(store, [f"{SECOND}-a"], self.KEY)
+        assert found is not None
+        assert (found.status, found.sequence) == ("published again", 3)
+        live = read_history(store, key=self.KEY.trusted).require_live()
+        assert (live.sequence, live.run_id) == (3, f"{SECOND}-a")
+
     def test_what_nobody_signed_does_not_go_live_again_signed(self, store: LocalStore):
         for run_id in (f"{SECOND}-a", f"{SECOND}-b"):
             publish_night(store, run_id)

@@ -14,15 +14,22 @@ from click.testing import CliRunner
 
 from indexer.build.publish import RunFolder, commit_publication, publish
 from indexer.cli.group import indexer
-from indexer.errors import ConfigError, IntegrityError, ManifestError, PublishConflictError, StoreError
-from indexer.log import commit_entry, live_entry, read_head, read_manifest, signed_bytes
+from indexer.errors import (
+    ConfigError,
+    IntegrityError,
+    ManifestError,
+    PublishConflictError,
+    StoreError,
+    UntrustedError,
+)
+from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
 from indexer.releases.describe import compare_releases
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
-from indexer.releases.history import read_history
+from indexer.releases.history import read_history, read_own
 from indexer.releases.verify import verify_objects, verify_release
 from indexer.store import DRAFT, LocalStore, hash_file, open_store
 from tests.small_releases import make_manifest, make_shard, make_signing_key, publish_run, put
@@ -74,6 +81,22 @@ def test_a_rollback_that_makes_no_sense_is_refused(store: LocalStore, run_id: st
     assert read_head(store) == 2
 
 
+def test_a_run_that_nobody_knows_is_answered_with_the_newest_five(store: LocalStore):
+    with pytest.raises(ConfigError) as caught:
+        pin(store, "x")
+    assert str(caught.value) == f"{store.url}: run x was never published; the newest that were: none"
+    for run_id in "abcdefg":
+        publish_run(store, run_id)
+    with pytest.raises(ConfigError, match=r"the newest that were: c, d, e, f, g$"):
+        roll_back(store, "x")
+
+
+def test_without_a_release_the_place_is_named(store: LocalStore):
+    with pytest.raises(StoreError) as caught:
+        read_history(store).require_live()
+    assert str(caught.value) == f"{store.url}: no release is published here (no {log_key(1)}); build one first"
+
+
 def test_a_release_that_lost_an_object_cannot_go_live_again(store: LocalStore):
     shard = publish_run(store, "a")
     publish_run(store, "b")
@@ -104,9 +127,15 @@ def test_pins_hold_until_they_are_taken_off(store: LocalStore):
         pin(store, "a")
     assert plan_garbage(store, ONE, LATER).retire == ("b",)
     unpin(store, "a")
-    with pytest.raises(ConfigError, match="run a is not pinned; pinned are: none"):
+    with pytest.raises(ConfigError, match=r"run a is not pinned; pinned are: none$"):
         unpin(store, "a")
     assert plan_garbage(store, ONE, LATER).retire == ("a", "b")
+    for run_id in ("c", "b"):
+        pin(store, run_id)
+    with pytest.raises(ConfigError, match=r"run a is not pinned; pinned are: b, c$"):
+        unpin(store, "a")
+    for run_id in ("b", "c"):
+        unpin(store, run_id)
     with pytest.raises(ConfigError, match="never published"):
         pin(store, "x")
     assert live_run(store) == "c"
@@ -213,10 +242,12 @@ def test_the_grace_period_ends_after_three_days(
     publish_run(store, "b")
     put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
     (store.root / "v/dead" / DRAFT_NAME).write_bytes(b"half")
+    proof = put(store, f"v/b/create.{1:032x}", b"0").key
     moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
     date_everything(store, moment)
     plan = plan_garbage(store, ONE, moment + later)
     assert (plan.retire, [item.key for item in plan.drafts]) == (retired, drafts)
+    assert (proof in [item.key for item in plan.delete]) == bool(retired)
     assert plan.before == moment + later - timedelta(days=3)
 
 
@@ -241,6 +272,20 @@ def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
     assert (after.retire, after.delete, after.bytes, after.left) == ((), (), 0, plan.left)
 
 
+def test_what_the_log_knows_is_a_run_whatever_its_objects_are_called(store: LocalStore):
+    """As when a collection was killed after the objects by whose names a run is known."""
+    for run_id in ("published", "live"):
+        publish_run(store, run_id)
+    put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
+    changes.commit_keeping(store, 2, "retire", ("dead",))
+    for run_id in ("published", "dead"):
+        for item in list(store.list(f"v/{run_id}/")):
+            store.delete(item.key)
+    left = [put(store, f"v/{run_id}/rest", b"x").key for run_id in ("dead", "published")]
+    plan = plan_garbage(store, ONE, LATER)
+    assert ([item.key for item in plan.delete], plan.retire, plan.foreign) == (left, ("published",), 0)
+
+
 def test_as_many_of_the_newest_releases_are_kept_as_the_rule_says(store: LocalStore):
     for run_id in ("a", "b", "c", "d"):
         publish_run(store, run_id)
@@ -263,6 +308,7 @@ def test_where_nothing_is_live_nothing_goes(store: LocalStore):
         store.delete(item.key)
     plan = plan_garbage(store, ONE, LATER)
     assert (plan.kept, plan.retire, plan.delete, plan.foreign) == ((), (), (), 0)
+    assert plan.left == sum(item.bytes for item in store.list("v/"))
     for folder in ("log/nginx", "v/empty"):
         (store.root / folder).mkdir(parents=True)
         os.utime(store.root / folder, (0, 0))
@@ -303,8 +349,12 @@ def test_more_than_half_of_the_runs_go_only_on_a_second_word(store: LocalStore):
         publish_run(store, run_id)
     head = read_head(store)
     plan = plan_garbage(store, ONE, LATER)
-    with pytest.raises(ConfigError, match=r"2 of 3 runs would be retired, more than half; .* give --yes-delete"):
+    with pytest.raises(ConfigError) as caught:
         collect_garbage(store, plan)
+    assert str(caught.value) == (
+        f"{store.url}: 2 of 3 runs would be retired, more than half; look at the address and, without --yes, at the "
+        "plan, then give --yes-delete"
+    )
     assert read_head(store) == head
     half = plan_garbage(store, KeepingRule(releases=2), LATER)
     assert (half.retire, half.runs, half.takes_most) == (("a",), 3, False)
@@ -389,10 +439,23 @@ def test_what_the_live_entry_and_the_newest_publication_of_its_run_name_is_kept(
 KEY = make_signing_key()
 
 
+def add_unsigned(store: LocalStore, run_id: str, kind: str = "publish") -> LogEntry:
+    """Add an entry as whoever may write to the store can; return it."""
+    head = read_head(store)
+    named = put(store, f"v/{run_id}/manifest.{head:012x}.json", b"{}")
+    entry = LogEntry(
+        sequence=head + 1, kind=kind, run_id=run_id, manifest=named, parent=head, created_at="2026-11-20T00:00:00+00:00"
+    )
+    return commit_entry(store, head, entry)
+
+
+def say_void(store: LocalStore, sequence: int) -> str:
+    return f"{store.url}/{log_key(sequence)}: expected a signature of the key key.pem, found none; it is not trusted"
+
+
 def test_who_signs_reads_what_is_signed_and_signs_what_is_added(store: LocalStore):
-    for run_id, head in (("a", 0), ("b", 1), ("c", 2)):
-        manifest = make_manifest(store, run_id, (make_shard(store, run_id),), head)
-        publish(RunFolder(store, run_id, key=KEY), manifest)
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id, key=KEY)
     added = [pin(store, "a", KEY), unpin(store, "a", KEY), roll_back(store, "a", KEY)]
     collect_garbage(store, plan_garbage(store, ONE, LATER, KEY), KEY)
     entries = read_history(store, key=KEY.trusted).entries
@@ -401,6 +464,92 @@ def test_who_signs_reads_what_is_signed_and_signs_what_is_added(store: LocalStor
     assert all(KEY.trusted.verifies(signed_bytes(entry), str(entry.signature)) for entry in entries)
     with pytest.raises(ConfigError, match="log entry 7 is signed, so whoever adds to this log must sign"):
         pin(store, "a")
+
+
+def test_what_nobody_signed_is_refused_by_its_reason(store: LocalStore):
+    publish_run(store, "a", key=KEY)
+    for run_id in ("x", "y"):
+        add_unsigned(store, run_id)
+    history = read_history(store, key=KEY.trusted)
+    assert history.void == {sequence: say_void(store, sequence) for sequence in (2, 3)}
+    assert (history.url, history.require_live().run_id) == (store.url, "a")
+    with pytest.raises(UntrustedError) as caught:
+        history.find_release("x")
+    assert str(caught.value) == say_void(store, 2)
+    with pytest.raises(ConfigError, match="run z was never published; the newest that were: a"):
+        history.find_release("z")
+    with pytest.raises(UntrustedError) as caught:
+        replace(history, void={1: "older", **history.void}).require_live()
+    assert str(caught.value) == say_void(store, 3)
+
+
+def test_who_adds_to_a_signed_log_is_told_what_to_give(store: LocalStore):
+    other = make_signing_key("other.pem")
+    publish_run(store, "a", key=KEY)
+    publish_run(store, "b", key=KEY)
+    publish_run(store, "c")
+    with pytest.raises(ConfigError) as lacking:
+        read_own(store, None)
+    assert str(lacking.value) == (
+        f"{store.url}: log entry 2 is signed, so whoever adds to this log must sign; give the key "
+        "(shop.signing_key, --signing-key)"
+    )
+    with pytest.raises(IntegrityError) as wrong:
+        read_own(store, other)
+    assert str(wrong.value) == (
+        f"{store.url}/{log_key(2)}: the signature is not one of the key other.pem; the entry is not trusted; nor is "
+        "another entry: give this store's key, and where it was replaced a file of both public keys "
+        "(shop.public_keys, --public-key)"
+    )
+    assert read_own(store, KEY).live == read_history(store).entries[1]
+
+
+def test_a_key_rolls_back_to_what_is_signed_and_to_nothing_that_lasts_longer(store: LocalStore):
+    lasting, ending = (replace(KEY, expires_days=days) for days in (0, 8))
+    publish_run(store, "a")
+    for run_id in ("b", "c"):
+        publish_run(store, run_id, key=ending)
+    with pytest.raises(ConfigError) as caught:
+        roll_back(store, "a", ending)
+    assert str(caught.value) == (
+        f"{store.url}: run a was published before this log was signed, and nobody vouches for it; choose a signed one, "
+        "or build the night again"
+    )
+    live = read_history(store).require_live()
+    with pytest.raises(ConfigError) as caught:
+        roll_back(store, "b", lasting)
+    assert str(caught.value) == (
+        f"{store.url}: the live release expires at {live.expires_at}, the rollback never; say for how many days it is "
+        "served (--expires-days, INDEXER_SHOP_EXPIRES_DAYS)"
+    )
+    entry = roll_back(store, "b", ending)
+    assert (entry.run_id, entry.sequence, bool(entry.expires_at)) == ("b", 4, True)
+
+
+def test_an_unsigned_rollback_that_comes_between_is_not_taken_for_ones_own(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    for run_id in ("a", "b"):
+        publish_run(store, run_id, key=KEY)
+    late = replace(read_history(store).releases["a"], sequence=3, parent=2, kind="rollback", signature=None, format=1)
+
+    def let_another_in(*_: Any) -> list[str]:
+        commit_entry(store, 2, late)
+        return []
+
+    monkeypatch.setattr("indexer.releases.changes.examine_objects", let_another_in)
+    with pytest.raises(PublishConflictError) as caught:
+        roll_back(store, "a", KEY)
+    assert str(caught.value) == (f"{store.url}: log entry 3 was taken meanwhile; run again ({say_void(store, 3)})")
+
+
+def test_an_unsigned_publication_that_comes_between_takes_a_number_and_no_more(store: LocalStore):
+    publish_run(store, "a", key=KEY)
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), 1)
+    add_unsigned(store, "b")
+    entry = publish(RunFolder(store, "b", key=KEY), manifest)
+    assert (entry.sequence, entry.parent) == (3, 2)
+    assert read_history(store, key=KEY.trusted).live == entry
 
 
 def test_a_release_that_an_operator_chose_is_kept_however_old_it_is(store: LocalStore):

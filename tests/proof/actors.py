@@ -49,7 +49,7 @@ class Actors:
         live = published.read_live(self.store, past)
         if reuse != "all":
             published.refuse_older(self.store, run_date, past)
-        elif found := published.find_published(self.store, names, run_date, past, live):
+        elif found := published.find_published(self.store, names, run_date, past, live, None, dry=False):
             return found.status
         attempt = f"{self.random.getrandbits(48):012x}"
         run = RunFolder(self.store, run_id, attempt="same" if self.same_keys else attempt)

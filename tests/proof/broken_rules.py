@@ -79,12 +79,12 @@ def commit_anywhere(store: Any, manifest: Manifest, stored: Any, head: int, key:
     raise PublishConflictError("given up")
 
 
-def _publish_always_again(store: Any, names: list[str], run_date: str, past: Any, *rest: Any) -> Any:
+def _publish_always_again(store: Any, names: list[str], run_date: str, past: Any, *rest: Any, **options: Any) -> Any:
     """Make a run live again that was live before, whatever replaced it."""
     earlier = past.releases.get(names[-1])
     manifest = published.read_whole(store, earlier) if earlier and past.live.run_id != names[-1] else None
     if manifest is None:
-        return find_published(store, names, run_date, past, *rest)
+        return find_published(store, names, run_date, past, *rest, **options)
     again = publishing.commit_publication(store, manifest, earlier.manifest, past.head)
     return published.summarise_published("published again", store.url, again, manifest)
 
