@@ -27,6 +27,7 @@ from indexer.releases.changes import commit_keeping, pin, roll_back, unpin
 from indexer.releases.history import read_history
 from indexer.signature import SigningKey
 from indexer.store import LocalStore
+from indexer.strict_json import MAX_DOCUMENT_BYTES
 from tests.small_releases import make_manifest, make_shard, make_signing_key, publish_run, put
 
 FINGERPRINT = "f" * 64
@@ -177,6 +178,10 @@ def test_a_marker_larger_than_any_is_not_read(store: LocalStore):
     assert run.seal(seal, document) is document
     assert run.find_sealed(seal) == document
     assert store.get("v/night/done/encoder.2.json")
+    other = RunFolder(store, "other")
+    other.seal(seal, replace(document, objects=document.objects * 10_000))
+    assert store.size("v/other/done/encoder.json") < MAX_DOCUMENT_BYTES
+    assert other.find_sealed(seal) is None
 
 
 def test_twenty_markers_are_looked_at(store: LocalStore):
