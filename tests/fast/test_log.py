@@ -59,7 +59,9 @@ class MemoryStore:
     def get(self, key: str, limit: int = WHOLE_BYTES) -> bytes:
         _run_next(self.reading)
         self.got.append(key)
-        check_size(self.size(key), limit, f"{self.url}: {key}")
+        if key not in self.objects:
+            raise ObjectMissingError(key)
+        check_size(len(self.objects[key]), limit, f"{self.url}: {key}")
         return self.objects[key]
 
     def put_new(self, key: str, data: bytes) -> None:
@@ -489,7 +491,7 @@ def test_an_entry_that_grew_since_it_was_listed_is_not_read(store: MemoryStore):
 
 
 @pytest.mark.line(89)
-def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: Path):
+def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: Path, monkeypatch: pytest.MonkeyPatch):
     data = next((golden / "release_v1").glob("v/*/manifest.*.json")).read_bytes()
     named = ObjectEntry(key="v/run/manifest.a.json", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     live = replace(entry(1, "2026-11-20-49d9754a9949"), manifest=named)
@@ -511,6 +513,14 @@ def test_a_manifest_must_be_the_one_the_entry_names(store: MemoryStore, golden: 
     assert refusal(IntegrityError) == f"{place}: expected {len(data)} bytes, found {len(data) - 1}; {changed}"
     # What has another size is not read, however large it is.
     assert store.got == []
+    # One that grew since its size was asked for is not read either.
+    monkeypatch.setattr(store, "size", lambda _: named.bytes - 1)
+    short = replace(live, manifest=replace(named, bytes=named.bytes - 1))
+    store.objects[named.key] = data
+    assert refusal(IntegrityError, short) == (
+        f"memory: {named.key}: {len(data)} bytes; expected at most {len(data) - 1}, so it was not read"
+    )
+    monkeypatch.undo()
     huge = replace(live, manifest=replace(named, bytes=(16 << 20) + 1))
     assert refusal(IntegrityError, huge) == (f"{place}: 16777217 bytes; expected at most 16777216, so it was not read")
     spoilt = store.objects[named.key] = data.replace(b"2026", b"2027", 1)

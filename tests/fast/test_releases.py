@@ -485,23 +485,23 @@ def test_what_nobody_signed_is_refused_by_its_reason(store: LocalStore):
 
 def test_who_adds_to_a_signed_log_is_told_what_to_give(store: LocalStore):
     other = make_signing_key("other.pem")
-    publish_run(store, "a", key=KEY)
-    publish_run(store, "b", key=KEY)
-    publish_run(store, "c")
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id, key=KEY)
+    publish_run(store, "d")
     with pytest.raises(ConfigError) as lacking:
         read_own(store, None)
     assert str(lacking.value) == (
-        f"{store.url}: log entry 2 is signed, so whoever adds to this log must sign; give the key "
+        f"{store.url}: log entry 3 is signed, so whoever adds to this log must sign; give the key "
         "(shop.signing_key, --signing-key)"
     )
     with pytest.raises(IntegrityError) as wrong:
         read_own(store, other)
     assert str(wrong.value) == (
-        f"{store.url}/{log_key(2)}: the signature is not one of the key other.pem; the entry is not trusted; nor is "
+        f"{store.url}/{log_key(3)}: the signature is not one of the key other.pem; the entry is not trusted; nor is "
         "another entry: give this store's key, and where it was replaced a file of both public keys "
         "(shop.public_keys, --public-key)"
     )
-    assert read_own(store, KEY).live == read_history(store).entries[1]
+    assert read_own(store, KEY).live == read_history(store).entries[2]
 
 
 def test_a_key_rolls_back_to_what_is_signed_and_to_nothing_that_lasts_longer(store: LocalStore):
