@@ -162,7 +162,7 @@ def _find_abandoned(store: Store, before: datetime) -> list[StoredObject]:
 
 
 def _find_kept(
-    history: History, live: str, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]
+    history: History, live_run: str, rule: KeepingRule, now: datetime, written: Mapping[str, datetime]
 ) -> list[str]:
     """Return the runs that stay as releases, in the order of their publication."""
     releases = [run_id for run_id in history.releases if run_id not in history.retired]
@@ -170,7 +170,8 @@ def _find_kept(
     return [
         run_id
         for run_id in releases
-        if run_id in newest | history.pinned | {live} or _is_recent(history.replaced.get(run_id), rule, now, written)
+        if run_id in newest | history.pinned | {live_run}
+        or _is_recent(history.replaced.get(run_id), rule, now, written)
     ]
 
 

@@ -48,12 +48,16 @@ class History:
 
     @cached_property
     def releases(self) -> dict[str, LogEntry]:
-        """Run -> its newest publication, in the order of these."""
+        """Run -> its newest publication, in the order of these.
+
+        Where none counts, as its key is trusted no more, the first rollback to it that does: that is signed, too, and
+        names the same.
+        """
         found: dict[str, LogEntry] = {}
         for entry in self.lived:
             if entry.kind == "publish":
                 found.pop(entry.run_id, None)
-                found[entry.run_id] = entry
+            found.setdefault(entry.run_id, entry)
         return found
 
     @cached_property

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from indexer.build.publish import (
+    MAX_MARKER_BYTES,
     RunFolder,
     Seal,
     SealedEncoder,
@@ -180,7 +181,7 @@ def test_a_marker_larger_than_any_is_not_read(store: LocalStore):
     assert store.get("v/night/done/encoder.2.json")
     other = RunFolder(store, "other")
     other.seal(seal, replace(document, objects=document.objects * 10_000))
-    assert store.size("v/other/done/encoder.json") < MAX_DOCUMENT_BYTES
+    assert MAX_MARKER_BYTES < store.size("v/other/done/encoder.json") < MAX_DOCUMENT_BYTES
     assert other.find_sealed(seal) is None
 
 

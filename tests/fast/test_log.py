@@ -327,8 +327,8 @@ def test_entries_that_are_not_trusted_count_for_nothing(store: MemoryStore):
 
         return check
 
-    for trusted in ("a", "ab", "abd"):
-        assert live_entry(store, check=trust(*trusted)) == entry(4 if "d" in trusted else len(trusted), trusted[-1])
+    for trusted, newest in (("a", 1), ("ab", 2), ("abd", 4)):
+        assert live_entry(store, check=trust(*trusted)) == entry(newest, trusted[-1])
     for find in (live_entry, require_live):
         with pytest.raises(UntrustedError, match=r"^d is not trusted$"):
             find(store, check=trust())
@@ -344,7 +344,7 @@ def test_an_entry_of_the_same_run_that_is_not_trusted_is_no_answer_to_ours(store
 
     with pytest.raises(PublishConflictError) as caught:
         commit_entry(store, 0, entry(1, "a"), check=refuse)
-    assert str(caught.value) == ("memory: log entry 1 was taken meanwhile; run again (of 2026-11-21T00:00:00+00:00)")
+    assert str(caught.value) == "memory: log entry 1 was taken meanwhile; run again (of 2026-11-21T00:00:00+00:00)"
     rolled_back = replace(entry(1, "a"), kind="rollback")
     with pytest.raises(PublishConflictError, match="run a was published first, as log entry 1"):
         commit_entry(store, 0, rolled_back)
@@ -440,12 +440,15 @@ def test_an_entry_that_nobody_would_read_is_not_written(store: MemoryStore):
     assert store.tried == []
     commit_entry(store, 0, keeping(1, "retire", *few))
     assert (read_head(store), read_entry(store, 1)) == (1, keeping(1, "retire", *few))
-    more, rest = divmod((1 << 20) - len(write_entry(keeping(2, "retire", *few))), RUN_LINE_BYTES)
-    half = (RUN_LINE_BYTES + rest) // 2
-    last = [mark * (size - (RUN_LINE_BYTES - 100)) for mark, size in (("x", half), ("y", RUN_LINE_BYTES + rest - half))]
-    full = keeping(2, "retire", *few, *many[len(few) : len(few) + more - 1], *last)
-    assert len(write_entry(full)) == 1 << 20
-    assert commit_entry(store, 1, full) == read_entry(store, 2) == full
+
+
+def test_an_entry_of_the_greatest_size_is_written(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    size = len(write_entry(entry(1, "a")))
+    monkeypatch.setattr("indexer.log.MAX_ENTRY_BYTES", size - 1)
+    with pytest.raises(ManifestError, match=f"{size} bytes; expected at most {size - 1}, so it was not written"):
+        commit(store, 0, "a")
+    monkeypatch.setattr("indexer.log.MAX_ENTRY_BYTES", size)
+    assert commit(store, 0, "a") == read_entry(store, 1)
 
 
 @pytest.mark.line(88)

@@ -22,15 +22,16 @@ from indexer.errors import (
     StoreError,
     UntrustedError,
 )
-from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
+from indexer.log import commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
-from indexer.releases.describe import compare_releases
+from indexer.releases.describe import compare_releases, describe_history
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
 from indexer.releases.history import read_history, read_own
 from indexer.releases.verify import verify_objects, verify_release
+from indexer.signature import PublicKey
 from indexer.store import DRAFT, LocalStore, hash_file, open_store
 from tests.small_releases import make_manifest, make_shard, make_signing_key, publish_run, put
 
@@ -273,7 +274,7 @@ def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
 
 
 def test_what_the_log_knows_is_a_run_whatever_its_objects_are_called(store: LocalStore):
-    """As when a collection was killed after the objects by whose names a run is known."""
+    """As after a killed collection that had deleted the names by which a run is known."""
     for run_id in ("published", "live"):
         publish_run(store, run_id)
     put(store, "v/dead/products-00000.0123456789ab.faiss", b"x")
@@ -434,19 +435,13 @@ def test_what_the_live_entry_and_the_newest_publication_of_its_run_name_is_kept(
     collect_garbage(store, plan, most=True)
     assert keys(store, "x") == {"0.index", "0.ids"}
     assert keys(store, "y") == {"0.index", "0.ids"}
+    # The run is live, but not as it was published last.
+    assert roll_back(store, "a").manifest == read_history(store).releases["a"].manifest != older.manifest
 
 
+# These and those after them stand beside test_signatures.py, which changes of the code (`make mutation`) are not run
+# against: commands and builds would take too long.
 KEY = make_signing_key()
-
-
-def add_unsigned(store: LocalStore, run_id: str, kind: str = "publish") -> LogEntry:
-    """Add an entry as whoever may write to the store can; return it."""
-    head = read_head(store)
-    named = put(store, f"v/{run_id}/manifest.{head:012x}.json", b"{}")
-    entry = LogEntry(
-        sequence=head + 1, kind=kind, run_id=run_id, manifest=named, parent=head, created_at="2026-11-20T00:00:00+00:00"
-    )
-    return commit_entry(store, head, entry)
 
 
 def say_void(store: LocalStore, sequence: int) -> str:
@@ -469,7 +464,7 @@ def test_who_signs_reads_what_is_signed_and_signs_what_is_added(store: LocalStor
 def test_what_nobody_signed_is_refused_by_its_reason(store: LocalStore):
     publish_run(store, "a", key=KEY)
     for run_id in ("x", "y"):
-        add_unsigned(store, run_id)
+        publish_run(store, run_id)
     history = read_history(store, key=KEY.trusted)
     assert history.void == {sequence: say_void(store, sequence) for sequence in (2, 3)}
     assert (history.url, history.require_live().run_id) == (store.url, "a")
@@ -504,7 +499,7 @@ def test_who_adds_to_a_signed_log_is_told_what_to_give(store: LocalStore):
     assert read_own(store, KEY).live == read_history(store).entries[2]
 
 
-def test_a_key_rolls_back_to_what_is_signed_and_to_nothing_that_lasts_longer(store: LocalStore):
+def test_a_key_rolls_back_to_what_is_signed_and_expires_where_the_live_release_does(store: LocalStore):
     lasting, ending = (replace(KEY, expires_days=days) for days in (0, 8))
     publish_run(store, "a")
     for run_id in ("b", "c"):
@@ -524,6 +519,28 @@ def test_a_key_rolls_back_to_what_is_signed_and_to_nothing_that_lasts_longer(sto
     )
     entry = roll_back(store, "b", ending)
     assert (entry.run_id, entry.sequence, bool(entry.expires_at)) == ("b", 4, True)
+
+
+def test_what_a_dropped_key_published_is_kept_where_a_trusted_one_rolled_back_to_it(store: LocalStore):
+    old, new = KEY, make_signing_key("new.pem")
+    both = replace(new, trusted=PublicKey("both.pem", (*old.trusted.keys, *new.trusted.keys)))
+    for run_id, key in (("a", old), ("b", both)):
+        publish_run(store, run_id, key=key)
+    for run_id in ("a", "b", "a"):
+        entry = roll_back(store, run_id, both)
+    history = read_own(store, new)
+    assert (list(history.releases), list(history.void)) == (["b", "a"], [1])
+    assert (history.live, history.find_release("a").sequence) == (entry, 3)
+    assert [(line["run_id"], line["state"]) for line in describe_history(history)] == [("a", ["live"]), ("b", [])]
+    plan = plan_garbage(store, ONE, LATER, new)
+    assert (plan.kept, plan.retire) == (("a",), ("b",))
+    before = keys(store, "a")
+    collect_garbage(store, plan, new)
+    assert keys(store, "a") == before
+    publish_run(store, "c", key=new)
+    # It was live lately.
+    assert plan_garbage(store, ONE, datetime.now(UTC), new).retire == ()
+    assert roll_back(store, key=new).run_id == "a"
 
 
 def test_an_unsigned_rollback_that_comes_between_is_not_taken_for_ones_own(
@@ -546,7 +563,7 @@ def test_an_unsigned_rollback_that_comes_between_is_not_taken_for_ones_own(
 def test_an_unsigned_publication_that_comes_between_takes_a_number_and_no_more(store: LocalStore):
     publish_run(store, "a", key=KEY)
     manifest = make_manifest(store, "b", (make_shard(store, "b"),), 1)
-    add_unsigned(store, "b")
+    publish(RunFolder(store, "b"), manifest)
     entry = publish(RunFolder(store, "b", key=KEY), manifest)
     assert (entry.sequence, entry.parent) == (3, 2)
     assert read_history(store, key=KEY.trusted).live == entry
