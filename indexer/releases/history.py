@@ -50,14 +50,16 @@ class History:
     def releases(self) -> dict[str, LogEntry]:
         """Run -> its newest publication, in the order of these.
 
-        Where none counts, as its key is trusted no more, the first rollback to it that does: that is signed, too, and
-        names the same.
+        Where none counts, as its key is trusted no more, the newest rollback to it that does, in the place of the
+        first: a rollback names the release by its hash as well.
         """
         found: dict[str, LogEntry] = {}
         for entry in self.lived:
             if entry.kind == "publish":
                 found.pop(entry.run_id, None)
-            found.setdefault(entry.run_id, entry)
+            elif entry.run_id in found and found[entry.run_id].kind == "publish":
+                continue
+            found[entry.run_id] = entry
         return found
 
     @cached_property

@@ -22,14 +22,14 @@ from indexer.errors import (
     StoreError,
     UntrustedError,
 )
-from indexer.log import commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
+from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
 from indexer.releases.changes import pin, roll_back, unpin
 from indexer.releases.describe import compare_releases, describe_history
 from indexer.releases.garbage import KeepingRule, collect_garbage, plan_garbage
-from indexer.releases.history import read_history, read_own
+from indexer.releases.history import History, read_history, read_own
 from indexer.releases.verify import verify_objects, verify_release
 from indexer.signature import PublicKey
 from indexer.store import DRAFT, LocalStore, hash_file, open_store
@@ -530,7 +530,7 @@ def test_what_a_dropped_key_published_is_kept_where_a_trusted_one_rolled_back_to
         entry = roll_back(store, run_id, both)
     history = read_own(store, new)
     assert (list(history.releases), list(history.void)) == (["b", "a"], [1])
-    assert (history.live, history.find_release("a").sequence) == (entry, 3)
+    assert (history.live, history.find_release("a").sequence) == (entry, 5)
     assert [(line["run_id"], line["state"]) for line in describe_history(history)] == [("a", ["live"]), ("b", [])]
     plan = plan_garbage(store, ONE, LATER, new)
     assert (plan.kept, plan.retire) == (("a",), ("b",))
@@ -541,6 +541,31 @@ def test_what_a_dropped_key_published_is_kept_where_a_trusted_one_rolled_back_to
     # It was live lately.
     assert plan_garbage(store, ONE, datetime.now(UTC), new).retire == ()
     assert roll_back(store, key=new).run_id == "a"
+
+
+def test_a_run_whose_publications_count_for_nothing_is_what_was_rolled_back_to_last():
+    told = [
+        ("publish", "a"),
+        ("publish", "a"),
+        ("rollback", "a"),
+        ("publish", "b"),
+        ("rollback", "a"),
+        ("rollback", "b"),
+    ]
+    entries = tuple(
+        LogEntry(
+            sequence=sequence,
+            kind=kind,
+            run_id=run_id,
+            manifest=ObjectEntry(key=f"v/{run_id}/manifest.{sequence}.json", bytes=1, sha256="0" * 64),
+            parent=sequence - 1,
+            created_at="2026-11-20T00:00:00+00:00",
+        )
+        for sequence, (kind, run_id) in enumerate(told, 1)
+    )
+    for void, newest in (((), 2), ((1,), 2), ((2,), 1), ((1, 2), 5), ((1, 2, 5), 3)):
+        history = History(url="store", entries=entries, void=dict.fromkeys(void, "not trusted"))
+        assert [(run_id, entry.sequence) for run_id, entry in history.releases.items()] == [("a", newest), ("b", 4)]
 
 
 def test_an_unsigned_rollback_that_comes_between_is_not_taken_for_ones_own(
