@@ -439,8 +439,7 @@ def test_what_the_live_entry_and_the_newest_publication_of_its_run_name_is_kept(
     assert roll_back(store, "a").manifest == read_history(store).releases["a"].manifest != older.manifest
 
 
-# These and those after them stand beside test_signatures.py, which changes of the code (`make mutation`) are not run
-# against: commands and builds would take too long.
+# What is signed is tested here, too: the commands and builds of test_signatures.py take too long for `make mutation`.
 KEY = make_signing_key()
 
 
@@ -582,7 +581,7 @@ def test_an_unsigned_rollback_that_comes_between_is_not_taken_for_ones_own(
     monkeypatch.setattr("indexer.releases.changes.examine_objects", let_another_in)
     with pytest.raises(PublishConflictError) as caught:
         roll_back(store, "a", KEY)
-    assert str(caught.value) == (f"{store.url}: log entry 3 was taken meanwhile; run again ({say_void(store, 3)})")
+    assert str(caught.value) == f"{store.url}: log entry 3 was taken meanwhile; run again ({say_void(store, 3)})"
 
 
 def test_an_unsigned_publication_that_comes_between_takes_a_number_and_no_more(store: LocalStore):
