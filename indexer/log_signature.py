@@ -37,7 +37,7 @@ def check_expiry(entry: LogEntry, url: str) -> None:
     if entry.expires_at is not None and datetime.fromisoformat(entry.expires_at) <= datetime.now(UTC):
         raise IntegrityError(
             f"{url}/{log_key(entry.sequence)}: run {entry.run_id} expired at {entry.expires_at}; publish a newer "
-            "release, or find out what holds it up"
+            "release, name the run once more in a rollback, or find out what holds it up"
         )
 
 

@@ -13,7 +13,11 @@ from indexer.errors import IndexerError
 
 MAX_DOCUMENT_BYTES = 16 << 20
 LARGEST_INTEGER = 2**62
+MAX_DEPTH = 64
+"""Of objects and lists in each other: what is read can be written again."""
 HASH = re.compile(r"[0-9a-f]{64}")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can spell and UTF-8 cannot."""
 TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
 T = TypeVar("T")
@@ -30,7 +34,7 @@ class Record:
     def text(self, name: str, *, pattern: str | None = None, empty: bool = False) -> str:
         """Take a string that matches the whole pattern; it may be empty only where `empty` says so."""
         value = self._take(name)
-        if not isinstance(value, str) or not (value or empty) or not _encodes(value):
+        if not isinstance(value, str) or not (value or empty):
             self.refuse("text", value, name)
         if pattern is not None and not re.fullmatch(pattern, value):
             self.refuse(f"text of the form {pattern}", value, name)
@@ -127,13 +131,18 @@ class Record:
 
 
 def parse_record(data: bytes, place: str, error: type[IndexerError]) -> Record:
-    """Parse one UTF-8 JSON object; raises `error` for NaN, duplicate keys, trailing bytes, depth or size."""
+    """Parse one UTF-8 JSON object; raises `error` for NaN, duplicate keys, half characters, more bytes, depth, size."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise error(f"{place}: {len(data)} bytes; expected at most {MAX_DOCUMENT_BYTES}")
     try:
         document = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_countable,
         )
+        _check_depth_and_texts(document)
     except (ValueError, RecursionError) as problem:
         raise error(f"{place}: not strict JSON: {problem or 'nested too deeply'}") from None
     return Record(document, place, error)
@@ -180,6 +189,32 @@ def _finite(text: str) -> float:
     return value
 
 
-def _encodes(text: str) -> bool:
-    """Whether the text is free of lone surrogates."""
-    return all(not 0xD800 <= ord(character) <= 0xDFFF for character in text)
+def _countable(text: str) -> int:
+    value = int(text)
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"number {shorten(value)} is out of range") from None
+    return value
+
+
+def _check_depth_and_texts(document: object) -> None:
+    """Raise ValueError for what the parser takes and the writer does not."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        parts = [part for value in level for part in _list_parts(value)]
+        for part in parts:
+            if isinstance(part, str) and SURROGATE.search(part):
+                raise ValueError(f"text {shorten(part)} has half of a character")
+        level = [part for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _list_parts(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value

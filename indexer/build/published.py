@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from indexer.build.publish import commit_publication
 from indexer.build.summary import ReleaseSummary, summarise_published, summarise_retired
@@ -65,6 +66,13 @@ def find_published(
     return summarise_published("published again", store.url, again, manifest)
 
 
+def remark_rollback(live: LogEntry | None) -> dict[str, dict[str, Any]]:
+    """Return when an operator's rollback ends, as remarks on tables are given: no night prolongs it."""
+    if live is None or live.kind != "rollback" or live.expires_at is None:
+        return {}
+    return {"LOG": {"rollback_expires": f"{live.expires_at}, unless it is made once more to run {live.run_id}"}}
+
+
 def _renew(store: Store, live: LogEntry, manifest: Manifest, head: int, key: SigningKey | None) -> LogEntry:
     """Return the live entry, published once more where half of its time is over; rollbacks are operators' to renew."""
     if key is None or not key.expires_days or live.kind == "rollback":
@@ -103,12 +111,12 @@ def find_baseline(store: Store, run_date: str, history: History) -> Manifest | N
 
     A night that runs twice would be measured by itself; one that an operator withdrew is no measure either.
     """
-    for entry in reversed(history.counted):
+    for entry in reversed(history.lived):
         try:
-            manifest = read_manifest(store, entry) if isinstance(entry, LogEntry) else None
+            manifest = read_manifest(store, entry)
         except IntegrityError:
             continue
-        if manifest and manifest.run_date < run_date:
+        if manifest.run_date < run_date:
             return manifest
     return None
 

@@ -5,6 +5,7 @@ sealed in the store, so an interrupted build goes on at the next one. Nothing is
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from indexer.build.golden import read_golden
 from indexer.build.live import find_live
 from indexer.build.plan import CollectionPlan, hold_scratch, name_run
 from indexer.build.publish import RunFolder, SealedEncoder, encoder_entry, encoder_seal, publish
-from indexer.build.published import find_published, read_live, refuse_older
+from indexer.build.published import find_published, read_live, refuse_older, remark_rollback
 from indexer.build.queries import count_sampled, embed_queries
 from indexer.build.recall import ProbeQueries
 from indexer.build.run import BuildRun, forecast_run, plan_collections, summarise_plan
@@ -78,7 +79,7 @@ def build_release(
     if reuse != "all":
         refuse_older(store, run_date, history)
     elif published := find_published(store, names, run_date, history, live, key, dry=dry):
-        return published
+        return replace(published, remarks=remark_rollback(history.live))
     if not dry:
         # It would be a pity to learn it at the commit.
         prove_creates(store, names[-1])

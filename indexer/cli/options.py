@@ -1,10 +1,12 @@
 """Options that several commands share, and the one place where an error becomes an exit code."""
 
+import io
 import json
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -133,6 +135,11 @@ class ErrorGroup(SafeCommand, click.Group):
             return super().invoke(context)
         except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
+        except BrokenPipeError as error:
+            if _is_read(sys.stdout):
+                _end(context, error, describe_unexpected(error), IndexerError.exit_code, traced=True)
+            # Whoever read, `head` for one, has seen enough; click ends quietly.
+            raise
         except IndexerError as error:
             _end(context, error, escape(str(error)), error.exit_code, traced=debug)
         except ModuleNotFoundError as error:
@@ -153,6 +160,16 @@ def _clean_usage() -> Iterator[None]:
         raise
     except click.UsageError as error:
         raise click.UsageError(clean(error.format_message()), error.ctx) from None
+
+
+def _is_read(stream: TextIO) -> bool:
+    """Tell whether somebody still reads what is printed."""
+    ends = select.poll()
+    try:
+        ends.register(stream, 0)
+    except io.UnsupportedOperation:
+        return True
+    return not ends.poll(0)
 
 
 def _end(context: click.Context, error: Exception, sentence: str, exit_code: int, *, traced: bool) -> NoReturn:

@@ -132,6 +132,8 @@ def rollback(
 ) -> None:
     """Make an earlier release live again, by default the one that was live before.
 
+    One that expires is prolonged by naming its run once more.
+
     \b
     Example:
       indexer release rollback s3://bucket/search

@@ -178,8 +178,9 @@ def read_memory(root: Path = Path("/")) -> int | None:
 
 def check_disk(work: Path) -> Finding:
     """Write a file where the night writes, and tell how much more fits."""
-    there = next(path for path in (work.absolute(), *work.absolute().parents) if path.exists())
+    there = work
     try:
+        there = next(path for path in (work.absolute(), *work.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"probe")
         free = shutil.disk_usage(there).free

@@ -13,6 +13,8 @@ from indexer.store import Store
 def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = None) -> LogEntry:
     """Make an earlier release live again, by default the one that was live before; return the new entry.
 
+    A rollback that stands and expires is prolonged by naming its run again.
+
     Raises ConfigError for a run that was never published or is retired, or where a key would sign what nobody had
     signed or would never expire in place of what does; IntegrityError where one of its objects is damaged,
     PublishConflictError where another entry was first.
@@ -20,7 +22,7 @@ def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = 
     history = read_own(store, key)
     target = history.find_release(run_id or _find_previous(history))
     live = history.live
-    if live is not None and live.run_id == target.run_id and live.manifest == target.manifest:
+    if live and (live.run_id, live.manifest) == (target.run_id, target.manifest) and not _prolongs(live, key):
         raise ConfigError(f"{store.url}: run {target.run_id} is live already; name an earlier one")
     if key and target.signature is None:
         raise ConfigError(
@@ -71,6 +73,11 @@ def commit_keeping(
     return commit_entry(store, head, sign_entry(entry, key))
 
 
+def _prolongs(live: LogEntry, key: SigningKey | None) -> bool:
+    """Whether the same release is served longer by the same rollback once more; nights prolong their own."""
+    return live.kind == "rollback" and key is not None and key.expires_days > 0
+
+
 def _find_previous(history: History) -> str:
     """Return the run that was live before the one that is; after a rollback nobody can mean that one by saying none."""
     if history.live and history.live.kind == "rollback":
@@ -78,7 +85,7 @@ def _find_previous(history: History) -> str:
             f"{history.url}: log entry {history.live.sequence} is a rollback to run {history.live.run_id} already; "
             "name the run that is to go live"
         )
-    lived = [entry.run_id for entry in history.counted if isinstance(entry, LogEntry)]
+    lived = [entry.run_id for entry in history.lived]
     for run_id in reversed(lived):
         if run_id != lived[-1] and run_id not in history.retired:
             return run_id

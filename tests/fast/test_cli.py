@@ -1,7 +1,10 @@
 """The command `indexer`: output, exit codes, one sentence per error, the live release untouched."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -53,6 +56,26 @@ def test_query_shows_through_which_query_a_product_was_found(release):
     refused = run("query", release, "pot mug", "--reformulations", 3, "--collection", "queries")
     assert refused.exit_code == 2
     assert "--reformulations: expected the collection products, found queries" in refused.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error_of_ours(release):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-c", "from indexer.cli import main; main()", "release", "list", str(release)]
+    try:
+        ended = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_another_broken_pipe_is_told(release, monkeypatch):
+    def lose(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("indexer.store.open_store", lose)
+    ended = run("release", "list", release)
+    assert (ended.exit_code, "unexpected BrokenPipeError" in ended.stderr) == (1, True)
 
 
 def test_text_of_the_catalogue_cannot_steer_the_terminal():

@@ -1,5 +1,6 @@
 """`indexer doctor` finds what is wrong with a machine or a store, and leaves nothing behind."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ URL = "s3://bucket/shop"
 def _small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "ROUNDS", 3)
     monkeypatch.setattr(storage, "LARGE_BYTES", PART_BYTES + 1)
+
+
+def refuse_entry(path: Path, **_: Any) -> bool:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def examine(url: str, **options: Any) -> dict[str, Finding]:
@@ -189,6 +194,10 @@ class TestMachine:
         assert machine.check_disk(tmp_path / "not" / "yet").state in ("ok", "warning")
         (tmp_path / "file").write_text("")
         assert machine.check_disk(tmp_path / "file").exit_code == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "exists", refuse_entry)
+            finding = machine.check_disk(tmp_path / "closed" / "work")
+        assert (finding.exit_code, finding.found) == (2, f"{tmp_path}/closed/work: Permission denied")
         monkeypatch.setattr(machine, "LEAST_DISK", 1 << 60)
         assert machine.check_disk(tmp_path).exit_code == 2
 

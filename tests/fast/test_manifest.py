@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from indexer import manifest as manifests
 from indexer.errors import ManifestError
 from indexer.manifest import parse_manifest, write_manifest
-from indexer.strict_json import parse_record, shorten
+from indexer.strict_json import parse_record, shorten, write_document
 
 Document = dict[str, Any]
 
@@ -299,6 +299,13 @@ def test_less_than_that_is_not(document: Document, changes: dict[str, object], m
         b"[" * 100_000,
         b'{"a": ' * 50_000,
         b'{"a": ' + b"9" * 5_000 + b"}",
+        b'{"a": ' + b"9" * 309 + b"}",
+        b'{"a": -' + b"9" * 309 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"a": ["\\udfff"]}',
+        b'{"\\ud800": 1}',
+        b'{"a": ' + b"[" * 64 + b"]" * 64 + b"}",
+        b'{"a": ' * 65 + b"1" + b"}" * 65,
         b" " * (17 << 20),
     ],
 )
@@ -308,8 +315,29 @@ def test_what_is_not_strict_json_is_refused(data: bytes):
         parse_record(data, "m", ManifestError)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"a": ' + b"9" * 308 + b"}", "number"),
+        ('{"a": "\ud7ff\ue000\U00010000"}'.encode(), "text"),
+        (b'{"a": "\\ud800\\udc00"}', "text"),
+        (b'{"a": ' + b"[" * 63 + b"]" * 63 + b"}", "values"),
+        (b'{"a": ' * 64 + b'"1"' + b"}" * 64, "mapping"),
+    ],
+)
+def test_what_is_just_strict_json_can_be_written_again(data: bytes, kind: str):
+    written = write_document({"a": getattr(parse_record(data, "m", ManifestError), kind)("a")})
+    assert json.loads(written) == {"a": float("9" * 308)} if kind == "number" else json.loads(data)
+    parse_record(written, "m", ManifestError)
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=10)
+    | st.sampled_from([10**308, 10**309, "\ud800"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=10,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from indexer.build.publish import RunFolder, publish
-from indexer.build.published import find_baseline, find_published, read_live, read_whole, refuse_older
+from indexer.build.published import find_baseline, find_published, read_live, read_whole, refuse_older, remark_rollback
 from indexer.build.summary import ReleaseSummary
 from indexer.errors import PublishConflictError
 from indexer.log import commit_entry, live_entry, read_head, read_manifest
@@ -307,6 +307,11 @@ class TestRenewal:
         found = look(store, [f"{SECOND}-a"], self.KEY)
         assert found is not None
         assert (found.sequence, read_head(store)) == (2, 2)
+        live = read_history(store).require_live()
+        told = f"{live.expires_at}, unless it is made once more to run {FIRST}-a"
+        assert remark_rollback(live) == {"LOG": {"rollback_expires": told}}
+        for other in (None, replace(live, expires_at=None), replace(live, kind="publish")):
+            assert remark_rollback(other) == {}
 
     def test_what_goes_live_again_is_signed_again(self, store: LocalStore):
         for run_id in (f"{SECOND}-a", f"{SECOND}-b"):

@@ -466,6 +466,31 @@ def test_a_rollback_of_what_expires_expires(release: Path, keys: Keys):
     assert "expires_at" in read(release, 3)
 
 
+def test_a_rollback_that_expires_is_prolonged_by_naming_its_run(release: Path, keys: Keys):
+    words = ["rollback", str(release), "--signing-key", str(keys.private)]
+    assert invoke(*words, "--expires-days", "1").exit_code == 0
+    entry = read(release, 3)
+    ended = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    (release / log_key(3)).write_bytes(keys.sign(entry | {"expires_at": ended}))
+    with pytest.raises(IntegrityError, match="name the run once more in a rollback"):
+        open_index(str(release), public_key=keys.public)
+    vague = invoke(*words, "--expires-days", "7")
+    assert (vague.exit_code, "is a rollback to run" in vague.stderr) == (2, True), vague.output
+    endless = invoke(*words, entry["run_id"])
+    assert (endless.exit_code, "is live already" in endless.stderr) == (2, True), endless.output
+    assert invoke(*words, entry["run_id"], "--expires-days", "7").exit_code == 0
+    left = datetime.fromisoformat(read(release, 4)["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=6.9) < left <= timedelta(days=7)
+    assert read(release, 4)["manifest"] == entry["manifest"]
+    assert open_index(str(release), public_key=keys.public).release.sequence == 4
+
+
+def test_what_a_night_published_is_no_rollbacks_to_prolong(release: Path, keys: Keys):
+    words = ["rollback", str(release), read(release, 2)["run_id"], "--signing-key", str(keys.private)]
+    refused = invoke(*words, "--expires-days", "7")
+    assert (refused.exit_code, "is live already" in refused.stderr) == (2, True), refused.output
+
+
 def test_an_entry_of_the_same_run_by_somebody_else_is_not_taken_for_ours(release: Path, keys: Keys):
     store, key = LocalStore(release), open_signing_key(str(keys.private))
     ours = replace(read_entry(store, 1), sequence=3, parent=2, created_at="2026-11-22T00:00:00Z")
@@ -641,9 +666,14 @@ class TestBuilder:
         soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
         path.write_bytes(keys.sign(json.loads(path.read_bytes()) | {"expires_at": soon}))
         renewed = build("2026-11-22", 60, expires_days=8)
-        assert (renewed.status, renewed.sequence) == ("unchanged", 2)
+        assert (renewed.status, renewed.sequence, renewed.remarks) == ("unchanged", 2, {})
         live = read_history(LocalStore(Path(url)), key=open_public_key(keys.public)).require_live()
         assert datetime.fromisoformat(str(live.expires_at)) > datetime.now(UTC) + timedelta(days=7)
+        rollback = {**json.loads((Path(url) / log_key(2)).read_bytes()), "kind": "rollback", "expires_at": soon}
+        (Path(url) / log_key(2)).write_bytes(keys.sign(rollback))
+        left = build("2026-11-23", 60, expires_days=8)
+        assert (left.status, left.sequence) == ("unchanged", 2)
+        assert left.remarks["LOG"]["rollback_expires"].startswith(soon)
 
 
 def write_wrong_keys(folder: Path) -> dict[str, bytes]:

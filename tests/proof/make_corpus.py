@@ -35,9 +35,16 @@ student_layers = [0, 2]
 m = 8
 """
 
+UNWRITABLE = {
+    "surrogate": {"config": {"a": "\ud800"}},
+    "nested": {"config": {"a": json.loads("[" * 500 + "]" * 500)}},
+    "integer": {"gates": [{"name": "a", "expected": "b", "found": 10**400, "passed": True}]},
+}
+"""Fields of a manifest that are JSON and that no manifest can be written with."""
+
 
 def main() -> None:
-    """Write the seeds; other files of the corpus stay."""
+    """Write the seeds, and some that are refused; other files of the corpus stay."""
     release = GOLDEN / "release_v3"
     entry = json.loads((release / "log/00000000000000000002.json").read_bytes()) | {"sequence": 3, "parent": 2}
     pin = {"format": 1, "kind": "pin", "sequence": 3, "parent": 2, "runs": ["a"], "created_at": entry["created_at"]}
@@ -46,7 +53,10 @@ def main() -> None:
         write("log-entry", name, write_document(document))
     for name in ("release_v1", "release_v3"):
         manifest = max((GOLDEN / name).glob("v/*/manifest.*.json"))
-        write("manifest", name, json.dumps(json.loads(manifest.read_bytes())).encode())
+        document = json.loads(manifest.read_bytes())
+        write("manifest", name, json.dumps(document).encode())
+    for name, damage in UNWRITABLE.items():
+        write("manifest", name, json.dumps(document | damage).encode())
     write("config", "shop.toml", CONFIG.encode())
     description = json.loads((GOLDEN / "encoder_v1/encoder.json").read_bytes())
     write("encoder", "encoder.json", json.dumps(description | {"self_test": description["self_test"][:1]}).encode())
