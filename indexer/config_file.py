@@ -9,6 +9,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,7 @@ from indexer.distill_config import CROSS, SCORES
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 from indexer.redaction import has_credentials
+from indexer.strict_json import LARGEST_INTEGER, shorten
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
@@ -102,7 +104,8 @@ def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"configuration {path}: larger than {MAX_FILE_BYTES} bytes, which is no configuration")
         document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Not valid TOML, not UTF-8, or a number of more digits than Python takes.
+    except (OSError, ValueError) as error:
         raise ConfigError(f"configuration {path}: cannot be read: {error}") from None
     except RecursionError:
         raise ConfigError(f"configuration {path}: nested too deeply") from None
@@ -169,8 +172,8 @@ def _parse(text: str, hint: Any, place: str) -> Any:
         return text
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        raise ConfigError(f"{place}: expected {_describe(hint)}, found {text!r}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{place}: expected {_describe(hint)}, found {shorten(text)}") from None
     return _check(value, hint, place)
 
 
@@ -183,10 +186,11 @@ def _check(value: Any, hint: Any, place: str) -> Any:
         if isinstance(value, dict):
             return {key: _check(item, get_args(hint)[1], place) for key, item in value.items()}
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is hint:
+        with suppress(OverflowError):
+            return float(value)
+    elif type(value) is hint and not (hint is int and abs(value) > LARGEST_INTEGER):
         return value
-    raise ConfigError(f"{place}: expected {_describe(hint)}, found {value!r}")
+    raise ConfigError(f"{place}: expected {_describe(hint)}, found {shorten(value)}")
 
 
 def _describe(hint: Any) -> str:

@@ -165,7 +165,10 @@ def write_document(document: Mapping[str, Any]) -> bytes:
 
 def shorten(value: object) -> str:
     """Return a value's spelling for an error message, at most 80 characters of it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -124,7 +124,9 @@ class ChatClient:
         try:
             document = json.loads(body)
             content = document["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
+            # Half of a character, which JSON can spell, could not be kept.
+            str(content).encode()
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise NoAnswerError("answer_malformed", _shorten(body)) from None
         if not isinstance(content, str):
             raise NoAnswerError("answer_malformed", _shorten(body))

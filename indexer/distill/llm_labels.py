@@ -245,7 +245,10 @@ def _agree(query: str, first: int, second: int) -> Outcome:
 def _read_json(answer: str) -> dict[str, Any]:
     """Return the JSON object of an answer that may have words or a fence around it; raises ValueError without one."""
     start, end = answer.find("{"), answer.rfind("}")
-    document = json.loads(answer[start : end + 1]) if 0 <= start < end else None
+    try:
+        document = json.loads(answer[start : end + 1]) if 0 <= start < end else None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
     return document

@@ -216,12 +216,18 @@ def test_a_refused_pair_is_counted_and_without_any_label_nothing_is_written(serv
 
 def test_bodies_of_another_protocol_are_malformed_answers(serve, run, tmp_path):
     bodies = ["not json", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}']
+    bodies += ["[" * 100_000, '{"choices": [{"message": {"content": "{\\"label\\": \\"exact\\"} \\ud800"}}]}']
     for body in bodies:
         client = ChatClient(
             LlmConfig(url=serve(lambda *_, body=body: (200, {}, body)).url, model="m"), key=None, cache=tmp_path
         )
         with pytest.raises(NoAnswerError, match="answer_malformed"):
             client.ask("prompt", generation=1, parse=parse_label)
+
+
+def test_an_answer_that_is_nested_without_end_is_malformed():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_queries('{"queries": ' + "[" * 100_000 + "]" * 100_000 + "}")
 
 
 def test_waits_double_unless_the_endpoint_names_one(serve, tmp_path):
