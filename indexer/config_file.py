@@ -114,7 +114,7 @@ def _file_settings(path: str) -> Iterable[tuple[str, str, Setting]]:
     for section, values in document.items():
         kind = _section(section, path)
         if not isinstance(values, dict):
-            raise ConfigError(f"configuration {path}: expected a table [{section}], found {values!r}")
+            raise ConfigError(f"configuration {path}: expected a table [{section}], found {shorten(values)}")
         for key, value in values.items():
             hint = _hint(section, kind, key, path)
             checked = _check(value, hint, f"{section}.{key} in {path}")

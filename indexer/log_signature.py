@@ -35,9 +35,10 @@ def check_signature(entry: Entry, key: PublicKey, url: str) -> None:
 def check_expiry(entry: LogEntry, url: str) -> None:
     """Raise IntegrityError where the entry is to be served no more."""
     if entry.expires_at is not None and datetime.fromisoformat(entry.expires_at) <= datetime.now(UTC):
+        renewed = "roll back to it once more" if entry.kind == "rollback" else "find out what holds it up"
         raise IntegrityError(
             f"{url}/{log_key(entry.sequence)}: run {entry.run_id} expired at {entry.expires_at}; publish a newer "
-            "release, name the run once more in a rollback, or find out what holds it up"
+            f"release, or {renewed}"
         )
 
 

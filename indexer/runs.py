@@ -135,7 +135,7 @@ class StepFolder:
     def _read(self, key: str) -> StepCommit:
         try:
             return StepCommit(**json.loads(self._store.get(key)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ManifestError(f"{self.folder / key}: not a step commit: {error}") from None
 
 

@@ -167,8 +167,8 @@ def shorten(value: object) -> str:
     """Return a value's spelling for an error message, at most 80 characters of it."""
     try:
         text = repr(value)
-    except ValueError:
-        text = "a number of thousands of digits"
+    except (ValueError, RecursionError):
+        text = "a value too large to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -1,6 +1,5 @@
 """Options that several commands share, and the one place where an error becomes an exit code."""
 
-import io
 import json
 import select
 import sys
@@ -167,7 +166,8 @@ def _is_read(stream: TextIO) -> bool:
     ends = select.poll()
     try:
         ends.register(stream, 0)
-    except io.UnsupportedOperation:
+    # There is no stream, it was closed, or nothing of the system is behind it.
+    except (TypeError, ValueError):
         return True
     return not ends.poll(0)
 

@@ -132,7 +132,7 @@ def rollback(
 ) -> None:
     """Make an earlier release live again, by default the one that was live before.
 
-    One that expires is prolonged by naming its run once more.
+    A rollback that expires is prolonged by naming its run once more, with --expires-days.
 
     \b
     Example:

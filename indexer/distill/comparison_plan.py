@@ -15,6 +15,7 @@ from indexer.distill.splits import TEST, split_queries
 from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
+from indexer.strict_json import shorten
 
 SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
 """What decides which labelled queries are held out: the same for all rows of a table, or its folds would not fit."""
@@ -151,10 +152,11 @@ def _read_sweep(text: str) -> tuple[str, str, list[Any]]:
     method, _, key = name.partition(":")
     try:
         values = tomllib.loads(f"values = {setting}")["values"]
-    except tomllib.TOMLDecodeError:
+        json.dumps(values)
+    except (ValueError, TypeError, RecursionError):
         values = None
     if not key or not isinstance(values, list) or not values:
-        raise ConfigError(f"--sweep {text}: expected METHOD:KEY=[VALUES], such as kd-boost:gamma=[0, 0.5, 1]")
+        raise ConfigError(f"--sweep {shorten(text)}: expected METHOD:KEY=[VALUES], such as kd-boost:gamma=[0, 0.5, 1]")
     if key.strip() in SPLIT_SETTINGS:
         raise ConfigError(f"--sweep {text}: {key.strip()} decides which queries are held out, the same in all rows")
     return method, key.strip(), values

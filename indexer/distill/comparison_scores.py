@@ -96,5 +96,5 @@ def read_scores(folder: Path) -> ModelScores | None:
         return ModelScores(**own, retrieval=retrieval, answers=answers, document=document)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{folder}: cannot be read: {error}; delete the folder to measure it again") from None

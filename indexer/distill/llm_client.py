@@ -169,7 +169,7 @@ class _NoRedirect(HTTPRedirectHandler):
 def _find_wait(headers: Message | None) -> float | None:
     """Return the seconds that the endpoint asks to wait, if it names a number."""
     text = (headers.get("Retry-After") if headers else None) or ""
-    return float(text) if text.strip().isdigit() else None
+    return float(text) if text.strip().isdecimal() else None
 
 
 def _shorten(body: bytes) -> str:

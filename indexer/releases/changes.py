@@ -1,5 +1,7 @@
 """Entries that people add to the log: roll back, pin, unpin."""
 
+from datetime import datetime
+
 from indexer.errors import ConfigError, IntegrityError
 from indexer.log import KeepingEntry, LogEntry, commit_entry, read_manifest
 from indexer.log_signature import sign_entry, trust_publisher
@@ -13,29 +15,14 @@ from indexer.store import Store
 def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = None) -> LogEntry:
     """Make an earlier release live again, by default the one that was live before; return the new entry.
 
-    A rollback that stands and expires is prolonged by naming its run again.
+    A rollback that stands and expires is prolonged by naming its run again; nights prolong what they published.
 
-    Raises ConfigError for a run that was never published or is retired, or where a key would sign what nobody had
-    signed or would never expire in place of what does; IntegrityError where one of its objects is damaged,
-    PublishConflictError where another entry was first.
+    Raises ConfigError for a run that was never published or is retired, for one that is live and would not be for
+    longer, or where a key would sign what nobody had signed or would never expire in place of what does;
+    IntegrityError where one of its objects is damaged, PublishConflictError where another entry was first.
     """
     history = read_own(store, key)
     target = history.find_release(run_id or _find_previous(history))
-    live = history.live
-    if live and (live.run_id, live.manifest) == (target.run_id, target.manifest) and not _prolongs(live, key):
-        raise ConfigError(f"{store.url}: run {target.run_id} is live already; name an earlier one")
-    if key and target.signature is None:
-        raise ConfigError(
-            f"{store.url}: run {target.run_id} was published before this log was signed, and nobody vouches for it; "
-            "choose a signed one, or build the night again"
-        )
-    if key and live and live.expires_at and not key.expires_days:
-        raise ConfigError(
-            f"{store.url}: the live release expires at {live.expires_at}, the rollback never; say for how many days "
-            "it is served (--expires-days, INDEXER_SHOP_EXPIRES_DAYS)"
-        )
-    if damage := examine_objects(store, read_manifest(store, target).objects):
-        raise IntegrityError(f"{damage[0]}; run {target.run_id} cannot go live, choose another")
     entry = LogEntry(
         sequence=history.head + 1,
         kind="rollback",
@@ -44,7 +31,11 @@ def roll_back(store: Store, run_id: str | None = None, key: SigningKey | None = 
         parent=history.head,
         created_at=now_text(),
     )
-    return commit_entry(store, history.head, sign_entry(entry, key), check=trust_publisher(key, store.url))
+    entry = sign_entry(entry, key)
+    _check_rollback(entry, target, history.live, store.url)
+    if damage := examine_objects(store, read_manifest(store, target).objects):
+        raise IntegrityError(f"{damage[0]}; run {target.run_id} cannot go live, choose another")
+    return commit_entry(store, history.head, entry, check=trust_publisher(key, store.url))
 
 
 def pin(store: Store, run_id: str, key: SigningKey | None = None) -> KeepingEntry:
@@ -73,9 +64,31 @@ def commit_keeping(
     return commit_entry(store, head, sign_entry(entry, key))
 
 
-def _prolongs(live: LogEntry, key: SigningKey | None) -> bool:
-    """Whether the same release is served longer by the same rollback once more; nights prolong their own."""
-    return live.kind == "rollback" and key is not None and key.expires_days > 0
+def _check_rollback(entry: LogEntry, target: LogEntry, live: LogEntry | None, url: str) -> None:
+    """Raise ConfigError for a rollback that changes nothing, vouches for what nobody did, ends too early or never."""
+    days = "(--expires-days, INDEXER_SHOP_EXPIRES_DAYS)"
+    same = live is not None and (live.run_id, live.manifest) == (target.run_id, target.manifest)
+    if live and same and (live.kind != "rollback" or live.expires_at is None):
+        raise ConfigError(f"{url}: run {target.run_id} is live already; name an earlier one")
+    if entry.signature and target.signature is None:
+        raise ConfigError(
+            f"{url}: run {target.run_id} was published before this log was signed, and nobody vouches for it; "
+            "choose a signed one, or build the night again"
+        )
+    if live and live.expires_at and not entry.expires_at:
+        raise ConfigError(
+            f"{url}: the live release expires at {live.expires_at}, the rollback never; say for how many days "
+            f"it is served {days}"
+        )
+    if live and same and _read_end(entry) <= _read_end(live):
+        raise ConfigError(
+            f"{url}: run {target.run_id} is live until {live.expires_at} already; say for more days {days}"
+        )
+
+
+def _read_end(entry: LogEntry) -> datetime:
+    """Return when an entry that expires is to be served no more."""
+    return datetime.fromisoformat(str(entry.expires_at))
 
 
 def _find_previous(history: History) -> str:

@@ -232,7 +232,9 @@ def test_an_answer_that_is_nested_without_end_is_malformed():
 
 def test_waits_double_unless_the_endpoint_names_one(serve, tmp_path):
     waits = []
-    endpoint = serve(lambda _, __, number: (429, {"Retry-After": "7"} if number == 2 else {}, ""))
+    endpoint = serve(
+        lambda _, __, number: (429, {"Retry-After": {2: "7", 3: "\u00b2"}[number]} if number in (2, 3) else {}, "")
+    )
     config = LlmConfig(url=endpoint.url, model="m", retries=4)
     with pytest.raises(StoreError, match="after 5 requests"):
         ChatClient(config, key=None, cache=tmp_path, sleep=waits.append).ask("x", generation=1, parse=parse_label)

@@ -472,17 +472,27 @@ def test_a_rollback_that_expires_is_prolonged_by_naming_its_run(release: Path, k
     entry = read(release, 3)
     ended = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     (release / log_key(3)).write_bytes(keys.sign(entry | {"expires_at": ended}))
-    with pytest.raises(IntegrityError, match="name the run once more in a rollback"):
+    with pytest.raises(IntegrityError, match="or roll back to it once more"):
         open_index(str(release), public_key=keys.public)
     vague = invoke(*words, "--expires-days", "7")
     assert (vague.exit_code, "is a rollback to run" in vague.stderr) == (2, True), vague.output
     endless = invoke(*words, entry["run_id"])
-    assert (endless.exit_code, "is live already" in endless.stderr) == (2, True), endless.output
+    assert (endless.exit_code, "say for how many days" in endless.stderr) == (2, True), endless.output
     assert invoke(*words, entry["run_id"], "--expires-days", "7").exit_code == 0
     left = datetime.fromisoformat(read(release, 4)["expires_at"]) - datetime.now(UTC)
     assert timedelta(days=6.9) < left <= timedelta(days=7)
     assert read(release, 4)["manifest"] == entry["manifest"]
+    shorter = invoke(*words, entry["run_id"], "--expires-days", "6")
+    assert (shorter.exit_code, "say for more days" in shorter.stderr) == (2, True), shorter.output
+    assert read_head(LocalStore(release)) == 4
     assert open_index(str(release), public_key=keys.public).release.sequence == 4
+
+
+def test_a_rollback_that_never_expires_is_not_cut_short(release: Path, keys: Keys):
+    words = ["rollback", str(release), "--signing-key", str(keys.private)]
+    assert invoke(*words).exit_code == 0
+    refused = invoke(*words, read(release, 3)["run_id"], "--expires-days", "7")
+    assert (refused.exit_code, "is live already" in refused.stderr) == (2, True), refused.output
 
 
 def test_what_a_night_published_is_no_rollbacks_to_prolong(release: Path, keys: Keys):
