@@ -22,7 +22,7 @@ from indexer.errors import (
     StoreError,
     UntrustedError,
 )
-from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_head, read_manifest, signed_bytes
+from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_entry, read_head, read_manifest, signed_bytes
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
@@ -80,6 +80,31 @@ def test_a_rollback_that_makes_no_sense_is_refused(store: LocalStore, run_id: st
     with pytest.raises(ConfigError, match=message):
         roll_back(store, run_id)
     assert read_head(store) == 2
+
+
+def test_a_rollback_that_expires_is_prolonged_and_never_cut_short(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("indexer.releases.changes.now_text", lambda: "2026-11-20T00:00:00+00:00")
+    key = make_signing_key(expires_days=2)
+    end = "2026-11-22T00:00:00+00:00"
+
+    def last(run_id: str, days: int) -> str | int:
+        try:
+            return roll_back(store, run_id, replace(key, expires_days=days)).sequence
+        except ConfigError as error:
+            return (
+                str(error).removeprefix(f"{store.url}: ").removesuffix(" (--expires-days, INDEXER_SHOP_EXPIRES_DAYS)")
+            )
+
+    for run_id in ("a", "b"):
+        publish_run(store, run_id, key=key)
+    assert last("b", 9) == "run b is live already; name an earlier one"
+    assert last("a", 2) == 3
+    assert [last("a", days) for days in (1, 2)] == [f"run a is live until {end} already; say for more days"] * 2
+    never = f"the live release expires at {end}, the rollback never; say for how many days it is served"
+    assert [last(run_id, 0) for run_id in ("a", "b")] == [never] * 2
+    assert (last("a", 3), read_entry(store, 4).expires_at) == (4, "2026-11-23T00:00:00+00:00")
+    assert last("b", 1) == 5
+    assert read_head(store) == 5
 
 
 def test_a_run_that_nobody_knows_is_answered_with_the_newest_five(store: LocalStore):
