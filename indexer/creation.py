@@ -45,7 +45,10 @@ def is_proof(key: str) -> bool:
 
 
 def race_creates(store: Store, key: str) -> list[StoreError | None]:
-    """Let RACERS create one key at once, each its number as text; return what each was told, None for success."""
+    """Let RACERS create one key at once, each its number as text; return what each was told, None for success.
+
+    Raises StoreError where the system gives no thread for each.
+    """
     barrier = Barrier(RACERS)
 
     def create(number: int) -> StoreError | None:
@@ -53,7 +56,12 @@ def race_creates(store: Store, key: str) -> list[StoreError | None]:
         return _try_create(store, key, number)
 
     with ThreadPoolExecutor(RACERS) as pool:
-        return list(pool.map(create, range(RACERS)))
+        try:
+            return list(pool.map(create, range(RACERS)))
+        except RuntimeError as error:
+            # Those that started wait for the others.
+            barrier.abort()
+            raise StoreError(f"{store.url}: {error}; let this process start {RACERS} threads") from error
 
 
 def _judge_race(store: S3Store, key: str) -> StoreError | None:

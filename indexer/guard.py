@@ -67,7 +67,9 @@ class ChildLimits:
         )
 
     def apply(self) -> None:
-        """Bind this process, which is the child."""
+        """Bind this process, which is the child; it maps two files a shard, and may open as many as can be."""
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         for kind, value in (
             (resource.RLIMIT_DATA, self.memory_bytes),
             (resource.RLIMIT_AS, self.address_bytes),
@@ -86,7 +88,7 @@ def try_release(
 
     Raises IntegrityError naming the file where the child crashes, takes too much processor time or memory, refuses a
     file or gets another answer than the builder did; StoreError where it does not end in time, as on a machine that is
-    busy; ConfigError where no child can be started that has the package.
+    busy, or the system refuses it a file; ConfigError where no child can be started that has the package.
     """
     allowed = limits or ChildLimits.of(manifest)
     order = {
@@ -96,9 +98,11 @@ def try_release(
         "files": {key: str(path.resolve()) for key, path in files.items()},
     }
     told, problem = _run_child(order, WAIT_TIMES * allowed.seconds)
-    refusal = next((line["refused"] for line in told if "refused" in line), None)
-    if refusal is not None:
-        raise IntegrityError(refusal)
+    for line in told:
+        if "refused" in line:
+            raise IntegrityError(line["refused"])
+        if "failed" in line:
+            raise StoreError(f"guard: {line['failed']}")
     if not any("survived" in line for line in told):
         _refuse(told, problem, place)
 

@@ -14,10 +14,12 @@ def main() -> None:
     order = json.load(sys.stdin)
     ChildLimits(**order["limits"]).apply()
     # Nothing that parses files is imported, or allocates, before the limits hold.
-    from indexer.errors import IndexerError
+    from indexer.errors import IndexerError, StoreError
 
     try:
         try_order(order)
+    except (StoreError, OSError) as error:
+        tell(failed=str(error))
     except IndexerError as error:
         tell(refused=str(error))
     else:

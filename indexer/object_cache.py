@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from indexer.errors import IntegrityError, ObjectMissingError, StoreError
@@ -24,7 +25,7 @@ class ObjectCache:
     def __init__(self, store: Store, folder: Path, *, copied: bool = False) -> None:
         self._store = store
         self._in_place = store if isinstance(store, LocalStore) and not copied else None
-        self._folder = folder / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+        self._folder = folder / hashlib.sha256(os.fsencode(store.url)).hexdigest()[:16]
 
     def fetch(self, entry: ObjectEntry) -> Path:
         """Return a file with the object's bytes; raises IntegrityError where they are not as promised."""
@@ -46,12 +47,12 @@ class ObjectCache:
         if not self._in_place:
             (self._folder / entry.sha256).unlink(missing_ok=True)
 
-    def prune(self) -> None:
-        """Remove downloads that were not asked for lately; other processes may share the folder."""
-        oldest = time.time() - UNUSED_SECONDS
+    def prune(self, wanted: Iterable[ObjectEntry] = ()) -> None:
+        """Remove downloads that are not wanted and were not asked for lately; other processes may share the folder."""
+        kept, oldest = {entry.sha256 for entry in wanted}, time.time() - UNUSED_SECONDS
         for path in self._folder.glob("*"):
             try:
-                if path.stat().st_mtime < oldest:
+                if path.name not in kept and path.stat().st_mtime < oldest:
                     path.unlink()
             except OSError:
                 # Somebody else's, or gone: to tidy up is no reason to fail.

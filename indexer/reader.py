@@ -247,13 +247,14 @@ class Index:
 
     def _load(self, entry: LogEntry, *, tried: bool) -> LoadedRelease:
         manifest = read_manifest(self._store, entry)
+        # First: the disk of the cache may hold two releases and no third.
+        self._cache.prune(manifest.downloads)
         files = fetch_files(manifest, self._cache)
         if tried:
             try_release(manifest, files, place=self._store.url)
         loaded = open_release(
             entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
         )
-        self._cache.prune()
         if self._marks:
             self._marks.add(entry)
         return loaded

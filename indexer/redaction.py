@@ -91,7 +91,9 @@ def redact(text: str) -> str:
     """Return the text without secrets: values of the environment and of `hide_value`, and what looks like one."""
     named = (value for name, value in os.environ.items() if len(value) >= SHORTEST and SECRET_NAME.search(name))
     for value in sorted({*named, *_known}, key=len, reverse=True):
-        for form in (value, quote(value, safe=""), quote(value), base64.b64encode(value.encode()).decode()):
+        # As the system has it: a variable need not be UTF-8.
+        data = os.fsencode(value)
+        for form in (value, quote(data, safe=""), quote(data), base64.b64encode(data).decode()):
             text = text.replace(form, HIDDEN)
     for pattern, instead in _RULES:
         text = pattern.sub(instead, text)

@@ -21,7 +21,7 @@ class ServedMarks:
 
     def __init__(self, cache: Path, store: Store, key: PublicKey) -> None:
         address = str(store.root.resolve()) if isinstance(store, LocalStore) else store.url
-        self.folder = cache / "served" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        self.folder = cache / "served" / hashlib.sha256(os.fsencode(address)).hexdigest()[:16]
         self._keys = {self.folder / single.fingerprint[:16]: single for single in key.split()}
 
     def newest(self) -> int:

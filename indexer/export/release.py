@@ -128,9 +128,9 @@ def export_release(
         entry = require_live(store, check=trust(key, store.url))
         manifest = read_manifest(store, entry)
         objects = ObjectCache(store, cache or default_cache(), copied=key is not None)
+        objects.prune(manifest.downloads)
         summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)
         _finish(draft, target, summary)
-        objects.prune()
         return summary
     except OSError as error:
         raise StoreError(f"{target}: {error.strerror or error}; check the folder, its rights and the disk") from error

@@ -3,9 +3,10 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-from indexer.errors import IntegrityError
+from indexer.errors import IntegrityError, StoreError
 from indexer.guard import try_release
 from indexer.log import find_damage
 from indexer.manifest import Manifest, ObjectEntry
@@ -35,8 +36,8 @@ def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False
     sizes, reads no bytes and opens nothing. Raises StoreError where the child does not end in time, ConfigError where
     it cannot be started: the release is not damaged then.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        cache, whole = None if sizes_only else ObjectCache(store, Path(folder)), not sizes_only
+    with _hold_folder() as folder:
+        cache, whole = None if sizes_only else ObjectCache(store, folder), not sizes_only
         files: dict[str, Path] = {}
         for entry, found in _read_objects(store, manifest.objects, cache):
             if isinstance(found, Path):
@@ -48,6 +49,17 @@ def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False
                 try_release(manifest, {item.key: files[item.key] for item in manifest.downloads}, place=store.url)
             except IntegrityError as error:
                 yield str(error)
+
+
+@contextmanager
+def _hold_folder() -> Iterator[Path]:
+    """Give a folder for temporary files; raises StoreError where there can be none."""
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise StoreError(f"no folder for temporary files: {error.strerror}; set TMPDIR to one") from error
+    with folder as name:
+        yield Path(name)
 
 
 def verify_objects(store: Store, objects: Iterable[ObjectEntry], cache: ObjectCache | None) -> Iterator[str | None]:

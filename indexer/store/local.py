@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from indexer.errors import ObjectExistsError, ObjectMissingError, StoreError
+from indexer.errors import ObjectExistsError, ObjectMissingError, StoreError, StoreUnsupportedError
 from indexer.store.interface import WHOLE_BYTES, StoredObject, check_key, check_size
 
 CHUNK_BYTES = 1 << 20
@@ -20,6 +20,8 @@ DRAFT = ".new-"
 """How the name of an unfinished file in a folder begins."""
 NO_OBJECT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What a folder says of a name under which no object lies, nor can lie."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that knows no hard links."""
 _DRAFT_NAME = re.compile(re.escape(DRAFT) + r"[0-9a-f]{32}")
 
 
@@ -85,7 +87,7 @@ class LocalStore:
         start = self.root / prefix.rpartition("/")[0]
         try:
             found = {}
-            for path in start.rglob("*"):
+            for path in _walk(start):
                 # Another process may delete what is being listed.
                 with contextlib.suppress(FileNotFoundError):
                     if path.is_file() and bool(_DRAFT_NAME.fullmatch(path.name)) == drafts:
@@ -127,6 +129,18 @@ class LocalStore:
                 draft.unlink()
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder; raises OSError for one that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        # Another process may have deleted it, or there never was one.
+        if error.errno not in NO_OBJECT:
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
+
+
 def _local_error(error: OSError, url: str, key: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return _missing(url, key)
@@ -151,6 +165,13 @@ def _link_new(draft: Path, final: Path, url: str, key: str) -> None:
         os.link(draft, final)
     except FileExistsError:
         raise ObjectExistsError(f"{url}: {key} exists already") from None
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise StoreUnsupportedError(
+            f"{url}: {key}: {error.strerror}; expected a file system with hard links, by which an object is created "
+            "once; take another, or a bucket"
+        ) from error
 
 
 def _make_folder(folder: Path) -> None:

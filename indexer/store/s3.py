@@ -175,6 +175,7 @@ def store_errors(url: str, key: str) -> Iterator[None]:
         PartialCredentialsError,
     )
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     place = f"{url}: {key}" if key else url
     try:
@@ -189,7 +190,7 @@ def store_errors(url: str, key: str) -> Iterator[None]:
         # boto3 sends no request to a bucket whose name no service has.
         wrong = str(error.kwargs["report"]).partition(":")[0]
         raise ConfigError(f"{place}: {wrong}; correct the address") from None
-    except (BotoCoreError, Boto3Error, ResponseParserError, ValueError, KeyError) as error:
+    except (BotoCoreError, Boto3Error, ResponseParserError, HTTPError, ValueError, KeyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error.__context__
         if isinstance(cause, ClientError):
             raise _client_error(cause, place) from error

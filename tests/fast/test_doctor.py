@@ -2,8 +2,9 @@
 
 import errno
 import json
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,7 +14,9 @@ from indexer.creation import is_proof, prove_creates
 from indexer.doctor import machine, storage
 from indexer.doctor.findings import Finding, failed, passed, sum_up, warned
 from indexer.errors import ConfigError, StoreError, StoreRefusedError
-from indexer.store import S3Store, open_store
+from indexer.manifest import Manifest
+from indexer.releases.verify import verify_release
+from indexer.store import LocalStore, S3Store, open_store
 from indexer.store.s3 import PART_BYTES
 from tests.proof.strict_s3 import DEFECTS
 
@@ -62,6 +65,7 @@ def test_a_folder_is_atomic_and_left_as_it_was(tmp_path: Path):
 FOUND = {
     "overwrites on create": ("create", 2),
     "says exists and overwrites": ("create", 6),
+    "knows no condition": ("create", 2),
     "races on create": ("race", 2),
     "ignores checksums": ("checksum", 6),
     "accepts any secret": ("secret", 6),
@@ -86,7 +90,7 @@ def test_a_store_with_one_defect_is_found_by_the_check_it_breaks(strict_s3: Any,
     if code == 2:
         assert found["publishing"].found == "single-writer"
         assert "shop.single_writer = true" in found["publishing"].advice
-    if defect == "overwrites on create":
+    if defect in ("overwrites on create", "knows no condition"):
         told = examine(URL, single_writer=True)
         assert told["publishing"].state == "warning"
         assert sum_up(told.values()) == 0
@@ -100,6 +104,18 @@ def test_a_store_that_refuses_or_is_not_there_ends_with_75(strict_s3: Any, monke
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert doctor(URL).exit_code == 75
     assert doctor("gs://bucket/shop").exit_code == 2
+
+
+def test_no_room_for_temporary_files_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    found = examine(str(tmp_path / "store"))["large object"]
+    assert (found.exit_code, found.found) == (75, "the folder for temporary files: No usable temporary directory found")
+    assert "TMPDIR" in found.advice
+    with pytest.raises(StoreError, match="no folder for temporary files: No usable temporary directory found; set"):
+        list(verify_release(LocalStore(tmp_path), cast(Manifest, None)))
 
 
 def test_what_cannot_be_deleted_is_named(strict_s3: Any):
@@ -237,6 +253,18 @@ class TestProofOfCreates:
     def test_faults_that_pass_do_not_change_the_verdict(self, strict_s3: Any, fault: str, times: int):
         strict_s3.faults.plan(fault, lambda operation, key: operation == "PutObject", times)
         prove_creates(S3Store("bucket", "shop"), "run")
+
+    def test_where_no_thread_starts_nobody_waits_for_it(self, strict_s3: Any, monkeypatch: pytest.MonkeyPatch):
+        start, started = threading.Thread.start, []
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name.startswith("ThreadPoolExecutor") and started.append(thread) is None and len(started) > 4:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StoreError, match="can't start new thread; let this process start 8 threads"):
+            prove_creates(S3Store("bucket", "threads"), "run")
 
     def test_faults_that_stay_are_a_matter_of_storage(self, strict_s3: Any):
         strict_s3.faults.plan("slow down", lambda operation, key: True, 1e9)

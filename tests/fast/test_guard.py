@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -172,6 +173,32 @@ class TestHostileReleases:
         message = r"products-00000\..*\.faiss: the child process .* did not survive: it ended with signal 6"
         with pytest.raises(IntegrityError, match=message):
             self.try_it(release)
+
+    def test_what_the_system_refuses_says_nothing_about_the_release(
+        self, release: Path, replace_child: Callable[[str], None]
+    ):
+        replace_child(
+            "import resource\n"
+            "from indexer import guard_child, shard_file\n"
+            "read = shard_file.read_lines\n"
+            "def refuse(*words, **options):\n"
+            "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+            "    return read(*words, **options)\n"
+            "shard_file.read_lines = refuse\n"
+            "guard_child.main()\n"
+        )
+        with pytest.raises(StoreError, match=r"guard: .*[Tt]oo many open files") as caught:
+            self.try_it(release)
+        assert caught.value.exit_code == 75
+
+    def test_the_child_may_open_more_files_than_its_parent(self, release: Path):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+        try:
+            self.try_it(release)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_threads_that_the_machine_would_start_do_not_count(self, release: Path, monkeypatch: pytest.MonkeyPatch):
         """A tokenizer's threads, of which there is one for each core, each with a stack of its own."""

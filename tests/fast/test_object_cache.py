@@ -70,6 +70,22 @@ def test_what_is_asked_for_is_not_pruned_while_it_is_hashed(
         assert not copy.exists()
 
 
+def test_what_a_release_is_about_to_ask_for_is_kept(cache: ObjectCache):
+    copy = cache.fetch(ENTRY)
+    other = copy.with_name("0" * 64)
+    for path in (copy, other):
+        path.write_bytes(DATA)
+        os.utime(path, (0, 0))
+    cache.prune([ENTRY])
+    assert [path.exists() for path in (copy, other)] == [True, False]
+
+
+def test_a_folder_whose_name_is_not_utf8_has_a_place(tmp_path: Path):
+    cache = ObjectCache(LocalStore(tmp_path / os.fsdecode(b"caf\xe9")), tmp_path / "cache", copied=True)
+    with pytest.raises(IntegrityError, match="not there"):
+        cache.fetch(ENTRY)
+
+
 def test_a_copy_that_another_process_removes_is_made_again(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch):
     copy = cache.fetch(ENTRY)
     removed = []

@@ -1,6 +1,7 @@
 """Secrets are hidden by value and by form, in errors, logs, tracebacks and what a nightly run leaves."""
 
 import logging
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -83,6 +84,12 @@ def test_values_of_the_environment_are_hidden_in_every_form(monkeypatch):
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/of/the/pod")
     text = f"{SECRET} wJalrXUtnFEMI%2FK7MDENG%2FbPxRfiCYEXAMPLEKEY {TOKEN} /var/run/secrets/of/the/pod"
     assert redact(text) == "[hidden] [hidden] [hidden] /var/run/secrets/of/the/pod"
+
+
+def test_a_value_that_is_not_utf8_is_hidden_and_stops_no_message(monkeypatch):
+    monkeypatch.setitem(os.environ, "DB_PASSWORD", os.fsdecode(b"caf\xe9-secret"))
+    error = StoreError("no answer to caf%E9-secret, Y2Fm6S1zZWNyZXQ= and caf\udce9-secret")
+    assert str(error) == "no answer to [hidden], [hidden] and [hidden]"
 
 
 def test_a_value_of_any_name_is_hidden_once_it_is_told(monkeypatch):

@@ -1,6 +1,7 @@
 """Newer releases: swapped in whole, under searches, the old one kept on any error and its memory freed after."""
 
 import json
+import os
 import shutil
 import threading
 import weakref
@@ -12,8 +13,9 @@ import pytest
 
 from indexer.build.release import build_release
 from indexer.config import Config
-from indexer.errors import ConfigError, IndexerError, IntegrityError
+from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
 from indexer.log import KeepingEntry, commit_entry, log_key
+from indexer.object_cache import ObjectCache
 from indexer.reader import Index, open_index
 from indexer.store import LocalStore
 
@@ -58,6 +60,30 @@ class TestRefresh:
             index.refresh()
         assert index.release.sequence == 2
         assert index.search("red mug", k=1)
+
+    def test_room_is_made_before_a_newer_release_is_fetched(
+        self, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        cache = tmp_path / "cache"
+        copying = lambda store, folder, copied: ObjectCache(store, folder, copied=True)  # noqa: E731
+        monkeypatch.setattr("indexer.reader.ObjectCache", copying)
+        index = open_index(str(release), cache=cache)
+        (folder,) = cache.iterdir()
+        old = folder / ("0" * 64)
+        for path in (*folder.iterdir(), old):
+            path.touch()
+            os.utime(path, (0, 0))
+        append_entry(release, 2, kind="rollback")
+
+        def refuse(*_: Any) -> None:
+            raise StoreError("the disk is full")
+
+        monkeypatch.setattr("indexer.reader.fetch_files", refuse)
+        with pytest.raises(StoreError, match="the disk is full"):
+            index.refresh()
+        assert not old.exists()
+        # What the newer release shares with this one need not come again.
+        assert len(list(folder.iterdir())) == len({item.sha256 for item in index._release.manifest.downloads})
 
     @pytest.mark.parametrize(
         "changes", [{"kind": "unheard-of"}, {"format": 9}, {"manifest": {"key": "v/x", "bytes": 1, "sha256": "0" * 64}}]

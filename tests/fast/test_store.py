@@ -1,5 +1,6 @@
 """Every store passes the same tests; faults end in one clear sentence."""
 
+import errno
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from urllib3.exceptions import SSLError
 
 from indexer.errors import (
     ConfigError,
@@ -22,6 +24,7 @@ from indexer.errors import (
 )
 from indexer.store import LocalStore, S3Store, SingleWriterStore, Store, check_key, open_store
 from indexer.store import local as stores
+from indexer.store.s3 import store_errors
 
 
 @pytest.fixture(params=["local", "strict", "moto", pytest.param("endpoint", marks=pytest.mark.endpoint)])
@@ -194,6 +197,31 @@ class TestLocalStore:
         with pytest.raises(StoreError, match=r"no such object|No such file"):
             LocalStore(Path("release")).put_new("v/a", b"1")
 
+    def test_a_folder_that_cannot_be_read_is_no_empty_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        store = LocalStore(tmp_path)
+        store.put_new("log/1", b"1")
+        scan = os.scandir
+
+        def refuse(path: str) -> object:
+            if Path(path).name == "log":
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(StoreError, match="Permission denied; check the folder, its rights and the disk"):
+            list(store.list("log/"))
+        assert list(store.list("v/")) == []
+
+    def test_a_file_system_without_hard_links_is_told_for_good(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+        with pytest.raises(StoreUnsupportedError, match="expected a file system with hard links") as caught:
+            LocalStore(tmp_path).put_new("log/1", b"1")
+        assert caught.value.exit_code == 2
+        assert list((tmp_path / "log").iterdir()) == []
+
     def test_a_full_disk_leaves_nothing_behind(self, tmp_path: Path):
         def fill(file: object) -> None:
             raise OSError(28, "No space left on device")
@@ -243,6 +271,12 @@ def answering(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def test_what_the_connection_says_in_the_middle_of_a_body_is_a_matter_of_storage():
+    with pytest.raises(StoreError, match="broke off") as caught, store_errors("s3://bucket", "key"):
+        raise SSLError("bad record mac")
+    assert caught.value.exit_code == 75
 
 
 class TestS3Faults:

@@ -35,6 +35,7 @@ CHECKSUMS: Mapping[str, Callable[[bytes], bytes]] = {
 DEFECTS = (
     "overwrites on create",
     "says exists and overwrites",
+    "knows no condition",
     "races on create",
     "ignores checksums",
     "accepts any secret",
@@ -125,7 +126,7 @@ class StrictS3:
 
     def _require_absent(self, request: Request) -> None:
         asked = request.headers.get("if-none-match")
-        if asked not in (None, "*"):
+        if asked not in (None, "*") or (asked and "knows no condition" in self.defects):
             raise Refusal(501, "NotImplemented")
         if asked and _place(request) in self.objects and "overwrites on create" not in self.defects:
             raise Refusal(412, "PreconditionFailed")

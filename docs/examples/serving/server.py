@@ -106,6 +106,9 @@ def follow_releases(index: Index, seconds: float, stop: threading.Event) -> None
                 logging.info("serving %s", index.release.run_id)
         except IndexerError as error:
             logging.error("kept %s: %s", index.release.run_id, error)
+        except Exception:
+            # Whatever it is, the next look may succeed: a thread that ends would leave the service stale for good.
+            logging.exception("kept %s", index.release.run_id)
 
 
 def main() -> None:
