@@ -19,7 +19,7 @@ from indexer.distill_config import CROSS, SCORES
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
 from indexer.redaction import has_credentials
-from indexer.strict_json import LARGEST_INTEGER, shorten
+from indexer.text import shorten
 
 MAX_FILE_BYTES = 1 << 20
 PREFIX = "INDEXER_"
@@ -188,7 +188,7 @@ def _check(value: Any, hint: Any, place: str) -> Any:
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
-    elif type(value) is hint and not (hint is int and abs(value) > LARGEST_INTEGER):
+    elif type(value) is hint and not (hint is int and abs(value) >= 2**63):
         return value
     raise ConfigError(f"{place}: expected {_describe(hint)}, found {shorten(value)}")
 

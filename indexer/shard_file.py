@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import IntegrityError, StoreError
-from indexer.strict_json import shorten
+from indexer.text import shorten
 
 NEWLINE = 10
 SCAN_BYTES = 64 << 20

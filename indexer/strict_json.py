@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from indexer.errors import IndexerError
+from indexer.text import shorten
 
 MAX_DOCUMENT_BYTES = 16 << 20
 LARGEST_INTEGER = 2**62
@@ -161,15 +162,6 @@ def check_format(record: Record, known: int, *, oldest: int | None = None) -> in
 def write_document(document: Mapping[str, Any]) -> bytes:
     """Return the one spelling of a document: sorted keys, UTF-8, no NaN, a newline at the end."""
     return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def shorten(value: object) -> str:
-    """Return a value's spelling for an error message, at most 80 characters of it."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        text = "a value too large to show"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -96,6 +96,15 @@ def escape(text: str, *, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
+def shorten(value: object) -> str:
+    """Return a value's spelling for an error message, at most 80 characters of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = "a value too large to show"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def product_text(product: Mapping[str, object], *, fields: Sequence[str], separator: str) -> str:
     """Join the product's non-empty fields, in the given order, with the separator (Vo et al. 2024, section 3)."""
     return separator.join(filter(None, clean_fields(product, fields)))

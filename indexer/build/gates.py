@@ -17,7 +17,7 @@ from indexer.encoder import EncoderDescription
 from indexer.errors import GateError
 from indexer.index_config import GatesConfig
 from indexer.manifest import GateResult
-from indexer.strict_json import shorten
+from indexer.text import shorten
 
 GROWTH_ROWS = 1_000
 """Live rows from which growth is judged: a young shop doubles."""

@@ -15,7 +15,7 @@ from indexer.distill.splits import TEST, split_queries
 from indexer.distill_config import DistillConfig
 from indexer.errors import ConfigError
 from indexer.methods import METHODS
-from indexer.strict_json import shorten
+from indexer.text import shorten
 
 SPLIT_SETTINGS = ("validation_share", "test_share", "test_start", "split_seed")
 """What decides which labelled queries are held out: the same for all rows of a table, or its folds would not fit."""

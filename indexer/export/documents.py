@@ -9,7 +9,7 @@ import orjson
 
 from indexer.errors import ContractError
 from indexer.export.rows import ShardRows
-from indexer.strict_json import shorten
+from indexer.text import shorten
 
 BULK_BYTES = 32 << 20
 """Most bytes of a file for _bulk; by default a server takes at most 100 MB in one request (http.max_content_length)."""

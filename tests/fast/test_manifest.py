@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from indexer import manifest as manifests
 from indexer.errors import ManifestError
 from indexer.manifest import parse_manifest, write_manifest
-from indexer.strict_json import parse_record, shorten, write_document
+from indexer.strict_json import parse_record, write_document
+from indexer.text import shorten
 
 Document = dict[str, Any]
 
