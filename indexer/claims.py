@@ -6,7 +6,9 @@ folder abandoned. Elsewhere a shared file system may not pass locks on: there, o
 IDLE_SECONDS is abandoned.
 """
 
+import errno
 import fcntl
+import os
 import platform
 import shutil
 import time
@@ -17,6 +19,11 @@ from pathlib import Path
 
 from indexer.errors import StoreError
 
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+"""What a folder or its disk says that cannot be written to; other errors of the system are not about it."""
 IDLE_SECONDS = 7 * 24 * 3_600
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -43,6 +50,25 @@ def claim_folder(folder: Path) -> Iterator[Path]:
             yield folder
         finally:
             lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def tell_refusals(folder: Path) -> Iterator[None]:
+    """Raise StoreError for what a work folder, or its disk, refuses in the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED or (error.filename and not _lies_below(error.filename, folder)):
+            raise
+        raise StoreError(
+            f"{error.filename or folder}: {error.strerror or error}; check the work folder, its rights and the disk"
+        ) from error
+
+
+def _lies_below(name: str | bytes, folder: Path) -> bool:
+    """Whether a file lies below the work folder, or a folder that it would lie in."""
+    path, work = Path(os.fsdecode(name)).absolute(), folder.absolute()
+    return path.is_relative_to(work) or work.is_relative_to(path)
 
 
 def remove_abandoned(parent: Path, pattern: str, kept: Callable[[], Collection[str]]) -> list[str]:

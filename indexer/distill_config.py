@@ -175,7 +175,7 @@ class DistillConfig:
         for key in ("source_weights", "source_shares"):
             for source, value in getattr(self, key).items():
                 require_range(f"{key}.{source}", value, 0, 100)
-        require_ranges(self, epochs=count, switch_epoch=(0, MANY), patience=count, every_days=count)
+        require_ranges(self, epochs=count, switch_epoch=(0, MANY), patience=count, every_days=(1, 36_500))
         require_ranges(self, batch_size=count, similar_share=(0, 100), dissimilar_share=(0, 100))
         require_ranges(self, learning_rate=(1e-12, 1), warmup_share=share, max_grad_norm=(1e-12, MANY))
         require_ranges(self, query_tokens=(4, 8_192), product_tokens=(4, 8_192))

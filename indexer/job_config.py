@@ -1,10 +1,13 @@
 """What the Spark jobs count and choose, one frozen dataclass per section of `shop.toml`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from indexer.input_config import MANY, require, require_one_of, require_ranges
 
+MEMORY = re.compile("[1-9][0-9]*[kKmMgGtT]")
+MASTER = re.compile(r"local(\[([1-9][0-9]*|\*)( *, *[1-9][0-9]*)?\])?|local-cluster\[[0-9, ]+\]|yarn|(spark|k8s)://\S+")
 CREDENTIALS = ("secret", "password", "token", "access.key")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
@@ -156,6 +159,14 @@ class SparkConfig:
 
     def __post_init__(self) -> None:
         require_ranges(self, shuffle_partitions=(1, 10**6))
+        require(
+            MEMORY.fullmatch(self.driver_memory) is not None,
+            f"driver_memory: expected a number with k, m, g or t, such as 4g, found {self.driver_memory!r}",
+        )
+        require(
+            MASTER.fullmatch(self.master) is not None,
+            f"master: expected local[*], local[N], yarn, spark://... or k8s://..., found {self.master!r}",
+        )
         for key in self.conf:
             require(key.startswith("spark."), f"conf: expected settings that begin with `spark.`, found {key}")
             require(

@@ -20,9 +20,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer.claims import claim_folder, remove_abandoned
+from indexer.claims import claim_folder, remove_abandoned, tell_refusals
 from indexer.errors import ConfigError, ContractError, ManifestError, ObjectExistsError, PublishConflictError
-from indexer.store import LocalStore, hash_file
+from indexer.store import LocalStore
 
 FORMAT = 1
 
@@ -72,9 +72,12 @@ class StepFolder:
 
     @contextmanager
     def open_attempt(self) -> Iterator[Attempt]:
-        """Work on a fresh attempt; one that fails before its commit leaves no files."""
+        """Work on a fresh attempt; one that fails before its commit leaves no files.
+
+        Raises StoreError where the folder or its disk refuses.
+        """
         name = self.new_attempt()
-        with claim_folder(self.attempt_folder(name)) as folder:
+        with tell_refusals(self.folder), claim_folder(self.attempt_folder(name)) as folder:
             try:
                 yield Attempt(name, folder)
             except BaseException:
@@ -167,10 +170,3 @@ def now_text() -> str:
 def fingerprint(*parts: Any) -> str:
     """Return the SHA-256 of JSON-ready parts, independent of the order of keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def identify_input(path: str | Path) -> list[list[Any]]:
-    """Return name and SHA-256 of every file of a local input, so that equal bytes are an equal input."""
-    root = Path(path)
-    files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
-    return [[file.relative_to(root).as_posix(), hash_file(file)] for file in files if file.exists()]

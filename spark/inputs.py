@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,16 @@ from indexer.contracts.columns import (
     refuse_partial,
 )
 from indexer.contracts.days import Days, read_day
-from indexer.contracts.files import Delivery, check_path, detect_format, download_files, find_files, finished_names
+from indexer.contracts.files import (
+    Delivery,
+    check_path,
+    detect_format,
+    download_files,
+    find_files,
+    finished_names,
+    hash_input,
+    identify_input,
+)
 from indexer.contracts.preflight import check_file
 from indexer.contracts.raw import (
     DELIMITERS,
@@ -38,13 +48,12 @@ from indexer.contracts.raw import (
     parse_header,
     read_batches,
     read_header,
+    read_paths,
     refuse_unbalanced,
 )
 from indexer.contracts.schemas import Table
 from indexer.errors import ContractError, StoreError
 from indexer.input_config import InputConfig
-from indexer.runs import identify_input
-from indexer.store import hash_file
 from spark.objects import list_objects, read_first_line
 from spark.session import local_address
 from spark.text import is_valid_text
@@ -227,7 +236,7 @@ def _local_location(delivery: Delivery, root: Path, source: InputConfig, section
 
 
 def _identify_files(files: Iterable[Path], root: Path) -> list[list[str]]:
-    return [[file.relative_to(root).as_posix(), hash_file(file)] for file in files]
+    return [[file.relative_to(root).as_posix(), hash_input(file)] for file in files]
 
 
 def _sort_days(names: Iterable[str]) -> tuple[date, ...]:
@@ -246,9 +255,9 @@ def _one_format(names: Collection[str], source: InputConfig, section: str) -> st
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
     if not location.remote:
-        headers = {file: read_header(Path(file), "parquet") or [] for file in location.files}
-        if not table.nested:
-            refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
+        read = read_paths if table.nested else partial(read_header, kind="parquet")
+        headers = {file: read(Path(file)) or [] for file in location.files}
+        refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
     # Only Spark sees the files of a cluster: a column that some of them lack is null there.
     frame = file_reader(session).option("mergeSchema", location.remote).parquet(*location.addresses)
     known = {name: f"`{name}`" for name in frame.columns}

@@ -42,6 +42,8 @@ LOST = (
     "Python worker exited unexpectedly",
     "ExecutorLostFailure",
     "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
     "Cannot call methods on a stopped SparkContext",
     "OutOfMemoryError",
 )

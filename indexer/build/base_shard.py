@@ -137,7 +137,8 @@ class BaseBuilder:
         if not died:
             return kept
         path = self.builder.folder / f"{shard_name(shard.collection, number)}.dead"
-        dead.astype("<u4").tofile(path)
+        # Not by numpy, which does not notice that a small file did not fit.
+        path.write_bytes(dead.astype("<u4").tobytes())
         stored = self.builder.run.upload(path, path.name)
         path.unlink()
         return kept._replace(shard=replace(shard, dead=DeadRows(count=len(dead), rows=stored)))

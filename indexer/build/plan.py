@@ -1,10 +1,8 @@
 """What a build will do, worked out before it does it."""
 
-import errno
 import hashlib
-import os
 import shutil
-import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,14 +12,14 @@ from typing import Any
 import indexer
 from indexer.build.catalogue import MAX_SHARDS, Intake, count_filled, count_shards
 from indexer.build.shard import read_options
+from indexer.claims import claim_folder, remove_abandoned, tell_refusals
 from indexer.config import Config, as_document
 from indexer.contracts import schemas
-from indexer.contracts.files import local_files
+from indexer.contracts.files import hash_input, local_files
 from indexer.contracts.tables import read_table
-from indexer.errors import ConfigError, ContractError, StoreError
+from indexer.errors import ConfigError, ContractError
 from indexer.hnsw import estimate_bytes
 from indexer.runs import StepFolder, fingerprint
-from indexer.store import hash_file
 
 ROW_TEXT_BYTES = 1_000
 """Ids and texts of a row as Python objects: 700 measured with titles of 115 characters, and room for longer ones."""
@@ -29,11 +27,6 @@ MOST_SPARE = 2
 """Times as many shards as are needed may stay."""
 COMPARED_ROW_BYTES = 400
 """Of a row of the live release that it is compared with."""
-REFUSED = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
-)
-"""What a folder or its disk says that cannot be written to; other errors of the system are not about it."""
 LIBRARY_BYTES = 500 << 20
 """Interpreter, libraries, encoder and one batch."""
 
@@ -115,7 +108,7 @@ def name_run(config: Config, run_date: str, encoder_fingerprint: str, *, catalog
 def hash_catalogue(config: Config) -> list[list[str]]:
     """Return name and SHA-256 of the catalogue's files."""
     with local_files(config.catalogue.path, section="catalogue") as delivery:
-        return [[file.name, hash_file(file)] for file in delivery.files]
+        return [[file.name, hash_input(file)] for file in delivery.files]
 
 
 def hash_queries(config: Config, run_date: str) -> str:
@@ -140,49 +133,17 @@ def find_curated(config: Config, run_date: str) -> str | None:
 
 @contextmanager
 def hold_scratch(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder below the work folder, which goes with the block.
+    """Give a scratch folder below the work folder of a date, which goes with the block.
 
-    What dead processes of this machine left behind is removed. Raises StoreError where the folder or its disk refuses.
+    What killed builds of any date left is removed, as `indexer.claims` tells it. Raises StoreError where the folder or
+    its disk refuses.
     """
-    scratch: Path | None = None
-    try:
-        scratch = _open_scratch(folder)
-        yield scratch
-    except OSError as error:
-        if error.errno not in REFUSED or (error.filename and not _lies_below(error.filename, folder)):
-            raise
-        raise StoreError(
-            f"{error.filename or folder}: {error.strerror or error}; check the work folder, its rights and the disk"
-        ) from error
-    finally:
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _lies_below(name: str | bytes, folder: Path) -> bool:
-    """Whether a file lies below the work folder, or a folder that it would lie in."""
-    path, work = Path(os.fsdecode(name)).absolute(), folder.absolute()
-    return path.is_relative_to(work) or work.is_relative_to(path)
-
-
-def _open_scratch(folder: Path) -> Path:
-    host = socket.gethostname()
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"scratch-{host}-*"):
-        number = old.name.rpartition("-")[2]
-        if number.isdigit() and not _is_alive(int(number)):
-            shutil.rmtree(old, ignore_errors=True)
-    scratch = folder / f"scratch-{host}-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    return scratch
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    with tell_refusals(folder):
+        for date in folder.parent.glob("run_date=*"):
+            remove_abandoned(date, "scratch-*", frozenset)
+        with claim_folder(folder / f"scratch-{uuid.uuid4().hex[:12]}") as scratch:
+            try:
+                scratch.mkdir()
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)

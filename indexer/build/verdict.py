@@ -6,7 +6,7 @@ from typing import Any
 
 from indexer.build.drift import Baseline, Drift, IdSample, measure_drift
 from indexer.build.finished import FinishedCollection
-from indexer.build.gates import judge_collection, require_gates
+from indexer.build.gates import judge_collection, judge_size, require_gates
 from indexer.build.golden import GoldenQuery, find_golden
 from indexer.build.published import find_baseline
 from indexer.build.report import render_report
@@ -40,6 +40,10 @@ def judge_finished(
         collection.drift = _measure_drift(run, collection, baseline, sample)
         collection.gates = judge_collection(collection, _count_live(baseline, collection.name), run.config.gates)
         gates += collection.gates
+    names = {collection.name for collection in finished}
+    for item in baseline.collections if baseline else ():
+        if item.name not in names:
+            gates += judge_size(item.name, 0, item.rows, run.config.gates)
     return gates
 
 

@@ -142,12 +142,24 @@ class ErrorGroup(SafeCommand, click.Group):
         except IndexerError as error:
             _end(context, error, escape(str(error)), error.exit_code, traced=debug)
         except ModuleNotFoundError as error:
-            known = error.name is not None and not error.name.startswith("indexer")
+            known = _is_foreign(error)
             needs = f"this command needs the package {error.name}; run: pip install 'nightly-semantic-index[all]'"
-            sentence = needs if known else clean(str(error))
-            _end(context, error, sentence, ConfigError.exit_code if known else 1, traced=debug or not known)
+            _end(
+                context, error, needs if known else clean(str(error)), find_exit_code(error), traced=debug or not known
+            )
         except Exception as error:
             _end(context, error, describe_unexpected(error), IndexerError.exit_code, traced=True)
+
+
+def find_exit_code(error: BaseException) -> int:
+    """Return what a command ends with that an error ended: 2 where a package is not installed, 1 for the unexpected."""
+    if isinstance(error, ModuleNotFoundError) and _is_foreign(error):
+        return ConfigError.exit_code
+    return error.exit_code if isinstance(error, IndexerError) else IndexerError.exit_code
+
+
+def _is_foreign(error: ModuleNotFoundError) -> bool:
+    return error.name is not None and not error.name.startswith("indexer")
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.build.night import SPARK_STEPS, collect_story, find_encoder, find_training, summarise_step
+from indexer.cli.options import find_exit_code
 from indexer.config import Config
 from indexer.contracts.files import local_files
 from indexer.creation import prove_creates
 from indexer.distill_config import SCORES
-from indexer.errors import ConfigError, IndexerError, OutcomeUnknownError, StoreError
+from indexer.errors import ConfigError, OutcomeUnknownError, StoreError
 from indexer.redaction import redact
 from indexer.releases.history import read_own
 from indexer.runs import StepCommit, StepFolder, check_run_date, now_text
@@ -58,7 +59,7 @@ def run_nightly(
         summary.status = "done"
     except BaseException as error:
         summary.status = "unknown" if isinstance(error, OutcomeUnknownError) else "failed"
-        summary.exit_code = error.exit_code if isinstance(error, IndexerError) else 1
+        summary.exit_code = find_exit_code(error)
         summary.reason = redact(str(error)) or type(error).__name__
         raise
     finally:

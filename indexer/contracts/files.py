@@ -1,16 +1,18 @@
 """Where a shop's input lies: a file, a folder of part files or `s3://`, and what kind of file it is."""
 
+import os
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from indexer.contracts.days import Days, read_day
+from indexer.contracts.raw import readable
 from indexer.errors import ConfigError, ContractError
-from indexer.store import open_store
+from indexer.store import hash_file, open_store
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 
@@ -58,18 +60,62 @@ def find_files(path: Path, *, section: str, days: Days | None = None, success_fi
     Of daily files those of the given days. Raises ContractError where there are none, or where their writer has not
     finished.
     """
-    if path.is_file():
-        return [path.parent / name for name in _choose_names([path.name], days, path)]
-    if not path.is_dir():
-        raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
-    found = sorted(path.rglob("*"))
-    names = {item: item.relative_to(path).as_posix() for item in found}
-    finished = set(finished_names(names.values(), path, success_file))
-    parts = [name for item, name in names.items() if name in finished and item.is_file()]
+    with readable(path):
+        if path.is_file():
+            return [path.parent / name for name in _choose_names([path.name], days, path)]
+        if not path.is_dir():
+            raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
+        names = {item: item.relative_to(path).as_posix() for item in _walk(path)}
+        finished = set(finished_names(names.values(), path, success_file))
+        parts = [name for item, name in names.items() if name in finished and _is_part(item)]
     files = [path / name for name in _choose_names(parts, days, path)]
     if not files:
         raise ContractError(f"{path}: an empty folder; expected part files")
     return files
+
+
+def hash_input(file: Path) -> str:
+    """Return the SHA-256 of an input's file; raises ContractError where it cannot be read."""
+    with readable(file):
+        return hash_file(file)
+
+
+def identify_input(path: str | Path) -> list[list[Any]]:
+    """Return name and SHA-256 of every file of a local input, so that equal bytes are an equal input."""
+    root = Path(path)
+    with readable(root):
+        files = [item for item in _walk(root) if item.is_file()] if root.is_dir() else [root]
+        return [[file.relative_to(root).as_posix(), hash_file(file)] for file in files if file.exists()]
+
+
+def _walk(root: Path) -> list[Path]:
+    """Return the files and folders below an input's folder in name order, those of linked folders, too.
+
+    Raises ContractError for a folder that cannot be read, unless it is hidden, and for one that was met before, as
+    where a link leads back: its rows would count twice.
+    """
+    found: list[Path] = []
+    met: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        folder = Path(error.filename)
+        if not any(is_hidden(part) for part in folder.relative_to(root).parts):
+            raise ContractError(f"{folder}: cannot be read: {error.strerror}; let the job read it, or take it away")
+
+    for parent, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        place = os.stat(parent)
+        if (place.st_dev, place.st_ino) in met:
+            raise ContractError(f"{parent}: is linked twice or into itself; take one of the links away")
+        met.add((place.st_dev, place.st_ino))
+        found += [Path(parent, name) for name in (*folders, *names)]
+    return sorted(found)
+
+
+def _is_part(path: Path) -> bool:
+    """Tell a file from a folder; raises ContractError for what is neither, as a link that leads nowhere."""
+    if not path.is_file() and not path.is_dir():
+        raise ContractError(f"{path}: expected a file, found a link that leads nowhere, or a device; take it away")
+    return path.is_file()
 
 
 def download_files(url: str, folder: Path, *, days: Days | None = None, success_file: bool = False) -> Delivery:
@@ -113,6 +159,11 @@ def _choose_names(names: list[str], days: Days | None, shown: str | Path) -> lis
     return days.choose_names(names, str(shown)) if days else names
 
 
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of that name is no part of an input; a volume's `lost+found` is none, either."""
+    return name.startswith(("_", ".")) or name == "lost+found"
+
+
 def finished_names(names: Iterable[str], shown: str | Path, success_file: bool) -> list[str]:
     """Return the names, relative to the input's folder, of part files.
 
@@ -122,7 +173,7 @@ def finished_names(names: Iterable[str], shown: str | Path, success_file: bool) 
     for name in names:
         if any(UNFINISHED.fullmatch(part) for part in name.split("/")):
             raise ContractError(f"{shown}: still being written ({name} is there); wait for its writer to finish")
-    kept = [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    kept = [name for name in names if not any(is_hidden(part) for part in name.split("/"))]
     whole = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == SUCCESS}
     for name in kept:
         if success_file and whole.isdisjoint(PurePosixPath(name).parents):

@@ -72,6 +72,19 @@ def read_types(path: Path) -> dict[str, pa.DataType]:
     return {field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema}
 
 
+def read_paths(path: Path) -> list[str]:
+    """Return the dotted name of every column of a Parquet file and of every field below it."""
+    with readable(path):
+        return list(_name_fields(pq.ParquetFile(path).schema_arrow))
+
+
+def _name_fields(fields: Iterable[pa.Field], before: str = "") -> Iterator[str]:
+    for field in fields:
+        yield before + field.name
+        if pa.types.is_struct(field.type):
+            yield from _name_fields(field.type, f"{before}{field.name}.")
+
+
 def parse_header(lines: Iterable[str], kind: str, place: str) -> list[str]:
     """Return the column names of CSV or TSV lines, stripped; raises ContractError for unusable ones."""
     names = [name.strip() for name in next(_csv_rows(lines, kind, place), [])]
@@ -271,7 +284,7 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
     if _is_damaged(text) or ("\\u" in text and _LONE_SURROGATE.search(text)):
         return _Record(nothing, "encoding", "invalid UTF-8")
     try:
-        record = parse_json(text)
+        record = parse_json(text, strict=True)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
@@ -283,13 +296,23 @@ def _parse_record(text: str, names: Sequence[str]) -> _Record:
 
 
 JSON_SPACE = " \t\n\r"
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
 _DECODER = json.JSONDecoder(parse_int=str)
+_STRICT_DECODER = json.JSONDecoder(parse_int=str, parse_constant=_refuse_constant)
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON with whole numbers as text, whatever their length; raises ValueError or RecursionError."""
+def parse_json(text: str, *, strict: bool = False) -> Any:
+    """Parse JSON with whole numbers as text, whatever their length; raises ValueError or RecursionError.
+
+    A `strict` one refuses NaN and infinities, as Spark does in records, and not in lists.
+    """
     bare = text.strip(JSON_SPACE)
-    value, end = _DECODER.raw_decode(bare)
+    value, end = (_STRICT_DECODER if strict else _DECODER).raw_decode(bare)
     if end < len(bare):
         raise ValueError(f"expected nothing after the value, found {bare[end : end + 20]!r}")
     return value

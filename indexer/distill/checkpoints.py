@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from indexer.errors import IntegrityError
+from indexer.errors import IntegrityError, StoreError
 
 
 @dataclass(kw_only=True)
@@ -113,11 +114,19 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside the path and put it in its place; a kill at any moment leaves the old or the new one."""
+    """Write a file beside the path and put it in its place; a kill at any moment leaves the old or the new one.
+
+    Raises StoreError where a library cannot write it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two comparisons of other seeds may share a folder.
     fresh = path.with_suffix(f".tmp{os.getpid()}{path.suffix}")
-    write(fresh)
+    try:
+        write(fresh)
+    except (RuntimeError, SafetensorError) as error:
+        # So libraries say that a disk is full.
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path}: cannot be written: {reason}; check the work folder and the disk") from error
     with fresh.open("rb") as handle:
         os.fsync(handle.fileno())
     os.replace(fresh, path)

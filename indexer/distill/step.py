@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from indexer import __version__
+from indexer.claims import tell_refusals
 from indexer.config import Config, as_document
-from indexer.contracts.files import local_files
+from indexer.contracts.files import hash_input, identify_input, local_files
 from indexer.contracts.schemas import PURCHASES, QUERY_NEGATIVES, QUERY_NODES, QUERY_PAIRS
 from indexer.distill.card import render_card
 from indexer.distill.checkpoints import name_metrics, write_metrics
@@ -27,8 +28,7 @@ from indexer.distill.training_report import render_training
 from indexer.distill.training_run import open_start, open_teacher
 from indexer.distill_config import CROSS, SCORES
 from indexer.index_config import GatesConfig
-from indexer.runs import StepCommit, StepFolder, fingerprint, identify_input, now_text
-from indexer.store import hash_file
+from indexer.runs import StepCommit, StepFolder, fingerprint, now_text
 
 STEP = "distill"
 SETTINGS = {
@@ -63,7 +63,8 @@ def run_distill(
     if finished and not force:
         return finished
     checkpoints = folder.folder / "checkpoints"
-    data, models = _train(config, run_date, checkpoints / training[:12], progress=progress, processes=processes)
+    with tell_refusals(folder.folder):
+        data, models = _train(config, run_date, checkpoints / training[:12], progress=progress, processes=processes)
     with folder.open_attempt() as attempt:
         figures = _write_models(config, data, models, attempt.folder, run_date, progress)
         commit = StepCommit(
@@ -203,7 +204,7 @@ def _measure(
 
 def _hash_files(path: str, section: str) -> list[list[str]]:
     with local_files(path, section=section) as delivery:
-        return [[file.name, hash_file(file)] for file in delivery.files]
+        return [[file.name, hash_input(file)] for file in delivery.files]
 
 
 def identify_model(name: str) -> Any:

@@ -16,6 +16,7 @@ from jinja2 import TemplateNotFound
 
 from indexer import hnsw
 from indexer.build import publish, release, shard
+from indexer.build.plan import hold_scratch
 from indexer.build.publish import RunFolder, encoder_seal
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
@@ -284,6 +285,31 @@ def stop_at(name: str) -> pytest.MonkeyPatch:
     return patch
 
 
+def test_a_collection_that_is_gone_lost_all_its_rows(make_shop: Shop, build: Any, products: Any):
+    build(make_shop(products(60), queries=["red mug", "school bag"]))
+    message = r"gate queries share lost since an earlier night: expected at most 0.3, found 1.0000"
+    with pytest.raises(GateError, match=message):
+        build(make_shop(products(60)), "2026-11-25")
+    accepted = build(make_shop(products(60), gates=GatesConfig(max_shrink=1)), "2026-11-25")
+    assert [item["name"] for item in accepted.collections] == ["products"]
+
+
+def test_what_killed_builds_of_any_date_left_is_removed(tmp_path: Path):
+    old = tmp_path / "run_date=2026-11-19" / "scratch-host-4711"
+    fresh = tmp_path / "run_date=2026-11-20" / "scratch-0123456789ab"
+    for folder in (old, fresh):
+        (folder / "spool").mkdir(parents=True)
+    for path in (old, old / "spool"):
+        os.utime(path, (0, 0))
+    with hold_scratch(tmp_path / "run_date=2026-11-21") as scratch:
+        assert scratch.is_dir()
+        assert (old.exists(), fresh.exists()) == (False, True)
+        with hold_scratch(tmp_path / "run_date=2026-11-21") as other:
+            assert scratch.is_dir()
+            assert other != scratch
+    assert [path.name for path in tmp_path.rglob("scratch-*")] == [fresh.name]
+
+
 @pytest.mark.parametrize("stage", ["judge_finished", "write_report", "publish"])
 def test_an_interrupted_build_goes_on_without_building_a_sealed_shard(
     make_shop: Shop, build: Any, products: Any, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -542,7 +568,7 @@ def test_what_is_not_about_the_work_folder_is_not_said_of_it(
 def test_a_work_folder_that_cannot_be_made_is_named(make_shop: Shop, build: Any, products: Any):
     config = make_shop(products(100))
     Path(config.shop.work).write_text("not a folder")
-    with pytest.raises(StoreError, match=r"work.*; check the work folder, its rights and the disk$") as caught:
+    with pytest.raises(StoreError, match=r"work.*: cannot be written: Not a directory; correct shop.work$") as caught:
         build(config)
     assert caught.value.exit_code == 75
 

@@ -52,6 +52,12 @@ def test_option_beats_environment_beats_file_beats_default(tmp_path):
         ("[distill]\nstudent_layers = 3\n", "expected a list of a whole number"),
         ("[labels.grades]\nfine = 7\n", "expected 0, 1, 2 or 3"),
         ('[spark.conf]\n"spark.executor.cores" = 2\n', "spark.conf .* expected text in quotes, found 2"),
+        (
+            '[spark]\ndriver_memory = "4 GB"\n',
+            "with k, m, g or t, such as 4g, found '4 GB'",
+        ),
+        ('[spark]\nmaster = "loca[*]"\n', r"master: expected local\[\*\], .* found 'loca\[\*\]'"),
+        ("[distill]\nevery_days = 36501\n", "every_days: expected 1 to 36500, found 36501"),
         ('[spark]\nconf = {memory = "1g"}\n', "expected settings that begin with `spark.`, found memory"),
         ('[spark.conf]\n"spark.hadoop.fs.s3a.secret.key" = "x"\n', "fs.s3a.secret.key is a credential"),
         ("[index]\nm = " + "9" * 5000, "cannot be read: Exceeds the limit"),

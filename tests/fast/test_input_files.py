@@ -1,5 +1,7 @@
 """Finding an input's files: folders of parts, and objects below a prefix."""
 
+import errno
+import os
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from indexer.build.plan import name_run
 from indexer.config import Config
 from indexer.contracts import schemas
 from indexer.contracts.days import read_day, span_days
-from indexer.contracts.files import download_files, find_files, local_files
+from indexer.contracts.files import download_files, find_files, hash_input, identify_input, local_files
 from indexer.contracts.inputs import open_input
 from indexer.errors import ConfigError, ContractError
 from indexer.input_config import CatalogueConfig
@@ -35,6 +37,70 @@ def test_files_of_hidden_folders_are_left_out_unless_they_are_named(tmp_path):
     assert names(tmp_path / "_in") == ["day/1.csv", "part-0.csv"]
     assert names(tmp_path / "_in" / "_old") == ["_old/day/part-0.csv"]
     assert names(tmp_path / "_in" / "_delta_log" / "0.json") == ["_delta_log/0.json"]
+
+
+def test_linked_folders_are_part_of_an_input(tmp_path):
+    target = tmp_path / "elsewhere" / "day"
+    target.mkdir(parents=True)
+    (target / "part-1.csv").write_text("product_id,title\n1,x\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "part-0.csv").write_text("product_id,title\n2,y\n")
+    (tmp_path / "in" / "day").symlink_to(target)
+    files = find_files(tmp_path / "in", section="catalogue")
+    assert [file.relative_to(tmp_path / "in").as_posix() for file in files] == ["day/part-1.csv", "part-0.csv"]
+    before = identify_input(tmp_path / "in")
+    assert [name for name, _ in before] == ["day/part-1.csv", "part-0.csv"]
+    (target / "part-1.csv").write_text("product_id,title\n3,z\n")
+    assert identify_input(tmp_path / "in") != before
+
+
+def add_loop(folder):
+    (folder / "day").mkdir()
+    (folder / "day" / "up").symlink_to(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (add_loop, "up: is linked twice or into itself"),
+        (lambda folder: (folder / "part-1.csv").symlink_to("gone.csv"), r"part-1\.csv: expected a file, found a link"),
+        (lambda folder: os.mkfifo(folder / "part-1.csv"), r"part-1\.csv: expected a file, found a link .* or a device"),
+    ],
+)
+def test_what_would_vanish_or_count_twice_is_refused(tmp_path, spoil, message):
+    (tmp_path / "part-0.csv").write_text("product_id,title\n1,x\n")
+    spoil(tmp_path)
+    with pytest.raises(ContractError, match=message):
+        find_files(tmp_path, section="catalogue")
+
+
+@pytest.mark.parametrize("name", ["day", "_old", "lost+found"])
+def test_a_folder_that_may_not_be_read_is_refused_unless_it_is_hidden(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "part-0.csv").write_text("product_id,title\n1,x\n")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    if name == "day":
+        with pytest.raises(ContractError, match="day: cannot be read: Permission denied; let the job read it"):
+            find_files(tmp_path, section="catalogue")
+    else:
+        assert [file.name for file in find_files(tmp_path, section="catalogue")] == ["part-0.csv"]
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ContractError, match=r"part-0\.csv: cannot be read: .*Permission denied") as caught:
+        hash_input(tmp_path / "part-0.csv")
+    assert caught.value.exit_code == 3
 
 
 def test_a_folder_still_being_written_is_refused(tmp_path):

@@ -79,6 +79,8 @@ def test_every_row_comes_out_or_is_rejected_with_its_reason(tmp_path):
         b'{"product_id": "9", "title": "x"',
         b"[1, 2]",
         b'{"product_id": "10", "title": "x", "node_ids": "[1"}',
+        b'{"product_id": "11", "title": NaN}',
+        b'{"product_id": "12", "title": "x", "brand": -Infinity}',
     ]
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\n".join(rows) + b"\n")
@@ -91,10 +93,10 @@ def test_every_row_comes_out_or_is_rejected_with_its_reason(tmp_path):
         "product_id_too_long": 1,
         "title_too_long": 1,
         "encoding": 2,
-        "malformed": 2,
+        "malformed": 4,
         "node_ids_type": 1,
     }
-    assert reader.counts.rows_in == 13 == reader.counts.rows_out + reader.counts.rejected
+    assert reader.counts.rows_in == 15 == reader.counts.rows_out + reader.counts.rejected
     assert {row["reason"]: row["key"] for row in reader.counts.as_rows()}["title_missing"] == "2"
 
 

@@ -14,6 +14,7 @@ import pytest
 from indexer.build.release import build_release
 from indexer.config import Config
 from indexer.errors import ConfigError, IndexerError, IntegrityError, StoreError
+from indexer.index_config import GatesConfig
 from indexer.log import KeepingEntry, commit_entry, log_key
 from indexer.object_cache import ObjectCache
 from indexer.reader import Index, open_index
@@ -208,7 +209,8 @@ def test_a_filter_of_a_collection_that_is_gone_stops_no_refresh(
     make_shop: Callable[..., Config], encoder_directory: Path, products: Callable[[int], Sequence[Any]]
 ):
     for day, queries in ((20, ["red mug", "school bag"]), (21, [])):
-        config = make_shop(products(60 + day), queries=queries)
+        # That all queries go is accepted here.
+        config = make_shop(products(60 + day), queries=queries, gates=GatesConfig(max_shrink=1))
         build_release(config, f"2026-11-{day}", encoder_directory=encoder_directory, story={}, progress=False)
         if day == 20:
             index = open_index(config.shop.release)

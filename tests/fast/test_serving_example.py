@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from indexer.build.release import build_release
+from indexer.index_config import GatesConfig
 from indexer.log import LogEntry, commit_entry, read_entry
 from indexer.store import LocalStore
 
@@ -26,7 +27,8 @@ Products = Callable[[int], Sequence[Any]]
 @pytest.fixture
 def publish(make_shop: Callable[..., Any], encoder_directory: Path) -> Callable[..., Path]:
     def run(rows: Sequence[Any], day: int) -> Path:
-        config = make_shop(rows, queries=["red mug", "school bag", "mug"] if day == 20 else [])
+        queries = ["red mug", "school bag", "mug"] if day == 20 else []
+        config = make_shop(rows, queries=queries, gates=GatesConfig(max_shrink=1))
         build_release(config, f"2026-11-{day}", encoder_directory=encoder_directory, story={}, progress=False)
         return Path(config.shop.release)
 

@@ -176,6 +176,20 @@ def test_flat_and_nested_columns_give_the_same_purchases(session, shop, tmp_path
     assert commit.counts["filters"]["repeated"] == 1
 
 
+def test_a_file_that_lacks_a_nested_column_is_refused(session, shop, tmp_path):
+    (tmp_path / "log").mkdir()
+    write_parquet(tmp_path / "log" / "1.parquet", EVENTS)
+    table = pq.read_table(tmp_path / "log" / "1.parquet")
+    place = table.schema.get_field_index("event_attributes")
+    kept = [field for field in table.schema.field(place).type if field.name != "quantity"]
+    assert len(kept) == table.schema.field(place).type.num_fields - 1
+    inside = table.column(place).combine_chunks()
+    fewer = pa.StructArray.from_arrays([inside.field(field.name) for field in kept], fields=kept)
+    pq.write_table(table.set_column(place, "event_attributes", fewer), tmp_path / "log" / "0.parquet")
+    with pytest.raises(ContractError, match=r"0\.parquet: no .*quantity.*, which other files of the table have"):
+        purchase_gram.run(session, shop(tmp_path / "log"), DATE)
+
+
 def test_the_search_of_a_purchase_may_lie_in_the_file_of_the_day_before(session, tmp_path):
     for kind, days in (("events", ("2026-11-20", "2026-11-19")), ("queries", ("2026-11-19", "2026-11-18"))):
         (tmp_path / kind).mkdir()

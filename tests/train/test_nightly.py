@@ -60,6 +60,17 @@ def test_a_failed_night_leaves_the_live_release(shop, file, content, code, messa
     assert open_index(str(shop / "live")).release.sequence == 1
 
 
+def test_a_package_that_is_missing_ends_with_2_everywhere(shop, monkeypatch):
+    def lack(*_):
+        raise ModuleNotFoundError("No module named 'pyspark'", name="pyspark")
+
+    monkeypatch.setattr("indexer.cli.steps._check_start", lack)
+    result = night(shop)
+    assert (result.exit_code, "needs the package pyspark" in result.stderr) == (2, True), result.output
+    summary = json.loads((shop / "work" / "nightly" / f"run_date={RUN_DATE}" / "run.json").read_text())
+    assert (summary["status"], summary["exit_code"]) == ("failed", 2)
+
+
 def test_a_training_serves_as_many_nights_as_configured(shop):
     config = load_config(str(shop / "shop.toml"), options=["distill.every_days=7"], environment={})
     folder = StepFolder(config.shop.work, "distill", "2026-11-14")

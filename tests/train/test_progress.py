@@ -4,12 +4,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
-from indexer.distill.checkpoints import CheckpointFolder, Position
+from indexer.distill.checkpoints import CheckpointFolder, Position, replace_file
 from indexer.distill.objective import teacher_objective
 from indexer.distill.processes import Processes
 from indexer.distill.progress import describe_position, open_bar
 from indexer.distill.trainer import Trainer
+from indexer.errors import StoreError
 
 pytestmark = pytest.mark.train
 
@@ -123,3 +125,13 @@ def test_the_line_has_the_losses_by_term_the_last_auc_and_the_pace():
 def test_the_bar_goes_over_all_epochs():
     with open_bar(Position(epoch=3, step=4), epochs=5, steps_per_epoch=10, shown=False) as bar:
         assert (bar.n, bar.total) == (24, 50)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SafetensorError])
+def test_a_library_that_cannot_write_is_a_matter_of_storage(tmp_path, error):
+    def fail(path):
+        raise error("PytorchStreamWriter failed writing file data/1: file write failed\nException raised from ...")
+
+    with pytest.raises(StoreError, match=r"state\.pt: cannot be written: Pytorch.*failed; check") as caught:
+        replace_file(tmp_path / "state.pt", fail)
+    assert caught.value.exit_code == 75
