@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,7 +70,9 @@ class ChildLimits:
     def apply(self) -> None:
         """Bind this process, which is the child; it maps two files a shard, and may open as many as can be."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        # Some systems name no limit, and take none.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         for kind, value in (
             (resource.RLIMIT_DATA, self.memory_bytes),
             (resource.RLIMIT_AS, self.address_bytes),
@@ -102,7 +105,7 @@ def try_release(
         if "refused" in line:
             raise IntegrityError(line["refused"])
         if "failed" in line:
-            raise StoreError(f"guard: {line['failed']}")
+            raise StoreError(f"guard: {line['failed']}; let it open more files (`ulimit -n`)")
     if not any("survived" in line for line in told):
         _refuse(told, problem, place)
 

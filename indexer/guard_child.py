@@ -1,5 +1,6 @@
 """The child of `guard`: reads its order from standard input, opens a release, and tells in lines what it came to."""
 
+import errno
 import json
 import sys
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ def main() -> None:
     order = json.load(sys.stdin)
     ChildLimits(**order["limits"]).apply()
     # Nothing that parses files is imported, or allocates, before the limits hold.
-    from indexer.errors import IndexerError, StoreError
+    from indexer.errors import IndexerError
 
     try:
         try_order(order)
-    except (StoreError, OSError) as error:
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
         tell(failed=str(error))
     except IndexerError as error:
         tell(refused=str(error))

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from indexer.encoder import Vectors
-from indexer.errors import ConfigError, IntegrityError
+from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.guard import try_release
 from indexer.id_filter import IdFilter, make_filter
 from indexer.loaded_release import LoadedRelease, Place, fetch_files, open_release
@@ -252,9 +252,15 @@ class Index:
         files = fetch_files(manifest, self._cache)
         if tried:
             try_release(manifest, files, place=self._store.url)
-        loaded = open_release(
-            entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
-        )
+        try:
+            loaded = open_release(
+                entry.sequence, manifest, files, threads=self._threads, mapped=self._mapped, place=self._store.url
+            )
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or self._store.url}: cannot be opened: {error.strerror or error}; let the process "
+                "open more files (`ulimit -n`) where it is their number, else check the disk"
+            ) from error
         if self._marks:
             self._marks.add(entry)
         return loaded

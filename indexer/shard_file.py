@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from indexer.errors import IntegrityError, StoreError
+from indexer.errors import IntegrityError
 from indexer.text import shorten
 
 NEWLINE = 10
@@ -106,14 +106,8 @@ def as_one_line(text: str) -> str:
 
 
 def _map_file(path: Path) -> bytes | mmap.mmap:
-    """Map a file, which keeps it open; raises StoreError where the system refuses, as with too many open files."""
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be mapped: {error.strerror}; let the process open more files (`ulimit -n`)"
-        ) from error
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
 
 def _find_ends(data: bytes | mmap.mmap) -> npt.NDArray[np.int64]:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from indexer.contracts.raw import (
     RECORD_BYTES,
     parse_header,
     read_batches,
+    read_columns,
     read_header,
     read_paths,
     refuse_unbalanced,
@@ -222,7 +222,9 @@ def _local_location(delivery: Delivery, root: Path, source: InputConfig, section
     full = [file for file in files if file.stat().st_size]
     if not full:
         raise ContractError(f"{source.path}: 0 rows; an empty input stops the run")
-    names = tuple(str(file.resolve()) for file in full)
+    # Below the folder by its own name: a linked file's day stands in the link's.
+    top = root if root.is_dir() else root.parent
+    names = tuple(str(top.resolve() / file.relative_to(top)) for file in full)
     return Location(
         section=section,
         shown=source.path,
@@ -255,8 +257,8 @@ def _one_format(names: Collection[str], source: InputConfig, section: str) -> st
 
 def _open_parquet(session: SparkSession, table: Table, location: Location, columns: Mapping[str, str]) -> DataFrame:
     if not location.remote:
-        read = read_paths if table.nested else partial(read_header, kind="parquet")
-        headers = {file: read(Path(file)) or [] for file in location.files}
+        read = read_paths if table.nested else read_columns
+        headers = {file: read(Path(file)) for file in location.files}
         refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
     # Only Spark sees the files of a cluster: a column that some of them lack is null there.
     frame = file_reader(session).option("mergeSchema", location.remote).parquet(*location.addresses)

@@ -91,16 +91,15 @@ def identify_input(path: str | Path) -> list[list[Any]]:
 def _walk(root: Path) -> list[Path]:
     """Return the files and folders below an input's folder in name order, those of linked folders, too.
 
-    Raises ContractError for a folder that cannot be read, unless it is hidden, and for one that was met before, as
-    where a link leads back: its rows would count twice.
+    What lies in hidden folders is left out, and so are links to what is found without them. Raises ContractError for a
+    folder that cannot be read, and for one that is linked twice or into itself: its rows would count twice.
     """
     found: list[Path] = []
     met: set[tuple[int, int]] = set()
+    top = root.resolve()
 
     def refuse(error: OSError) -> None:
-        folder = Path(error.filename)
-        if not any(is_hidden(part) for part in folder.relative_to(root).parts):
-            raise ContractError(f"{folder}: cannot be read: {error.strerror}; let the job read it, or take it away")
+        raise ContractError(f"{error.filename}: cannot be read: {error.strerror}; let the job read it, or take it away")
 
     for parent, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         place = os.stat(parent)
@@ -108,7 +107,20 @@ def _walk(root: Path) -> list[Path]:
             raise ContractError(f"{parent}: is linked twice or into itself; take one of the links away")
         met.add((place.st_dev, place.st_ino))
         found += [Path(parent, name) for name in (*folders, *names)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(Path(parent, name), top)]
     return sorted(found)
+
+
+def _leads_back(folder: Path, top: Path) -> bool:
+    """Whether it is a link to a folder that is found below `top` without it."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return (
+        target != top
+        and target.is_relative_to(top)
+        and not any(is_hidden(part) for part in target.relative_to(top).parts)
+    )
 
 
 def _is_part(path: Path) -> bool:

@@ -57,12 +57,18 @@ def read_header(path: Path, kind: str) -> list[str] | None:
     """Return the file's column names, none for an empty file, or None for JSONL, where every record has its own."""
     with readable(path):
         if kind == "parquet":
-            names: list[str] = pq.ParquetFile(path).schema_arrow.names
-            return _check_unique(names, str(path))
+            return read_columns(path)
         if kind == "jsonl":
             return None
         with _open_text(path) as file:
             return parse_header(file, kind, str(path))
+
+
+def read_columns(path: Path) -> list[str]:
+    """Return the column names of a Parquet file."""
+    with readable(path):
+        names: list[str] = pq.ParquetFile(path).schema_arrow.names
+        return _check_unique(names, str(path))
 
 
 def read_types(path: Path) -> dict[str, pa.DataType]:
@@ -75,7 +81,9 @@ def read_types(path: Path) -> dict[str, pa.DataType]:
 def read_paths(path: Path) -> list[str]:
     """Return the dotted name of every column of a Parquet file and of every field below it."""
     with readable(path):
-        return list(_name_fields(pq.ParquetFile(path).schema_arrow))
+        schema = pq.ParquetFile(path).schema_arrow
+        _check_unique(schema.names, str(path))
+        return list(_name_fields(schema))
 
 
 def _name_fields(fields: Iterable[pa.Field], before: str = "") -> Iterator[str]:

@@ -3,7 +3,8 @@
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from indexer.errors import IntegrityError, StoreError
+
+UNWRITTEN = ("PytorchStreamWriter", "inline_container")
+"""What torch's errors name where a file cannot be written."""
 
 
 @dataclass(kw_only=True)
@@ -122,11 +126,22 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     # Two comparisons of other seeds may share a folder.
     fresh = path.with_suffix(f".tmp{os.getpid()}{path.suffix}")
     try:
-        write(fresh)
+        with tell_library_refusals(path):
+            write(fresh)
+        with fresh.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def tell_library_refusals(path: Path) -> Iterator[None]:
+    """Raise StoreError where safetensors or torch cannot write a file, which they say in their own words."""
+    try:
+        yield
     except (RuntimeError, SafetensorError) as error:
-        # So libraries say that a disk is full.
-        reason = str(error).splitlines()[0]
+        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in UNWRITTEN):
+            raise
+        reason = str(error).partition("\n")[0]
         raise StoreError(f"{path}: cannot be written: {reason}; check the work folder and the disk") from error
-    with fresh.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(fresh, path)

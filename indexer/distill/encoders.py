@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
+from indexer.distill.checkpoints import tell_library_refusals
 from indexer.distill.chunks import cut_chunks
 from indexer.distill.model_folder import check_model_folder
 from indexer.distill.static_encoder import TokenTable, make_static
@@ -94,10 +95,11 @@ class TextEncoder:
         return np.asarray(self.embed_frozen(self.tokenise_products(texts)).numpy(), dtype=np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `SentenceTransformer(folder)` opens."""
+        """Write a folder that `SentenceTransformer(folder)` opens; raises StoreError where that cannot be."""
         if not is_static(self.model):
             self.model.max_seq_length = max(self.query_tokens, self.product_tokens)
-        self.model.save(str(folder), create_model_card=False, safe_serialization=True)
+        with tell_library_refusals(folder):
+            self.model.save(str(folder), create_model_card=False, safe_serialization=True)
 
     def _embed_chunk(self, texts: list[Tokens], rows: "TokenRows") -> Tensor:
         ids, mask = pad_tokens(texts, pad_id=self._pad_id)

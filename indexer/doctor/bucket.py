@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from indexer.doctor.findings import Finding, failed, passed, warned
 from indexer.errors import IntegrityError
-from indexer.store import S3Store
+from indexer.store import S3Store, SingleWriterStore
 from indexer.store.s3 import CONNECT_SECONDS, READ_SECONDS, store_errors
 
 BROKEN = IntegrityError.exit_code
@@ -57,7 +57,8 @@ def check_checksum(client: Any, store: S3Store, prefix: str) -> Finding:
             given = {option: base64.b64encode(digest).decode()}
             try:
                 # New, as a bucket's policy may ask of every object.
-                place = {"Bucket": store.bucket, "Key": f"{store.prefix}{prefix}checksum/{option}", "IfNoneMatch": "*"}
+                condition = {} if isinstance(store, SingleWriterStore) else {"IfNoneMatch": "*"}
+                place = {"Bucket": store.bucket, "Key": f"{store.prefix}{prefix}checksum/{option}", **condition}
                 client.put_object(Body=b"what arrived  ", **place, **given)
                 accepted.append(name)
             except ClientError as error:

@@ -450,8 +450,8 @@ def test_the_encoder_of_the_live_release_is_named_again(build: Any, products: An
 
 def test_a_release_of_format_1_gives_no_shards(make_shop: Any, golden: Path, encoder_directory: Path, products: Any):
     config = make_shop(products(200), shards=2)
-    # The catalogue is another one than the golden release's.
-    config = replace(config, gates=GatesConfig(max_exchange=1, min_overlap=0))
+    # The catalogue is another one than the golden release's, and there are no queries.
+    config = replace(config, gates=GatesConfig(max_exchange=1, min_overlap=0, max_shrink=1))
     shutil.copytree(golden / "release_v1", config.shop.release)
     summary = build_release(config, night(21), encoder_directory=encoder_directory, story={}, progress=False)
     figures = summary.collections[0]

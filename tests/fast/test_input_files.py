@@ -54,15 +54,39 @@ def test_linked_folders_are_part_of_an_input(tmp_path):
     assert identify_input(tmp_path / "in") != before
 
 
+def test_links_to_what_is_read_anyway_are_passed_over(tmp_path):
+    """As a volume of Kubernetes looks, and a folder of days with its newest."""
+    (tmp_path / "..2026_11").mkdir()
+    (tmp_path / "..2026_11" / "part-0.csv").write_text("product_id,title\n1,x\n")
+    (tmp_path / "..data").symlink_to("..2026_11")
+    (tmp_path / "part-0.csv").symlink_to("..data/part-0.csv")
+    (tmp_path / "2026-11-20").mkdir()
+    (tmp_path / "2026-11-20" / "part-1.csv").write_text("product_id,title\n1,x\n")
+    (tmp_path / "latest").symlink_to("2026-11-20")
+    files = find_files(tmp_path, section="catalogue")
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == ["2026-11-20/part-1.csv", "part-0.csv"]
+    assert [name for name, _ in identify_input(tmp_path) if not name.startswith(".")] == [
+        "2026-11-20/part-1.csv",
+        "part-0.csv",
+    ]
+
+
 def add_loop(folder):
     (folder / "day").mkdir()
     (folder / "day" / "up").symlink_to(folder)
+
+
+def link_twice(folder):
+    (folder.parent / f"{folder.name}-elsewhere").mkdir()
+    for name in ("one", "two"):
+        (folder / name).symlink_to(f"../{folder.name}-elsewhere")
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (add_loop, "up: is linked twice or into itself"),
+        (link_twice, "is linked twice or into itself"),
         (lambda folder: (folder / "part-1.csv").symlink_to("gone.csv"), r"part-1\.csv: expected a file, found a link"),
         (lambda folder: os.mkfifo(folder / "part-1.csv"), r"part-1\.csv: expected a file, found a link .* or a device"),
     ],

@@ -1,5 +1,6 @@
 """Newer releases: swapped in whole, under searches, the old one kept on any error and its memory freed after."""
 
+import errno
 import json
 import os
 import shutil
@@ -85,6 +86,18 @@ class TestRefresh:
         assert not old.exists()
         # What the newer release shares with this one need not come again.
         assert len(list(folder.iterdir())) == len({item.sha256 for item in index._release.manifest.downloads})
+
+    def test_too_many_open_files_are_a_matter_of_the_machine(
+        self, index: Index, release: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EMFILE, "Too many open files", "products.ids")
+
+        append_entry(release, 2, kind="rollback")
+        monkeypatch.setattr("indexer.reader.open_release", refuse)
+        with pytest.raises(StoreError, match=r"products\.ids: cannot be opened: Too many open files; .*ulimit -n"):
+            index.refresh()
+        assert index.release.sequence == 1
 
     @pytest.mark.parametrize(
         "changes", [{"kind": "unheard-of"}, {"format": 9}, {"manifest": {"key": "v/x", "bytes": 1, "sha256": "0" * 64}}]

@@ -95,6 +95,8 @@ class StrictS3:
             self._check_signature(request)
             if request.operation != "CreateBucket" and request.bucket not in self.buckets:
                 raise Refusal(404, "NoSuchBucket")
+            if "knows no condition" in self.defects and "if-none-match" in request.headers:
+                raise Refusal(501, "NotImplemented")
             checksums = {} if "ignores checksums" in self.defects else check_checksums(request)
             # Between the question whether a key is free and the write, a racing store lets others in.
             if "races on create" in self.defects and request.operation == "PutObject":
@@ -126,7 +128,7 @@ class StrictS3:
 
     def _require_absent(self, request: Request) -> None:
         asked = request.headers.get("if-none-match")
-        if asked not in (None, "*") or (asked and "knows no condition" in self.defects):
+        if asked not in (None, "*"):
             raise Refusal(501, "NotImplemented")
         if asked and _place(request) in self.objects and "overwrites on create" not in self.defects:
             raise Refusal(412, "PreconditionFailed")

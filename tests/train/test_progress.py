@@ -127,11 +127,23 @@ def test_the_bar_goes_over_all_epochs():
         assert (bar.n, bar.total) == (24, 50)
 
 
+def test_another_error_of_a_library_stays_what_it_is(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        replace_file(tmp_path / "state.pt", fail)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [RuntimeError, SafetensorError])
 def test_a_library_that_cannot_write_is_a_matter_of_storage(tmp_path, error):
     def fail(path):
+        path.write_text("half")
         raise error("PytorchStreamWriter failed writing file data/1: file write failed\nException raised from ...")
 
     with pytest.raises(StoreError, match=r"state\.pt: cannot be written: Pytorch.*failed; check") as caught:
         replace_file(tmp_path / "state.pt", fail)
     assert caught.value.exit_code == 75
+    assert not list(tmp_path.iterdir())
