@@ -4,6 +4,7 @@ A directory holds `encoder.onnx` (pooling and normalisation in the graph), `toke
 which names the hashes of the other two and carries vectors that the loaded encoder must reproduce.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from indexer.errors import EncoderError
+from indexer.errors import EncoderError, StoreError
 from indexer.manifest import ENCODER_FILES
 from indexer.onnx_file import MAX_MODEL_BYTES, check_model
 from indexer.strict_json import MAX_DOCUMENT_BYTES, Record, check_format, parse_record
@@ -295,7 +296,10 @@ def _read_file(path: Path, most: int) -> bytes:
             raise EncoderError(f"{path}: {size} bytes, expected at most {most}; export the encoder again")
         return path.read_bytes()
     except OSError as error:
-        raise EncoderError(f"{path}: cannot be read: {error.strerror}; expected {', '.join(ENCODER_FILES)}") from None
+        reason = f"{path}: cannot be read: {error.strerror}"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise StoreError(f"{reason}; let the process have more files open") from None
+        raise EncoderError(f"{reason}; expected {', '.join(ENCODER_FILES)}") from None
 
 
 @contextmanager

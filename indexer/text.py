@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from indexer.redaction import redact
+
 SPACES = "[\\u0009-\\u000d\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+"
 """One or more white-space characters: every code point with the Unicode property White_Space."""
 
@@ -48,6 +50,9 @@ WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for 
 
 REFERENCE = "&(?:#0*([0-9]{1,7})|#[xX]0*([0-9a-fA-F]{1,6})|(?i:(" + "|".join(ENTITIES) + ")));"
 """A character by its number, decimal or hexadecimal, or its name; Python needs re.ASCII to fold case as Java does."""
+
+MOST_SEARCHED = 1 << 16
+"""Characters of a value that are searched for secrets before it is cut."""
 
 _REFERENCE = re.compile(REFERENCE, re.ASCII)
 _SPACES = re.compile(SPACES)
@@ -97,9 +102,10 @@ def escape(text: str, *, keep: str = "") -> str:
 
 
 def shorten(value: object) -> str:
-    """Return a value's spelling for an error message, at most 80 characters of it."""
+    """Return a value's spelling for an error message, at most 80 characters of it and no secret."""
     try:
-        text = repr(value)
+        # Before it is cut: half of a secret is not told from other text.
+        text = redact(repr(value)[:MOST_SEARCHED])
     except (ValueError, RecursionError):
         text = "a value too large to show"
     return text if len(text) <= 80 else text[:77] + "..."

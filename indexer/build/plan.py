@@ -138,7 +138,7 @@ def hold_scratch(folder: Path) -> Iterator[Path]:
     What killed builds of any date left is removed, as `indexer.claims` tells it. Raises StoreError where the folder or
     its disk refuses.
     """
-    with tell_refusals(folder):
+    with tell_refusals(folder.parent):
         for date in folder.parent.glob("run_date=*"):
             remove_abandoned(date, "scratch-*", frozenset)
         with claim_folder(folder / f"scratch-{uuid.uuid4().hex[:12]}") as scratch:

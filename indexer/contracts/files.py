@@ -67,8 +67,11 @@ def find_files(path: Path, *, section: str, days: Days | None = None, success_fi
             raise ContractError(f"{path}: no such file or folder; correct [{section}] path or deliver the table")
         names = {item: item.relative_to(path).as_posix() for item in _walk(path)}
         finished = set(finished_names(names.values(), path, success_file))
-        parts = [name for item, name in names.items() if name in finished and _is_part(item)]
-    files = [path / name for name in _choose_names(parts, days, path)]
+        parts = {item: name for item, name in names.items() if name in finished and _is_part(item)}
+        linked: set[tuple[int, int]] = set()
+        for item in filter(Path.is_symlink, parts):
+            _meet(item, linked)
+    files = [path / name for name in _choose_names(list(parts.values()), days, path)]
     if not files:
         raise ContractError(f"{path}: an empty folder; expected part files")
     return files
@@ -89,37 +92,45 @@ def identify_input(path: str | Path) -> list[list[Any]]:
 
 
 def _walk(root: Path) -> list[Path]:
-    """Return the files and folders below an input's folder in name order, those of linked folders, too.
+    """Return the files and folders below an input's folder in name order, those that links lead to, too.
 
     What lies in hidden folders is left out, and so are links to what is found without them. Raises ContractError for a
     folder that cannot be read, and for one that is linked twice or into itself: its rows would count twice.
     """
     found: list[Path] = []
     met: set[tuple[int, int]] = set()
-    top = root.resolve()
+    roots = [root.resolve()]
 
     def refuse(error: OSError) -> None:
         raise ContractError(f"{error.filename}: cannot be read: {error.strerror}; let the job read it, or take it away")
 
     for parent, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        place = os.stat(parent)
-        if (place.st_dev, place.st_ino) in met:
-            raise ContractError(f"{parent}: is linked twice or into itself; take one of the links away")
-        met.add((place.st_dev, place.st_ino))
+        _meet(Path(parent), met)
         found += [Path(parent, name) for name in (*folders, *names)]
-        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(Path(parent, name), top)]
-    return sorted(found)
+        shown = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = [name for name in shown if not _leads_back(Path(parent, name), roots)]
+        roots += [Path(parent, name).resolve() for name in folders if Path(parent, name).is_symlink()]
+    return [path for path in sorted(found) if is_hidden(path.name) or not _leads_back(path, roots)]
 
 
-def _leads_back(folder: Path, top: Path) -> bool:
-    """Whether it is a link to a folder that is found below `top` without it."""
-    if not folder.is_symlink():
+def _meet(path: Path, met: set[tuple[int, int]]) -> None:
+    """Add what a path leads to; raises ContractError where it was met before."""
+    place = path.stat()
+    if (place.st_dev, place.st_ino) in met:
+        raise ContractError(f"{path}: is linked twice or into itself; take one of the links away")
+    met.add((place.st_dev, place.st_ino))
+
+
+def _leads_back(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether it is a link to a file or folder that is found below one of the roots without it."""
+    if not path.is_symlink() or not path.exists():
         return False
-    target = folder.resolve()
-    return (
-        target != top
-        and target.is_relative_to(top)
-        and not any(is_hidden(part) for part in target.relative_to(top).parts)
+    target = path.resolve()
+    return any(
+        target != root
+        and target.is_relative_to(root)
+        and not any(is_hidden(part) for part in target.relative_to(root).parts)
+        for root in roots
     )
 
 

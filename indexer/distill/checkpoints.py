@@ -16,8 +16,8 @@ from torch import Tensor
 
 from indexer.errors import IntegrityError, StoreError
 
-UNWRITTEN = ("PytorchStreamWriter", "inline_container")
-"""What torch's errors name where a file cannot be written."""
+UNWRITTEN = ("PytorchStreamWriter", "inline_container", "os error")
+"""What the errors of torch and tokenizers name where a file cannot be written."""
 
 
 @dataclass(kw_only=True)
@@ -137,11 +137,13 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def tell_library_refusals(path: Path) -> Iterator[None]:
-    """Raise StoreError where safetensors or torch cannot write a file, which they say in their own words."""
+    """Raise StoreError where a library cannot write a file, which each says in its own words and class."""
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in UNWRITTEN):
+    except Exception as error:
+        # Those of tokenizers have no class of their own.
+        told = type(error) is Exception or isinstance(error, RuntimeError)
+        if not isinstance(error, SafetensorError) and not (told and any(mark in str(error) for mark in UNWRITTEN)):
             raise
         reason = str(error).partition("\n")[0]
         raise StoreError(f"{path}: cannot be written: {reason}; check the work folder and the disk") from error

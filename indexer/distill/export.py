@@ -69,7 +69,7 @@ def export_encoder(
         quantise_file(model)
     tokenizer = encoder.tokenizer.from_str(encoder.tokenizer.to_str())
     tokenizer.no_truncation()
-    tokenizer.save(str(directory / TOKENIZER_FILE))
+    (directory / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     session = open_session(model)
     parity = measure_parity(reference or encoder, session, encoder.tokenise_products(sample))
     if not parity["mean_cosine"] >= settings.min_parity:

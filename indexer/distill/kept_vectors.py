@@ -1,6 +1,7 @@
 """Vectors of a frozen encoder on disk, by its weights and the texts: what was embedded once is read back."""
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,17 @@ def embed_kept(encoder: TextEncoder, texts: Sequence[Tokens], folder: Path, *, p
 
     Raises IntegrityError where a file is damaged.
     """
-    file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npy"
+    file = folder / f"{fingerprint(__version__, *_identify(encoder.transformer), hash_tokens(texts))[:24]}.npz"
     if not processes.all_agree(file.exists()):
         vectors = share_texts(encoder.embed_frozen, texts, processes).numpy()
         if processes.is_first:
-            replace_file(file, lambda path: np.save(path, vectors, allow_pickle=False))
+            # Not by np.save, which does not notice that the end of a file did not fit.
+            replace_file(file, lambda path: np.savez(path, vectors=vectors))
         processes.wait()
     try:
-        return torch.from_numpy(np.load(file, allow_pickle=False))
-    except (ValueError, EOFError) as error:
+        with np.load(file, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["vectors"])
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"vectors {file}: cannot be read: {error}; delete the file to embed again") from None
 
 

@@ -29,17 +29,16 @@ def write_parquet(shard: ShardRows, folder: Path) -> None:
 
 
 def write_npy(shard: ShardRows, folder: Path) -> None:
-    """Fill the shard's rows of vectors.npy, float32 (n, dimension), through a memory map, and append their ids."""
-    path, entry = folder / "vectors.npy", shard.collection
-    # The array of the whole collection is laid out with its first shard.
-    mode, shape = ("w+", (entry.rows, entry.dimension)) if shard.number == 0 else ("r+", None)
-    array = np.lib.format.open_memmap(path, mode=mode, dtype=np.dtype("<f4"), shape=shape)
-    place = shard.first
-    for batch in shard.read_batches():
-        array[place : place + len(batch.ids)] = batch.vectors
-        place += len(batch.ids)
-        append_ids(folder, batch.ids)
-    array.flush()
+    """Append the shard's rows to vectors.npy, float32 (n, dimension), and their ids; its first shard has the header."""
+    entry = shard.collection
+    # Not through a memory map: a full disk kills whoever writes to one.
+    with (folder / "vectors.npy").open("ab") as file:
+        if shard.number == 0:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (entry.rows, entry.dimension)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for batch in shard.read_batches():
+            file.write(batch.vectors.astype("<f4", copy=False).tobytes())
+            append_ids(folder, batch.ids)
 
 
 def append_ids(folder: Path, ids: Iterable[str]) -> None:

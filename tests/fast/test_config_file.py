@@ -97,6 +97,21 @@ def test_wrong_option_is_refused(option, message):
         load_config(options=[option], environment={})
 
 
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        (f"index.m={'t0ken' * 40}", "expected a whole number, found '[hidden]'"),
+        (f"index.m=https://user:{'pa55' * 20}@host/x", "expected a whole number, found 'https://[hidden]@host/x'"),
+        (f"index.m=['a', '{'t0ken' * 40}']", "expected a whole number, found ['a', '[hidden]']"),
+    ],
+)
+def test_a_secret_that_is_longer_than_a_message_shows_is_hidden(monkeypatch, option, shown):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "t0ken" * 40)
+    with pytest.raises(ConfigError) as caught:
+        load_config(options=[option], environment={})
+    assert str(caught.value).endswith(shown)
+
+
 @pytest.mark.line(73)
 def test_wrong_environment_key_is_refused():
     with pytest.raises(ConfigError, match=r"INDEXER_NPMI_TUA.*did you mean 'tau'"):

@@ -63,12 +63,41 @@ def test_links_to_what_is_read_anyway_are_passed_over(tmp_path):
     (tmp_path / "2026-11-20").mkdir()
     (tmp_path / "2026-11-20" / "part-1.csv").write_text("product_id,title\n1,x\n")
     (tmp_path / "latest").symlink_to("2026-11-20")
+    (tmp_path / "latest.csv").symlink_to("2026-11-20/part-1.csv")
     files = find_files(tmp_path, section="catalogue")
     assert [file.relative_to(tmp_path).as_posix() for file in files] == ["2026-11-20/part-1.csv", "part-0.csv"]
     assert [name for name, _ in identify_input(tmp_path) if not name.startswith(".")] == [
         "2026-11-20/part-1.csv",
         "part-0.csv",
     ]
+
+
+def test_links_within_a_linked_folder_are_passed_over(tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "input"
+    (elsewhere / "2026-11-20").mkdir(parents=True)
+    (elsewhere / "2026-11-20" / "part-1.csv").write_text("product_id,title\n1,x\n")
+    (elsewhere / "latest").symlink_to("2026-11-20")
+    folder.mkdir()
+    (folder / "days").symlink_to(elsewhere)
+    (folder / "latest.csv").symlink_to("../elsewhere/2026-11-20/part-1.csv")
+    files = find_files(folder, section="catalogue")
+    assert [file.relative_to(folder).as_posix() for file in files] == ["days/2026-11-20/part-1.csv"]
+    assert [name for name, _ in identify_input(folder)] == ["days/2026-11-20/part-1.csv"]
+
+
+def test_a_model_whose_files_share_a_blob_has_both(tmp_path):
+    """As the cache of a model hub keeps them."""
+    (tmp_path / "blob").write_text("{}")
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "model" / name).symlink_to("../blob")
+    assert [name for name, _ in identify_input(tmp_path / "model")] == ["config.json", "tokenizer.json"]
+
+
+def link_file_twice(folder):
+    (folder.parent / f"{folder.name}.csv").write_text("product_id,title\n1,x\n")
+    for name in ("one.csv", "two.csv"):
+        (folder / name).symlink_to(f"../{folder.name}.csv")
 
 
 def add_loop(folder):
@@ -87,6 +116,7 @@ def link_twice(folder):
     [
         (add_loop, "up: is linked twice or into itself"),
         (link_twice, "is linked twice or into itself"),
+        (link_file_twice, r"two\.csv: is linked twice"),
         (lambda folder: (folder / "part-1.csv").symlink_to("gone.csv"), r"part-1\.csv: expected a file, found a link"),
         (lambda folder: os.mkfifo(folder / "part-1.csv"), r"part-1\.csv: expected a file, found a link .* or a device"),
     ],

@@ -42,7 +42,7 @@ def test_a_damaged_file_is_named(open_tiny, tmp_path):
     encoder = open_tiny()
     texts = encoder.tokenise_queries(["redcup"])
     embed_kept(encoder, texts, tmp_path)
-    (file,) = tmp_path.glob("*.npy")
+    (file,) = tmp_path.glob("*.npz")
     file.write_bytes(file.read_bytes()[:150])
     with pytest.raises(IntegrityError, match=file.name):
         embed_kept(encoder, texts, tmp_path)

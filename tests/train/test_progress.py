@@ -127,6 +127,15 @@ def test_the_bar_goes_over_all_epochs():
         assert (bar.n, bar.total) == (24, 50)
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyError, Exception])
+def test_an_error_of_another_class_or_kind_stays_what_it_is(tmp_path, error):
+    def fail(path):
+        raise error("os error" if error is not Exception else "no such token")
+
+    with pytest.raises(error, match=r"os error|no such token"):
+        replace_file(tmp_path / "state.pt", fail)
+
+
 def test_another_error_of_a_library_stays_what_it_is(tmp_path):
     def fail(path):
         path.write_text("half")
@@ -137,7 +146,7 @@ def test_another_error_of_a_library_stays_what_it_is(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [RuntimeError, SafetensorError])
+@pytest.mark.parametrize("error", [RuntimeError, SafetensorError, Exception])
 def test_a_library_that_cannot_write_is_a_matter_of_storage(tmp_path, error):
     def fail(path):
         path.write_text("half")
