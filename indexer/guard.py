@@ -2,7 +2,8 @@
 
 The child is a fresh interpreter without the environment's credentials. It may take so much memory and time as the
 release's size allows, write no file and keep no core. It checks, maps and searches everything as its parent will.
-A child that never began, or that the machine is too slow for, says nothing about the release.
+A child that never began, that was ended from outside, or that the machine is too slow for, says nothing about the
+release.
 """
 
 import json
@@ -43,6 +44,8 @@ ALONE = {
     "MALLOC_ARENA_MAX": "2",
 }
 """One thread in every library: the stacks of a thread for each of many cores would count as memory of the child."""
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that no limit of the child sends: the kernel does where memory is short, and who stops a service."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -91,7 +94,8 @@ def try_release(
 
     Raises IntegrityError naming the file where the child crashes, takes too much processor time or memory, refuses a
     file or gets another answer than the builder did; StoreError where it does not end in time, as on a machine that is
-    busy, or the system refuses it a file; ConfigError where no child can be started that has the package.
+    busy, was ended from outside, or the system refuses it a file; ConfigError where no child can be started that has
+    the package.
     """
     allowed = limits or ChildLimits.of(manifest)
     order = {
@@ -120,8 +124,9 @@ def _list_import_path() -> list[str]:
 
 
 def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, Any]], str]:
-    """Return what the child told and how it ended; raises ConfigError where it never began, StoreError at the end of
-    its time.
+    """Return what the child told and how it ended.
+
+    Raises ConfigError where it never began, StoreError at the end of its time and where it was ended from outside.
     """
     if not sys.executable:
         raise ConfigError("guard: there is no Python interpreter to start a child with; open with guard='never'")
@@ -155,6 +160,11 @@ def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, A
         problem = f"it took more than {order['limits']['seconds']} s of processor time"
     told = _read_lines(ended.stdout)
     _require_start(told, problem)
+    if -ended.returncode in FROM_OUTSIDE:
+        raise StoreError(
+            f"guard: the child process that opens the release was ended from outside, by signal {-ended.returncode}, "
+            "as where memory is short or the service is stopped; try again, with more memory"
+        )
     return told, problem
 
 

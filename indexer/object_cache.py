@@ -5,9 +5,11 @@ import os
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
-from indexer.errors import IntegrityError, ObjectMissingError, StoreError
+from indexer.errors import ConfigError, IntegrityError, ObjectMissingError, StoreError
 from indexer.manifest import ObjectEntry
 from indexer.store import LocalStore, Store, hash_file
 
@@ -22,10 +24,15 @@ class ObjectCache:
     it was verified.
     """
 
-    def __init__(self, store: Store, folder: Path, *, copied: bool = False) -> None:
+    def __init__(self, store: Store, folder: Path | None = None, *, copied: bool = False) -> None:
         self._store = store
         self._in_place = store if isinstance(store, LocalStore) and not copied else None
-        self._folder = folder / hashlib.sha256(os.fsencode(store.url)).hexdigest()[:16]
+        self._parent = folder
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where downloads lie; what is read in place needs none, and no home either."""
+        return (self._parent or default_cache()) / hashlib.sha256(os.fsencode(self._store.url)).hexdigest()[:16]
 
     def fetch(self, entry: ObjectEntry) -> Path:
         """Return a file with the object's bytes; raises IntegrityError where they are not as promised."""
@@ -38,8 +45,10 @@ class ObjectCache:
                 f"{self._store.url}/{entry.key}: the live release names this object, but it is not there"
             ) from None
         except OSError as error:
+            place = f"{self._store.url}/{entry.key}" if self._in_place else str(self._folder)
             raise StoreError(
-                f"{self._folder}: {error.strerror or error}; check the cache folder, its rights and the disk"
+                f"{place}: {error.strerror or error}; check the {'' if self._in_place else 'cache '}folder, its rights "
+                "and the disk"
             ) from error
 
     def drop(self, entry: ObjectEntry) -> None:
@@ -49,14 +58,15 @@ class ObjectCache:
 
     def prune(self, wanted: Iterable[ObjectEntry] = ()) -> None:
         """Remove downloads that are not wanted and were not asked for lately; other processes may share the folder."""
+        if self._in_place:
+            return
         kept, oldest = {entry.sha256 for entry in wanted}, time.time() - UNUSED_SECONDS
-        for path in self._folder.glob("*"):
-            try:
-                if path.name not in kept and path.stat().st_mtime < oldest:
-                    path.unlink()
-            except OSError:
+        for parent, _, names in os.walk(self._folder):
+            for path in (Path(parent, name) for name in names if name not in kept):
                 # Somebody else's, or gone: to tidy up is no reason to fail.
-                continue
+                with suppress(OSError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
 
     def _find_kept(self, entry: ObjectEntry) -> Path | None:
         kept = self._folder / entry.sha256
@@ -85,8 +95,11 @@ class ObjectCache:
 
 
 def default_cache() -> Path:
-    """Return the folder for downloaded objects: below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightly-semantic-index"
+    """Return the folder for downloaded objects: below XDG_CACHE_HOME or ~/.cache; raises ConfigError without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightly-semantic-index"
+    except RuntimeError:
+        raise ConfigError("no home folder to keep downloads in; set XDG_CACHE_HOME, or name a cache folder") from None
 
 
 def _verify(path: Path, entry: ObjectEntry, place: str) -> Path:

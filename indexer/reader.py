@@ -295,10 +295,10 @@ def open_index(
     """
     if guard not in get_args(Guard):
         raise ConfigError(f"guard: expected one of {', '.join(get_args(Guard))}, found {guard!r}")
-    store, key, folder = open_store(url), open_public_key(public_key), cache or default_cache()
-    objects = ObjectCache(store, folder, copied=key is not None)
+    store, key = open_store(url), open_public_key(public_key)
+    objects = ObjectCache(store, cache, copied=key is not None)
     # Without a key, who may write to the store decides what is served in any case.
-    marks = ServedMarks(folder, store, key) if key else None
+    marks = ServedMarks(cache or default_cache(), store, key) if key else None
     return Index(store, objects, threads, mapped, guard, key, marks)
 
 

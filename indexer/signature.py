@@ -97,7 +97,7 @@ def open_signing_key(path: str, *, public_keys: str = "", expires_days: int = 0)
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"signing key {path}: expected an Ed25519 key, found another kind")
     own = key.public_key()
-    trusted = open_public_key(public_keys) or PublicKey(path, (own,))
+    trusted = open_public_key(public_keys or None) or PublicKey(path, (own,))
     if own not in trusted.keys:
         raise ConfigError(
             f"public key {public_keys}: expected the public half of the signing key {path} in it, found others; "
@@ -112,9 +112,11 @@ def open_shop_key(shop: ShopConfig) -> SigningKey | None:
 
 
 def open_public_key(path: str | Path | None) -> PublicKey | None:
-    """Read the public keys of a file, None for no path; raises ConfigError where the file holds none."""
-    if not path:
+    """Read the public keys of a file, None for None; raises ConfigError where the file holds none, or has no name."""
+    if path is None:
         return None
+    if not str(path):
+        raise ConfigError("public key: expected a PEM file, found an empty name; who pins no key names none")
     data = _read_key(str(path))
     with _needed(str(path)):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

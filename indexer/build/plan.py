@@ -141,9 +141,9 @@ def hold_scratch(folder: Path) -> Iterator[Path]:
     with tell_refusals(folder.parent):
         for date in folder.parent.glob("run_date=*"):
             remove_abandoned(date, "scratch-*", frozenset)
-        with claim_folder(folder / f"scratch-{uuid.uuid4().hex[:12]}") as scratch:
-            try:
-                scratch.mkdir()
-                yield scratch
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    with tell_refusals(folder), claim_folder(folder / f"scratch-{uuid.uuid4().hex[:12]}") as scratch:
+        try:
+            scratch.mkdir()
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

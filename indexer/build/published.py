@@ -41,9 +41,12 @@ def find_published(
         return None
     same = live.run_id.endswith(run_id[len(run_date) :])
     if live_manifest and (live.run_id == run_id or (same and live_manifest.run_date < run_date)):
-        status = "already published" if live.run_id == run_id else "unchanged"
-        standing = live if dry else _renew(store, live, live_manifest, history.head, key)
-        return summarise_published(status, store.url, standing, live_manifest)
+        due = not dry and _is_due(live, key)
+        # What was changed in its place is no release to publish once more.
+        if not (due and examine_objects(store, live_manifest.objects)):
+            status = "already published" if live.run_id == run_id else "unchanged"
+            again = commit_publication(store, live_manifest, live.manifest, history.head, key) if due else live
+            return summarise_published(status, store.url, again, live_manifest)
     if live.run_id == run_id:
         return None
     earlier = history.releases.get(run_id)
@@ -73,14 +76,12 @@ def remark_rollback(live: LogEntry | None) -> dict[str, dict[str, Any]]:
     return {"LOG": {"rollback_expires": f"{live.expires_at}, unless it is made once more to run {live.run_id}"}}
 
 
-def _renew(store: Store, live: LogEntry, manifest: Manifest, head: int, key: SigningKey | None) -> LogEntry:
-    """Return the live entry, published once more where half of its time is over; rollbacks are operators' to renew."""
+def _is_due(live: LogEntry, key: SigningKey | None) -> bool:
+    """Whether half of a publication's time is over; rollbacks are operators' to renew."""
     if key is None or not key.expires_days or live.kind == "rollback":
-        return live
+        return False
     half = timedelta(days=key.expires_days) / 2
-    if live.expires_at and datetime.fromisoformat(live.expires_at) - datetime.now(UTC) > half:
-        return live
-    return commit_publication(store, manifest, live.manifest, head, key)
+    return not live.expires_at or datetime.fromisoformat(live.expires_at) - datetime.now(UTC) <= half
 
 
 def refuse_older(store: Store, run_date: str, history: History) -> None:

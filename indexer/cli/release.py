@@ -196,7 +196,7 @@ def unpin(url: str, run_id: str, signing_key: str, public_key: str, single_write
 @click.option("--keep", default=7, type=click.IntRange(2), help="Newest releases that are kept.")
 @click.option("--grace-days", default=3, type=click.IntRange(0, 36_500), help="Days for which what was live is kept.")
 @click.option("--yes", is_flag=True, help="Do it; without this only the plan is shown.")
-@click.option("--yes-delete", is_flag=True, help="Do it even where more than half of the runs go.")
+@click.option("--yes-delete", is_flag=True, help="Do it even where most of the runs go, or those of another key.")
 @signing_options
 @single_writer_option
 @json_option
@@ -215,7 +215,7 @@ def gc(
 
     Kept are the live release, pinned ones, the newest, those that were live a short time ago, and every object that
     one of these names. A retired run can never go live again. Where nothing is live nothing goes; more
-    than half of the runs need --yes-delete.
+    than half of the runs, and those of a key that is not trusted, need --yes-delete.
 
     \b
     Example:
@@ -227,6 +227,7 @@ def gc(
 
     store, key = open_store(url, single_writer=single_writer), open_signing_key(signing_key, public_keys=public_key)
     plan = plan_garbage(store, KeepingRule(releases=keep, grace=timedelta(days=grace_days)), key=key)
+    _warn_of_void(plan.history)
     done, live = yes or yes_delete, plan.history.live
     if done:
         collect_garbage(store, plan, key, most=yes_delete)
@@ -241,10 +242,12 @@ def gc(
         "foreign_objects": plan.foreign,
         "live": live.run_id if live else None,
         "takes_most": plan.takes_most,
+        "distrusted": list(plan.distrusted),
     }
     _show(document, as_json)
     if not done and not as_json and (plan.retire or plan.delete or plan.drafts):
-        click.echo(f"nothing was changed; give {'--yes-delete' if plan.takes_most else '--yes'} to do it")
+        option = "--yes-delete" if plan.takes_most or plan.distrusted else "--yes"
+        click.echo(f"nothing was changed; give {option} to do it")
     if live is None and not as_json:
         click.echo("nothing is live here, so nothing goes: is this the address, and is its log/ whole?")
 
@@ -295,14 +298,18 @@ def _read_trusted(store: "Store", public_key: str | None, *run_ids: str | None) 
 
     key = open_public_key(public_key)
     history = read_history(store, key=key)
-    for reason in history.void.values():
-        click.echo(f"warning: {escape(reason)}", err=True)
+    _warn_of_void(history)
     entries = [history.find_release(run_id) if run_id else history.require_live() for run_id in run_ids]
     trust(key, store.url)(history.require_live())
     if key is not None:
         for entry in entries:
             check_signature(entry, key, store.url)
     return history, entries
+
+
+def _warn_of_void(history: "History") -> None:
+    for reason in history.void.values():
+        click.echo(f"warning: {escape(reason)}", err=True)
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:
@@ -315,10 +322,10 @@ def _print_lines(document: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             click.echo(f"{indent}{escape(name)}" + ("" if value else "  -"))
             _print_lines(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             for item in value:
-                click.echo(f"{indent}{escape(name)}")
-                _print_lines(item, indent + "  ")
+                # Of what differs, one side may have nothing of the kind.
+                _print_lines({name: item}, indent)
         else:
             text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
             click.echo(f"{indent}{escape(name)}  {escape(text or '-')}")

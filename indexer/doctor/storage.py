@@ -63,13 +63,14 @@ def examine_store(url: str, *, single_writer: bool = False, rounds: int = ROUNDS
         if "warning" in (create.state, race.state):
             # As such a store has to be published to.
             probe = probe._replace(store=open_store(url, single_writer=True))
-        for subject, check in (
-            ("read after write", _check_reads),
-            ("list", _check_list),
-            ("list after delete", _check_delete),
-            ("large object", _check_large),
-        ):
-            yield _observe(subject, probe, check)
+        reads = _observe("read after write", probe, _check_reads)
+        yield reads
+        for subject, check in (("list", _check_list), ("list after delete", _check_delete)):
+            if reads.state == FAILED:
+                yield failed(subject, "not tried, since what it needs was not written", "see above", reads.exit_code)
+            else:
+                yield _observe(subject, probe, check)
+        yield _observe("large object", probe, _check_large)
         if isinstance(probe.store, S3Store):
             client = open_client()
             for subject, look in BUCKET_CHECKS.items():

@@ -17,7 +17,7 @@ from indexer.export.rows import ShardRows, load_rows
 from indexer.log import read_manifest, require_live
 from indexer.log_signature import trust
 from indexer.manifest import CollectionEntry, Manifest
-from indexer.object_cache import ObjectCache, default_cache
+from indexer.object_cache import ObjectCache
 from indexer.signature import open_public_key
 from indexer.store import hash_file, open_store, sync_folder
 from indexer.strict_json import write_document
@@ -127,7 +127,7 @@ def export_release(
         store, key = open_store(url), open_public_key(public_key)
         entry = require_live(store, check=trust(key, store.url))
         manifest = read_manifest(store, entry)
-        objects = ObjectCache(store, cache or default_cache(), copied=key is not None)
+        objects = ObjectCache(store, cache, copied=key is not None)
         objects.prune(manifest.downloads)
         summary = _write_release(manifest, entry.sequence, draft, options, objects, progress=progress)
         _finish(draft, target, summary)

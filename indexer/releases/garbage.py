@@ -8,13 +8,15 @@ late by its number, reads why, and gives up. Objects of a retired run that a kep
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from indexer.creation import is_proof
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, IntegrityError
 from indexer.log import LogEntry, log_key, read_manifest
-from indexer.manifest import COLLECTION, RUN_ID
+from indexer.manifest import COLLECTION, RUN_ID, Manifest
 from indexer.releases.changes import commit_keeping
 from indexer.releases.history import History, read_own
 from indexer.signature import SigningKey
@@ -76,6 +78,12 @@ class GarbagePlan:
         """Whether more than half of the runs go, as by a wrong rule or a wrong address."""
         return 2 * len(self.retire) > self.runs
 
+    @property
+    def distrusted(self) -> tuple[str, ...]:
+        """Runs to be retired that were published or pinned by entries which no trusted key signed."""
+        named = self.history.find_void_runs("publish", "rollback", "pin")
+        return tuple(run_id for run_id in self.retire if run_id in named)
+
 
 def plan_garbage(
     store: Store, rule: KeepingRule, now: datetime | None = None, key: SigningKey | None = None
@@ -109,7 +117,12 @@ def plan_garbage(
     # The store's own times: the clocks of builders may be wrong.
     written = {item.key: item.modified for item in store.list(LOG)}
     kept = _find_kept(history, live.run_id, rule, clock, written)
-    named = _name_objects(store, [live, *(history.releases[run_id] for run_id in kept)])
+    named = _name_objects(store, history, [live, *(history.releases[run_id] for run_id in kept)])
+    # A run may be published again, of other shards, while consumers still fetch those it had.
+    for earlier, later in pairwise(history.lived):
+        if earlier.run_id in kept and _is_recent(later, rule, clock, written):
+            with suppress(IntegrityError):
+                named |= _name_objects(store, history, [earlier])
     building = _find_building(stored, history, rule, clock)
     runs = (set(stored) | set(history.releases)) - history.retired
     retire = tuple(sorted(runs - set(kept) - building))
@@ -135,8 +148,15 @@ def collect_garbage(store: Store, plan: GarbagePlan, key: SigningKey | None = No
     """Retire and delete as planned; return the bytes deleted.
 
     Raises PublishConflictError where the log has moved on since the plan was made: then nothing was deleted; and
-    ConfigError where more than half of the runs would go, unless `most` says that they may.
+    ConfigError where more than half of the runs would go, or some that entries of other keys published or pinned,
+    unless `most` says that they may.
     """
+    if plan.distrusted and not most:
+        raise ConfigError(
+            f"{store.url}: {len(plan.distrusted)} of the runs that would be retired, such as {plan.distrusted[0]}, "
+            "were published or pinned by a key that is not trusted here; trust it, too (--public-key), or give "
+            "--yes-delete"
+        )
     if plan.takes_most and not most:
         raise ConfigError(
             f"{store.url}: {len(plan.retire)} of {plan.runs} runs would be retired, more than half; look at the "
@@ -190,9 +210,23 @@ def _is_recent(replaced: LogEntry | None, rule: KeepingRule, now: datetime, writ
     return replaced is not None and now - written[log_key(replaced.sequence)] < rule.grace
 
 
-def _name_objects(store: Store, entries: Iterable[LogEntry]) -> set[str]:
-    """Return the keys of what is live, or may go live: the newest publication of each kept run, and the live entry."""
+def _name_objects(store: Store, history: History, entries: Iterable[LogEntry]) -> set[str]:
+    """Return the keys of what entries made live."""
     found: set[str] = set()
     for entry in {entry.manifest.key: entry for entry in entries}.values():
-        found |= {entry.manifest.key, *(item.key for item in read_manifest(store, entry).objects)}
+        found |= {entry.manifest.key, *(item.key for item in _read_kept(store, history, entry).objects)}
     return found
+
+
+def _read_kept(store: Store, history: History, entry: LogEntry) -> Manifest:
+    """Read a kept release's manifest; where it is gone, a retirement may be the cause that counts no more."""
+    try:
+        return read_manifest(store, entry)
+    except IntegrityError as error:
+        retired = history.find_void_runs("retire").get(entry.run_id)
+        if retired is None:
+            raise
+        raise IntegrityError(
+            f"{error}; log entry {retired} had retired the run, but no trusted key signed that: trust its key, too "
+            "(--public-key), or keep fewer releases"
+        ) from None

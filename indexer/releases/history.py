@@ -81,6 +81,15 @@ class History:
         found = {earlier.run_id: later for earlier, later in pairwise(self.lived)}
         return {run_id: entry for run_id, entry in found.items() if run_id != self.lived[-1].run_id}
 
+    def find_void_runs(self, *kinds: str) -> dict[str, int]:
+        """Return run -> the newest entry of these kinds about it that counts for nothing."""
+        return {
+            run_id: entry.sequence
+            for entry in self.entries
+            if entry.sequence in self.void and entry.kind in kinds
+            for run_id in (entry.runs if isinstance(entry, KeepingEntry) else (entry.run_id,))
+        }
+
     def find_release(self, run_id: str) -> LogEntry:
         """Return the newest publication of a run.
 

@@ -25,7 +25,7 @@ def examine_objects(store: Store, objects: Iterable[ObjectEntry]) -> list[str]:
     if not isinstance(store, LocalStore):
         return find_damage(store, objects)
     # Objects of a folder are read where they lie.
-    return [sentence for sentence in verify_objects(store, objects, ObjectCache(store, store.root)) if sentence]
+    return [sentence for sentence in verify_objects(store, objects, ObjectCache(store)) if sentence]
 
 
 def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False) -> Iterator[str | None]:

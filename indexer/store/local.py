@@ -72,11 +72,12 @@ class LocalStore:
 
     def remove_empty_folders(self, prefix: str, before: datetime) -> None:
         """Remove the folders below a prefix that hold nothing, and in which nothing has changed since a time."""
-        for path in sorted((self.root / check_key(prefix.rstrip("/"))).rglob("*/"), reverse=True):
+        top = self.root / check_key(prefix.rstrip("/"))
+        for parent, _, _ in os.walk(top, topdown=False):
             # Another process may have put something there, or was faster.
             with contextlib.suppress(OSError):
-                if path.stat().st_mtime < before.timestamp():
-                    path.rmdir()
+                if Path(parent) != top and os.stat(parent).st_mtime < before.timestamp():
+                    os.rmdir(parent)
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""

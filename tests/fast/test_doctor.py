@@ -106,6 +106,19 @@ def test_a_store_that_refuses_or_is_not_there_ends_with_75(strict_s3: Any, monke
     assert doctor("gs://bucket/shop").exit_code == 2
 
 
+def test_who_may_only_read_is_told_so_and_not_of_a_broken_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> None:
+        raise StoreError("release: probe: Permission denied; check the folder, its rights and the disk")
+
+    for name in ("put_new", "put_file"):
+        monkeypatch.setattr(LocalStore, name, refuse)
+    found = examine(str(tmp_path))
+    assert sum_up(found.values()) == 75
+    for subject in ("list", "list after delete"):
+        assert found[subject].found == "not tried, since what it needs was not written"
+        assert (found[subject].state, found[subject].exit_code) == ("failed", 75)
+
+
 def test_no_room_for_temporary_files_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse() -> None:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")

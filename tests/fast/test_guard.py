@@ -4,6 +4,7 @@ import hashlib
 import json
 import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,6 +174,27 @@ class TestHostileReleases:
         message = r"products-00000\..*\.faiss: the child process .* did not survive: it ended with signal 6"
         with pytest.raises(IntegrityError, match=message):
             self.try_it(release)
+
+    @pytest.mark.parametrize("sent", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+    def test_a_child_that_is_ended_from_outside_says_nothing_about_the_release(
+        self, release: Path, replace_child: Callable[[str], None], sent: str
+    ):
+        """As by the kernel where memory is short."""
+        replace_child(
+            "import os, signal\n"
+            "from indexer.guard_child import tell\n"
+            "tell(started=True)\n"
+            "tell(opening='products-00000.faiss')\n"
+            f"signal.signal(signal.{sent}, signal.SIG_DFL) if {sent != 'SIGKILL'} else None\n"
+            f"os.kill(os.getpid(), signal.{sent})\n"
+        )
+        with pytest.raises(StoreError) as caught:
+            self.try_it(release)
+        assert (str(caught.value), caught.value.exit_code) == (
+            f"guard: the child process that opens the release was ended from outside, by signal {signal.Signals[sent]}, "
+            "as where memory is short or the service is stopped; try again, with more memory",
+            75,
+        )
 
     def test_what_the_system_refuses_says_nothing_about_the_release(
         self, release: Path, replace_child: Callable[[str], None]

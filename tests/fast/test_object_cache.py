@@ -1,5 +1,6 @@
 """Objects as local files: read in place or copied, verified each time, and shared with processes that tidy up."""
 
+import errno
 import hashlib
 import os
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from indexer import object_cache
-from indexer.errors import IntegrityError
+from indexer.errors import ConfigError, IntegrityError, StoreError
 from indexer.manifest import ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.store import LocalStore, hash_file
@@ -99,3 +100,53 @@ def test_a_copy_that_another_process_removes_is_made_again(cache: ObjectCache, m
     monkeypatch.setattr(object_cache, "hash_file", remove_first)
     assert cache.fetch(ENTRY).read_bytes() == DATA
     assert removed == [copy]
+
+
+def test_what_is_read_in_place_needs_no_cache_folder(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+    """As for a service whose user has no home."""
+
+    def refuse() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", refuse)
+    cache = ObjectCache(store)
+    cache.prune()
+    assert cache.fetch(ENTRY) == store.local_path(ENTRY.key)
+    with pytest.raises(ConfigError) as caught:
+        ObjectCache(store, copied=True).fetch(ENTRY)
+    assert str(caught.value) == ("no home folder to keep downloads in; set XDG_CACHE_HOME, or name a cache folder")
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_what_cannot_be_read_is_named_by_where_it_lies(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+):
+    cache = ObjectCache(store, tmp_path / "cache", copied=copied)
+    path = cache.fetch(ENTRY)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(object_cache, "hash_file", refuse)
+    with pytest.raises(StoreError) as caught:
+        cache.fetch(ENTRY)
+    place = (
+        f"{path.parent}: Permission denied; check the cache folder"
+        if copied
+        else (f"{store.url}/{ENTRY.key}: Permission denied; check the folder")
+    )
+    assert str(caught.value) == f"{place}, its rights and the disk"
+
+
+def test_a_cache_folder_that_cannot_be_read_stops_no_tidying(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = ObjectCache(store, tmp_path / "cache", copied=True)
+    cache.fetch(ENTRY)
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cache.prune()

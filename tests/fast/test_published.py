@@ -150,6 +150,23 @@ def test_a_damaged_live_run_is_built_anew(store: LocalStore, damage: Damage, ask
     assert read_head(store) == 1
 
 
+@pytest.mark.parametrize("asked", [f"{SECOND}-a", f"{THIRD}-a"])
+def test_a_changed_live_run_is_not_published_once_more(store: LocalStore, asked: str):
+    key = make_signing_key(expires_days=4)
+    publish_run(store, f"{SECOND}-a", run_date=SECOND, key=replace(key, expires_days=1))
+    change_object(store, f"{SECOND}-a")
+    # Before half of its time is over nobody reads it.
+    early = look(store, [asked], replace(key, expires_days=1))
+    assert (early.sequence if early else None, read_head(store)) == (1, 1)
+    dry = look(store, [asked], key, dry=True)
+    assert (dry.sequence if dry else None, read_head(store)) == (1, 1)
+    assert look(store, [asked], key) is None
+    assert read_head(store) == 1
+    change_object(store, f"{SECOND}-a")
+    again = look(store, [asked], key)
+    assert (again.sequence if again else None, read_head(store)) == (2, 2)
+
+
 def test_an_operators_rollback_stands(store: LocalStore):
     for run_id in (f"{SECOND}-a", f"{SECOND}-b"):
         publish_night(store, run_id)

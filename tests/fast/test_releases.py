@@ -277,6 +277,26 @@ def test_the_grace_period_ends_after_three_days(
     assert plan.before == moment + later - timedelta(days=3)
 
 
+@pytest.mark.parametrize("recent", [True, False])
+def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_fetched(store: LocalStore, recent: bool):
+    shared = publish_run(store, "x")
+    own = publish_run(store, "a", shared)
+    first = read_manifest(store, read_history(store).releases["a"])
+    products = replace(first.collections[0], rows=1, rows_in=1, shards=(replace(own, number=0),))
+    publish(RunFolder(store, "a"), replace(first, parent=2, collections=(products,)))
+    moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
+    date_everything(store, moment)
+    for sequence in (1, 2):
+        os.utime(store.local_path(log_key(sequence)), (0, 0))
+    plan = plan_garbage(store, ONE, moment + (timedelta(0) if recent else timedelta(days=3)))
+    # x was live too long ago.
+    assert (plan.kept, plan.retire) == (("a",), ("x",))
+    assert ({shared.index.key, shared.ids.key} & {item.key for item in plan.delete} == set()) == recent
+    # Of a release whose manifest is lost nobody fetches anything.
+    store.delete(read_history(store).lived[1].manifest.key)
+    assert shared.ids.key in [item.key for item in plan_garbage(store, ONE, moment).delete]
+
+
 def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
     publish_run(store, "a")
     publish_run(store, "b")
@@ -807,6 +827,20 @@ def test_a_comparison_takes_settings_of_any_form(store: LocalStore, config: dict
     publish_run(store, "a")
     manifest = read_manifest(store, read_history(store).find_release("a"))
     assert compare_releases(manifest, replace(manifest, config=config))["config"] == found
+
+
+def test_a_comparison_for_people_shows_what_one_side_has_not(store: LocalStore):
+    publish_run(store, "a")
+    manifest = make_manifest(store, "b", (make_shard(store, "b"),), 1)
+    publish(RunFolder(store, "b"), replace(manifest, config={"a": {"b": {"c": 1}}, "d": {"e": 2}}))
+    result = CliRunner().invoke(indexer, ["release", "diff", store.url, "a", "b"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    start = lines.index("config")
+    assert lines[start : start + 5] == ["config", "  a.b  None", "  a.b", "    c  1", "  d.e  None, 2"]
+    back = CliRunner().invoke(indexer, ["release", "diff", store.url, "b", "a"]).stdout.splitlines()
+    start = back.index("config")
+    assert back[start : start + 5] == ["config", "  a.b", "    c  1", "  a.b  None", "  d.e  2, None"]
 
 
 @pytest.fixture

@@ -437,6 +437,64 @@ def test_a_void_entry_keeps_and_retires_nothing(release: Path, keys: Keys):
     assert (plan.kept, plan.retire, plan.delete) == ((first, second), (), ())
 
 
+def test_a_collector_that_trusts_one_key_of_two_asks_before_it_takes_what_the_other_keeps(
+    release: Path, keys: Keys, tmp_path: Path
+):
+    first, new = read(release, 1), Keys(tmp_path, "new")
+    both = tmp_path / "both.pub"
+    both.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
+    document = {"format": 2, "kind": "pin", "runs": [first["run_id"]], "created_at": first["created_at"]}
+    (release / log_key(3)).write_bytes(keys.sign({**document, "sequence": 3, "parent": 2}))
+    assert invoke("rollback", str(release), "--signing-key", str(new.private), "--public-key", str(both)).exit_code == 0
+    (release / log_key(4)).rename(release / "held")
+    rollback = json.loads((release / "held").read_bytes()) | {"run_id": read(release, 2)["run_id"]}
+    (release / log_key(4)).write_bytes(new.sign({**rollback, "manifest": read(release, 2)["manifest"]}))
+    words = ["gc", str(release), "--signing-key", str(new.private), "--grace-days", "0"]
+    plan = invoke(*words)
+    assert plan.exit_code == 0, plan.output
+    assert [line.split(":")[0] for line in plan.stderr.splitlines()] == ["warning"] * 3
+    assert f"distrusted  {first['run_id']}" in plan.stdout
+    assert plan.stdout.endswith("give --yes-delete to do it\n")
+    refused = invoke(*words, "--yes")
+    assert (refused.exit_code, read_head(LocalStore(release))) == (2, 4)
+    assert refused.stderr.endswith(
+        f"indexer: {release}: 1 of the runs that would be retired, such as {first['run_id']}, were published or pinned "
+        "by a key that is not trusted here; trust it, too (--public-key), or give --yes-delete\n"
+    )
+    trusting = invoke(*words, "--public-key", str(both), "--yes", "--json")
+    assert (trusting.exit_code, json.loads(trusting.stdout)["distrusted"], trusting.stderr) == (0, [], "")
+    done = invoke(*words, "--yes-delete", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["retire"]) == (0, [first["run_id"]]), done.output
+
+
+def test_a_retirement_goes_with_its_key_and_is_named_where_its_run_is_missed(release: Path, keys: Keys, tmp_path: Path):
+    store, old = LocalStore(release), Keys(tmp_path, "old")
+    first, key = read(release, 1), open_signing_key(str(keys.private))
+    document = {"format": 2, "kind": "retire", "runs": [first["run_id"]], "created_at": first["created_at"]}
+    (release / log_key(3)).write_bytes(old.sign({**document, "sequence": 3, "parent": 2}))
+    assert plan_garbage(store, KeepingRule(), key=key).retire == ()
+    (release / first["manifest"]["key"]).unlink()
+    with pytest.raises(IntegrityError) as caught:
+        plan_garbage(store, KeepingRule(), key=key)
+    assert str(caught.value) == (
+        f"{release}/{first['manifest']['key']}: log entry 1 names this manifest, but it is not there; log entry 3 had "
+        "retired the run, but no trusted key signed that: trust its key, too (--public-key), or keep fewer releases"
+    )
+    assert plan_garbage(store, KeepingRule(releases=1), datetime.now(UTC) + timedelta(days=9), key).retire == (
+        first["run_id"],
+    )
+
+
+def test_a_key_without_a_name_is_no_wish_for_none(release: Path):
+    """As of a variable that is not set."""
+    for words in (["verify", str(release), "--public-key", ""], ["list", str(release), "--public-key", ""]):
+        refused = invoke(*words)
+        assert (refused.exit_code, "expected a PEM file, found an empty name" in refused.stderr) == (2, True)
+    with pytest.raises(ConfigError) as caught:
+        open_index(str(release), public_key="")
+    assert str(caught.value) == ("public key: expected a PEM file, found an empty name; who pins no key names none")
+
+
 def test_a_wrong_key_is_told_at_once_and_a_new_one_needs_the_old_beside_it(release: Path, keys: Keys, tmp_path: Path):
     run_id, new = read(release, 1)["run_id"], Keys(tmp_path, "new")
     both = tmp_path / "both.pub"

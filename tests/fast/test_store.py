@@ -6,9 +6,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from urllib3.exceptions import SSLError
@@ -146,6 +147,30 @@ class TestLocalStore:
             store._create("a/b", lambda file: 1 / 0)
         assert list(store.list("")) == []
         assert list((tmp_path / "a").iterdir()) == []
+
+    def test_empty_folders_go_whoever_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        store, later = LocalStore(tmp_path / "release"), datetime.now(UTC) + timedelta(days=1)
+        store.put_new("v/kept/object", b"x")
+        for name in ("a/b/c", "gone", "d"):
+            (store.root / "v" / name).mkdir(parents=True)
+        listed = os.scandir
+
+        def let_another_in(path: str) -> Any:
+            found = listed(path)
+            if str(path) == str(store.root / "v"):
+                # After the folder above was listed, before this one is.
+                (store.root / "v" / "gone").rmdir()
+            return found
+
+        monkeypatch.setattr(os, "scandir", let_another_in)
+        store.remove_empty_folders("v/", datetime.now(UTC) - timedelta(days=1))
+        assert sorted(path.name for path in (store.root / "v").iterdir()) == ["a", "d", "kept"]
+        monkeypatch.undo()
+        store.remove_empty_folders("v/", later)
+        assert [path.name for path in (store.root / "v").iterdir()] == ["kept"]
+        store.delete("v/kept/object")
+        store.remove_empty_folders("v/", later)
+        assert list(store.root.iterdir()) == [store.root / "v"]
 
     def test_a_file_in_place_of_a_folder_is_a_store_error(self, tmp_path: Path):
         (tmp_path / "log").write_text("not a folder")

@@ -6,6 +6,7 @@ The rules of keeping are stated here once more, from the log as it is: they must
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from indexer import log
@@ -86,6 +87,9 @@ class World:
         clock = self.now + skew
         kept = self._find_kept(clock)
         named = {key for run_id in kept for key in self.named[run_id]}
+        for (entry, _), (_, replaced) in pairwise(self.lives):
+            if entry.run_id in kept and clock - replaced < GRACE:
+                named |= self._read(entry) or set()
         building = self._find_building(clock)
         runs = set(kept) | building
         needless = (key for key in self.objects if key.startswith("v/") and _run_of(key) not in runs)
@@ -175,7 +179,7 @@ class World:
 
     def _find_replaced(self) -> dict[str, datetime]:
         """Return when each run that is not live was replaced last."""
-        found = {before.run_id: time for (before, _), (_, time) in zip(self.lives, self.lives[1:], strict=False)}
+        found = {before.run_id: time for (before, _), (_, time) in pairwise(self.lives)}
         return {run_id: time for run_id, time in found.items() if not self.live or run_id != self.live.run_id}
 
     def _read(self, entry: LogEntry) -> set[str] | None:
