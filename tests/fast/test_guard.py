@@ -190,8 +190,9 @@ class TestHostileReleases:
         )
         with pytest.raises(StoreError) as caught:
             self.try_it(release)
+        number = int(signal.Signals[sent])
         assert (str(caught.value), caught.value.exit_code) == (
-            f"guard: the child process that opens the release was ended from outside, by signal {signal.Signals[sent]}, "
+            f"guard: the child process that opens the release was ended from outside, by signal {number}, "
             "as where memory is short or the service is stopped; try again, with more memory",
             75,
         )
