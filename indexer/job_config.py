@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from indexer.input_config import MANY, require, require_one_of, require_ranges
+from indexer.redaction import redact
 
 MEMORY = re.compile("[1-9][0-9]*[kKmMgGtT]")
 MASTER = re.compile(r"local(\[([1-9][0-9]*|\*)( *, *[1-9][0-9]*)?\])?|local-cluster\[[0-9, ]+\]|yarn|(spark|k8s)://\S+")
-CREDENTIALS = ("secret", "password", "token", "access.key")
+CREDENTIALS = ("secret", "password", "token", "access.key", "encryption.key", "account.key", "private.key", "accesskey")
 """Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
 SCRIPTS = (
@@ -167,9 +168,13 @@ class SparkConfig:
             MASTER.fullmatch(self.master) is not None,
             f"master: expected local[*], local[N], yarn, spark://... or k8s://..., found {self.master!r}",
         )
-        for key in self.conf:
+        require(
+            redact(self.java_options) == self.java_options,
+            "java_options: has a credential; leave it to the standard AWS chain or to spark-submit",
+        )
+        for key, value in self.conf.items():
             require(key.startswith("spark."), f"conf: expected settings that begin with `spark.`, found {key}")
             require(
-                not any(word in key.lower() for word in CREDENTIALS),
-                f"conf: {key} is a credential; leave it to the standard AWS chain or to spark-submit",
+                not any(word in key.lower() for word in CREDENTIALS) and redact(value) == value,
+                f"conf: {key} is a credential, or has one; leave it to the standard AWS chain or to spark-submit",
             )

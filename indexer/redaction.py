@@ -64,9 +64,10 @@ _RULES = (
     # name = value, as configuration files, JSON and XML have it
     (
         re.compile(
-            r"((?:secret|session|security)[_-]?(?:access[_-]?)?(?:key|token)|access[_-]?key(?:[_-]?id)?|api[_-]?key|"
-            r"(?:access|refresh|bearer|metadata|web[_-]?identity|(?<![a-z])id)[_-]?token|"
-            r"password|passwd)(\\?['\"]?\s*(?:[:=]|%3D|>)\s*)b?(\\?['\"]?)[^\s'\"<>,;&]{4,}",
+            r"((?:secret|session|security)[._-]?(?:access[._-]?)?(?:key|token)|access[._-]?key(?:[._-]?id)?|"
+            r"(?:api|encryption|account|private)[._-]?key|"
+            r"(?:access|refresh|bearer|metadata|web[._-]?identity|(?<![a-z])id)[._-]?token|"
+            r"password|passwd)(\\?['\"]?\s*(?:[:=]|%3D|>|</name>\s*<value>)\s*)b?(\\?['\"]?)[^\s'\"<>,;&]{4,}",
             re.I,
         ),
         rf"\1\2\3{HIDDEN}",

@@ -145,7 +145,8 @@ class StepFolder:
 def newest_before(work: str | Path, step: str, run_date: str) -> StepCommit | None:
     """Return the commit of the step on the newest earlier date that has one, or None."""
     folders = (path.name.removeprefix("run_date=") for path in (Path(work) / step).glob("run_date=*"))
-    for day in sorted((day for day in folders if day < run_date), reverse=True):
+    # Somebody's copy of a date's folder is none.
+    for day in sorted((day for day in folders if _is_run_date(day) and day < run_date), reverse=True):
         commit = StepFolder(work, step, day).newest()
         if commit:
             return commit
@@ -154,12 +155,16 @@ def newest_before(work: str | Path, step: str, run_date: str) -> StepCommit | No
 
 def check_run_date(text: str) -> str:
     """Return the date if it is YYYY-MM-DD, else raise ConfigError."""
-    try:
-        if date.fromisoformat(text).isoformat() == text:
-            return text
-    except ValueError:
-        pass
+    if _is_run_date(text):
+        return text
     raise ConfigError(f"run date {text!r}: expected YYYY-MM-DD, such as 2026-11-20")
+
+
+def _is_run_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def now_text() -> str:

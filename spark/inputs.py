@@ -7,11 +7,12 @@ it lies in, and `_record`, a hash of all it says; Spark works out only what is u
 """
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from itertools import islice
+from functools import reduce
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from indexer.contracts.files import (
     finished_names,
     hash_input,
     identify_input,
+    is_hidden,
 )
 from indexer.contracts.preflight import check_file
 from indexer.contracts.raw import (
@@ -49,14 +51,15 @@ from indexer.contracts.raw import (
     read_columns,
     read_header,
     read_paths,
+    read_types,
     refuse_unbalanced,
 )
 from indexer.contracts.schemas import Table
-from indexer.errors import ContractError, StoreError
+from indexer.errors import ConfigError, ContractError, StoreError
 from indexer.input_config import InputConfig
 from spark.objects import list_objects, read_first_line
 from spark.session import local_address
-from spark.text import is_valid_text
+from spark.text import is_valid_text, is_whole_json
 
 HAS = "_has_"
 FILE_PATH = "_metadata.file_path"
@@ -111,6 +114,11 @@ def locate_input(
     if not source.path.startswith("s3://"):
         root = Path(source.path)
         delivery = Delivery(find_files(root, section=section, days=days, success_file=source.success_file))
+        if is_hidden(root.name) and root.is_file():
+            # Wanted, since it is named in full; Spark reads none of such a name.
+            link = _make_folder(staging / uuid.uuid4().hex) / f"named{root.name}"
+            link.symlink_to(root.resolve())
+            root, delivery = link, Delivery([link])
         return _local_location(delivery, root, source, section, days)
     if runs_here(session):
         root = _make_folder(staging / uuid.uuid4().hex)
@@ -260,13 +268,44 @@ def _open_parquet(session: SparkSession, table: Table, location: Location, colum
         read = read_paths if table.nested else read_columns
         headers = {file: read(Path(file)) for file in location.files}
         refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
+        parts = [
+            _read_parquet(session, table, location, columns, addresses, nulls)
+            for nulls, addresses in _find_nulls(location.files).items()
+        ]
+        return reduce(DataFrame.unionByName, parts)
+    return _read_parquet(session, table, location, columns, location.addresses, frozenset())
+
+
+def _find_nulls(files: Iterable[str]) -> dict[frozenset[str], list[str]]:
+    """Return the columns without any value, which have no type either, and the addresses of the files they lack it in.
+
+    Spark would take the column for one of whole numbers, and one file's type for that of all.
+    """
+    found: dict[frozenset[str], list[str]] = {}
+    for file in files:
+        nulls = frozenset(name for name, kind in read_types(Path(file)).items() if pa.types.is_null(kind))
+        found.setdefault(nulls, []).append(local_address(file))
+    return found
+
+
+def _read_parquet(
+    session: SparkSession,
+    table: Table,
+    location: Location,
+    columns: Mapping[str, str],
+    addresses: Iterable[str],
+    nulls: Collection[str],
+) -> DataFrame:
     # Only Spark sees the files of a cluster: a column that some of them lack is null there.
-    frame = file_reader(session).option("mergeSchema", location.remote).parquet(*location.addresses)
+    frame = file_reader(session).option("mergeSchema", location.remote).parquet(*addresses)
     known = {name: f"`{name}`" for name in frame.columns}
     if table.nested:
         known = _nested_columns(frame.schema) | known
     matched = match_columns(table, columns, known, shown=location.shown)
-    chosen = [_raw_column(frame, table, known[name], column) for column, name in matched.items()]
+    chosen = [
+        F.lit(None).alias(column) if name in nulls else _raw_column(frame, table, known[name], column)
+        for column, name in matched.items()
+    ]
     return frame.select(
         *chosen,
         F.lit(None).cast("string").alias("_line"),
@@ -303,10 +342,9 @@ def _open_json(
     names = name_columns(table, columns)
     heads = [name.split(".")[0] for name in names.values() if table.nested]
     fields = [T.StructField(name, T.StringType()) for name in dict.fromkeys([*names.values(), *heads])]
+    _refuse_alike([field.name for field in fields], location)
     value = F.col("value")
-    # A record that is broken half way still yields its first fields, so the line is counted as an array of one.
-    items = F.json_array_length(F.concat(F.lit("["), value, F.lit("]")))
-    parsed = F.coalesce(items == 1, F.lit(False)) & F.trim(value).startswith("{")
+    parsed = is_whole_json(value) & F.trim(value).startswith("{")
     broken = ~is_valid_text(value) | value.rlike(LONE_SURROGATE)
     short = F.octet_length(value) <= RECORD_BYTES
     lines = _read_lines(session, location).select(
@@ -331,6 +369,16 @@ def _open_json(
         F.sha2(value, 256).alias("_record"),
         *[F.when(usable, there).alias(HAS + name) for name, there in has.items()],
     )
+
+
+def _refuse_alike(names: Sequence[str], location: Location) -> None:
+    """Raise ConfigError for fields of one JSON record that Spark does not tell apart."""
+    for name, other in combinations(names, 2):
+        if name.lower() == other.lower():
+            raise ConfigError(
+                f"[{location.section}] columns: {name!r} and {other!r} differ in upper and lower case alone, which "
+                "Spark does not tell apart in JSON; rename one of them in the table"
+            )
 
 
 def _json_value(record: Column, name: str, *, nested: bool) -> Column:
@@ -374,6 +422,8 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
         # TSV knows no quoting: a quote is a character like any other.
         "quote": '"' if location.format == "csv" else "",
         "escape": '"',
+        # Else a quoted field without an end takes in all lines to the next quote.
+        "unescapedQuoteHandling": "RAISE_ERROR",
         # Bytes come through one by one, so that invalid UTF-8 can be told from a replacement character.
         "encoding": "ISO-8859-1",
         "mode": "PERMISSIVE",
@@ -382,7 +432,13 @@ def _open_delimited(session: SparkSession, table: Table, location: Location, col
         "multiLine": location.format == "csv",
         "maxCharsPerColumn": RECORD_BYTES,
     }
+    if location.format == "tsv":
+        # A carriage return within a line is a character like any other.
+        options["lineSep"] = "\n"
     frame = file_reader(session).schema(T.StructType(fields)).options(**options).csv(location.addresses)
+    if location.format == "tsv":
+        ends = {name: F.regexp_replace(name, "\r+$", "") for name in ([*names.values()][-1], "_line")}
+        frame = frame.withColumns(ends)
     chosen = [_decoded(names[name]).alias(column) for column, name in matched.items()]
     return frame.select(
         *chosen,

@@ -35,6 +35,12 @@ UNREADABLE = (
     "is not a Parquet file",
     "COLUMN_ALREADY_EXISTS",
     "CANNOT_MERGE_SCHEMA",
+    # Parquet's times, halves of floats and longest decimals, and a column of the name that Spark has for a file's own.
+    "PARQUET_TYPE_ILLEGAL",
+    "Illegal Parquet type",
+    "UNSUPPORTED_TIME_TYPE",
+    "DECIMAL_PRECISION_EXCEEDS_MAX_PRECISION",
+    '"_metadata"',
     ": cannot be read: ",
 )
 """What Spark's messages say where a file is damaged."""
@@ -51,6 +57,8 @@ LOST = (
 
 A context stops itself where no master answers.
 """
+SETTINGS = ("INVALID_CONF_VALUE", "JAVA_GATEWAY_EXITED", "should be int, but was", "Failed to parse byte string")
+"""What they say of a setting that Spark, or its Java, does not take."""
 MESSAGE_CHARACTERS = 300
 
 
@@ -70,6 +78,8 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
         session.conf.set("spark.sql.shuffle.partitions", config.shuffle_partitions)
     session.conf.set("spark.sql.session.timeZone", "UTC")
     session.conf.set("spark.sql.ansi.enabled", "true")
+    # Otherwise a file with a column of nanoseconds, as pandas writes dates, cannot be read at all.
+    session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     session.sparkContext.setLogLevel("ERROR")
     if SPARK_3:
         _check_normalizer(session)
@@ -78,7 +88,10 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
 
 @contextmanager
 def spark_failures(place: str) -> Iterator[None]:
-    """Turn Spark's report of a damaged file or too large a count into a ContractError, of a loss into a StoreError."""
+    """Turn Spark's report of a damaged file or too large a count into a ContractError, of a loss into a StoreError.
+
+    A setting that it does not take is a ConfigError.
+    """
     try:
         yield
     except (PySparkException, Py4JJavaError, OverflowError) as error:
@@ -92,6 +105,11 @@ def spark_failures(place: str) -> Iterator[None]:
             raise StoreError(
                 f"{place}: Spark lost what it runs on: {lost}: {_explain(message)}; see that the cluster is up, free "
                 "memory or disk, or give a task less by a smaller gram.block_entries, and run it again"
+            ) from error
+        if any(mark in message for mark in SETTINGS):
+            raise ConfigError(
+                f"{place}: Spark does not take a setting: {_explain(message)}; correct [spark] conf, java_options, "
+                "driver_memory or master"
             ) from error
         if any(mark in message for mark in UNREADABLE):
             raise ContractError(f"{place}: a file cannot be read: {_explain(message)}") from error

@@ -81,6 +81,7 @@ def read_input(
     with spark_failures(location.shown):
         raw = open_input(session, table, location, source.columns, filled=filled)
         if location.format == "parquet":
+            raw = _type_nulls(raw, table)
             _check_types(raw, table, location.shown)
     with _named_lines(location), spark_failures(location.shown):
         judged, reasons = _judge(raw, table, filled, separator, kept, unwanted or {})
@@ -232,6 +233,13 @@ def _is_absent(name: str, reasons: list[Any]) -> bool:
 def _require_filled(table: Table, names: Collection[str]) -> Table:
     columns = tuple(replace(c, nullable=False) if c.name in names else c for c in table.columns)
     return replace(table, columns=columns)
+
+
+def _type_nulls(raw: DataFrame, table: Table) -> DataFrame:
+    """Give a column that has no value in any file, and so no type, that of the contract."""
+    kinds = {field.name: field.dataType for field in spark_schema(table)}
+    nulls = [field.name for field in raw.schema if isinstance(field.dataType, T.NullType) and field.name in kinds]
+    return raw.withColumns({name: F.col(name).cast(kinds[name]) for name in nulls})
 
 
 def _check_types(raw: DataFrame, table: Table, shown: str) -> None:

@@ -51,6 +51,13 @@ def is_valid_text(text: Column) -> Column:
     return F.is_valid_utf8(text)
 
 
+def is_whole_json(text: Column) -> Column:
+    """Tell whether a text is one JSON value and nothing more."""
+    # Spark reads up to the end of a value, or as far as it can: what comes after adds to this list, or ends it early.
+    listed = F.concat(F.lit("["), text, F.lit(",0]"))
+    return F.coalesce(F.json_array_length(listed) == 2, F.lit(False))
+
+
 def repair_text(text: Column) -> Column:
     """Replace bytes that are no UTF-8 by the replacement character."""
     # Spark 3 decodes so; Spark 4 raises, and has a function instead.

@@ -137,7 +137,8 @@ def _widen(values: pa.Array, column: Column, place: str) -> pa.Array:
         (pa.list_(pa.string()), is_text_list),
     ]
     if have == want or any(want == kind and accepts(have) for kind, accepts in tests):
-        return values.cast(want)
+        # A whole number beyond 2^53 is rounded, as Spark does.
+        return values.cast(want, safe=want != pa.float64())
     if pa.types.is_null(have):
         return pa.nulls(len(values), want)
     raise _refuse_type(place, column, have)

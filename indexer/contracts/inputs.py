@@ -142,7 +142,8 @@ class InputReader:
     def _count(self, raw: RawBatch, reasons: pa.StringArray, names: dict[str, str]) -> None:
         self.counts.rows_in += len(reasons)
         rejected = pc.indices_nonzero(pc.is_valid(reasons)).to_pylist()
-        private = any(column.private and names.get(column.name) in raw.columns for column in self.table.columns)
+        # Where the contract has people, a line may have them in a column that nobody mapped.
+        private = any(column.private for column in self.table.columns)
         key_columns = [raw.columns[names[name]] for name in self.table.key if name in names]
         for row in rejected:
             reason = reasons[row].as_py()

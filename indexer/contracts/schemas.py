@@ -122,7 +122,7 @@ RAW_EVENTS = Table(
         Column(
             "timestamp",
             pa.timestamp("us", "UTC"),
-            "ISO 8601 time, or seconds or milliseconds since 1970; UTC",
+            "ISO 8601 time, or seconds, milli-, micro- or nanoseconds since 1970; UTC",
             minimum=FIRST_DAY,
             maximum=LAST_DAY,
         ),

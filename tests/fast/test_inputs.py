@@ -336,3 +336,9 @@ def test_invalid_text_anywhere_in_a_json_record_rejects_it(tmp_path):
     reader = catalogue(tmp_path / "c.jsonl")
     assert [row["title"] for row in read(reader)] == ["\U0001f600"]
     assert reasons(reader) == {"encoding": 2}
+
+
+def test_a_whole_number_that_no_float_holds_is_rounded():
+    weights, findings, _ = check_column(pa.array([2**60 + 1, 3]), schemas.LABELS.column("weight"), place="l.parquet")
+    assert weights.to_pylist() == [2.0**60, 3.0]
+    assert not any(any(found.to_pylist()) for _, found in findings)

@@ -50,7 +50,8 @@ def test_the_night_before_is_the_newest_earlier_one_that_finished(tmp_path):
     for day in ("2026-09-30", "2026-10-01", "2026-11-21"):
         folder = StepFolder(tmp_path, "npmi_pairs", day)
         commit_mark(folder, day)
-    (tmp_path / "npmi_pairs" / "run_date=2026-11-19" / "attempt=0").mkdir(parents=True)
+    for name in ("2026-11-19/attempt=0", "2026-11-18.bak/commits", "2026-11-1/commits"):
+        (tmp_path / "npmi_pairs" / f"run_date={name}").mkdir(parents=True)
     assert newest_before(tmp_path, "npmi_pairs", "2026-11-20").run_date == "2026-10-01"
     assert newest_before(tmp_path, "npmi_pairs", "2026-09-30") is None
     assert newest_before(tmp_path, "purchase_gram", "2026-11-20") is None

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +11,10 @@ import pytest
 from indexer.contracts import preflight, schemas
 from indexer.contracts.inputs import open_input
 from indexer.contracts.rejects import describe_unknown
-from indexer.errors import ContractError
-from indexer.input_config import InputConfig
+from indexer.errors import ConfigError, ContractError
+from indexer.input_config import CatalogueConfig, InputConfig
 from spark.inputs import locate_input
+from spark.session import spark_failures
 from spark.tables import read_input
 
 pytestmark = pytest.mark.jvm
@@ -56,6 +58,11 @@ REFUSED = {
     "UTF-16 JSON": ({"p.jsonl": '{"query": "a", "product_id": "p"}\n'.encode("utf-16")}, "is UTF-16; expected UTF-8"),
     "unbalanced quote": ({"p.csv": HEADER + b'a,p,1\n"b,p,1\nc,p,1\n'}, "p.csv: line 3: .*is a quote unbalanced"),
     "quote closed far below": ({"p.csv": HEADER + b'"b,p,1\nc,p,1\nd,"p",1\n'}, "p.csv: line 2: .*quote unbalanced"),
+    "two quotes that swallow what lies between": (
+        {"p.csv": HEADER + b'a,p,1\n"red shoe,p,1\ngreen,p,1\nblue,"p",1\nhat,p,1\n'},
+        "p.csv: line 3: .*is a quote unbalanced",
+    ),
+    "text after a quoted one": ({"p.csv": HEADER + b'"24" tv,p,1\n'}, "p.csv: line 2: .*is a quote unbalanced"),
     "quote that swallows a million lines": (
         {"p.csv": HEADER + b'a,p,1\n"b,p,1\n' + b"cccccccccc,p,1\n" * 1_200_000},
         "p.csv: line 3: .*is a quote unbalanced",
@@ -167,6 +174,19 @@ JUDGED = {
     "half a character in JSON": ("p.jsonl", ids(b'"\\ud800"'), ["a"], {"encoding": 1}),
     "record of 17 MB": ("p.jsonl", ids(b'"' + b"x" * 17_000_000 + b'"'), ["a"], {"malformed": 1}),
     "cell of 15 MB": ("p.csv", HEADER + b"a,p,1\nb," + b"x" * 15_000_000 + b",1\n", ["a"], {"product_id_too_long": 1}),
+    "quote within an unquoted text": ("p.csv", HEADER + b'24" tv,p,1\n"a ""b""",p,1\n', ['24" tv', 'a "b"'], {}),
+    "carriage return within a line of TSV": (
+        "p.tsv",
+        b"product_id\tquery\r\np\ta\rb\r\np\tc\n\r\np\td\te\r\n",
+        ["a\rb", "c"],
+        {"malformed": 1},
+    ),
+    "more after the record": (
+        "p.jsonl",
+        b"".join(records(GOOD)[:-1] + end for end in (b"]\n", b"} \n", b"] }\n", b",{}\n", b" x\n", b"  \r\n")),
+        ["a"],
+        {"malformed": 5},
+    ),
     "ragged row": ("p.csv", HEADER + b"a,p,1\nb,p\nc,p,1,2\n", ["a"], {"malformed": 2}),
     "deep JSON": ("p.jsonl", records(GOOD) + b"[" * 100_000 + b"\n", ["a"], {"malformed": 1}),
     "no number": (
@@ -266,3 +286,93 @@ def test_a_folder_with_its_success_file_and_an_object_listed_twice_is_read_once(
     assert found.counts == {"rows_in": 2, "valid": 2, "rejected": 0, "files_listed_twice": 2}
     rows, counts = read_without_spark(schemas.RAW_PURCHASES, source)
     assert (len(rows), counts.fixes) == (2, {"files_listed_twice": 2})
+
+
+def test_a_list_is_whole_or_none(session, tmp_path):
+    values = ['["a","b"] x', '["a","b"]]', '\n["a","b"]', '["a"', "[a", "\u2003[]", '["a"]', "a > [b"]
+    files = {"c.jsonl": records(*({"product_id": str(n), "title": "t", "node_ids": v} for n, v in enumerate(values)))}
+    source = CatalogueConfig(path=deliver(tmp_path, files).path, max_reject_share=1.0)
+    rows, counts = read_without_spark(schemas.CATALOGUE, source)
+    found = read_by_spark(session, tmp_path, schemas.CATALOGUE, source)
+    expected = {"2": ["a", "b"], "6": ["a"], "7": ["a", "[b"]}
+    assert {row["product_id"]: row["node_ids"] for row in rows} == expected
+    assert {row.product_id: row.node_ids for row in found.rows.collect()} == expected
+    assert {name: reject.count for name, reject in counts.rejects.items()} == {"node_ids_type": 5}
+    assert {reject["reason"]: reject["count"] for reject in found.rejects} == {"node_ids_type": 5}
+
+
+def test_columns_without_a_value_and_nanoseconds_that_nobody_reads_do_no_harm(session, tmp_path):
+    """As pandas writes a part whose cells are all None, and dates."""
+    catalogue = {"product_id": ["p", "q"], "title": ["t", "u"], "created": pa.array([1, None], pa.timestamp("ns"))}
+    parts = (
+        {"brand": pa.nulls(2), "node_ids": pa.nulls(2), "category_path": pa.nulls(2)},
+        {"brand": ["b", None], "node_ids": [["n"], None], "category_path": pa.nulls(2)},
+        {"brand": pa.nulls(2), "node_ids": [None, ["n"]], "category_path": pa.nulls(2)},
+    )
+    files = {f"{number}.parquet": parquet(pa.table(catalogue | part)) for number, part in enumerate(parts)}
+    source = CatalogueConfig(path=deliver(tmp_path, files).path)
+    rows, _ = read_without_spark(schemas.CATALOGUE, source)
+    found = read_by_spark(session, tmp_path, schemas.CATALOGUE, source)
+    expected = [(None, None)] * 4 + [(None, ["n"]), ("b", ["n"])]
+    assert sorted(((row["brand"], row["node_ids"]) for row in rows), key=str) == sorted(expected, key=str)
+    told = [(row.brand, row.node_ids) for row in found.rows.collect()]
+    assert sorted(told, key=str) == sorted(expected, key=str)
+    assert found.counts["valid"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("x", pa.array([1], pa.time32("ms")), "Illegal Parquet type"),
+        ("x", pa.array([1], pa.time64("us")), "TIME|Illegal Parquet type"),
+        ("x", pa.array([1], pa.decimal256(50)), "exceeds max precision"),
+        ("_metadata", pa.array(["x"]), "_metadata"),
+    ],
+)
+def test_columns_that_spark_cannot_pass_over_are_told(session, tmp_path, name, values, message):
+    source = deliver(tmp_path, {"p.parquet": parquet(pa.table({"query": ["a"], "product_id": ["p"], name: values}))})
+    assert read_without_spark(schemas.RAW_PURCHASES, source)[1].rows_out == 1
+    with pytest.raises(ContractError, match=rf"p\.parquet: a file cannot be read: .*({message})"):
+        read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source)
+
+
+def test_fields_of_a_record_that_differ_in_case_alone_are_no_traceback(session, tmp_path):
+    source = deliver(tmp_path, {"p.jsonl": records({"Name": "a", "name": "p"})})
+    source = replace(source, columns={"query": "Name", "product_id": "name"})
+    with pytest.raises(ConfigError, match=r"\[purchases\] columns: 'Name' and 'name' differ in upper and lower case"):
+        read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source)
+
+
+@pytest.mark.parametrize("name", ["_p.csv", ".p.jsonl"])
+def test_a_hidden_file_is_read_where_it_is_named(session, tmp_path, name):
+    content = HEADER + b"a,p,1\n" if name.endswith("csv") else records(GOOD)
+    source = deliver(tmp_path, {name: content})
+    assert len(read_without_spark(schemas.RAW_PURCHASES, source)[0]) == 1
+    assert read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source).counts["valid"] == 1
+
+
+def test_a_line_that_nobody_could_read_is_not_shown_where_people_may_be_in_it(session, tmp_path):
+    line = b"red mug,p,3,jane@example.com,x\n"
+    source = deliver(tmp_path, {"p.csv": b"query,product_id,purchases,mail\na,p,1,joe@example.com\n" + line})
+    counts = read_without_spark(schemas.RAW_PURCHASES, source)[1]
+    (reject,) = read_by_spark(session, tmp_path, schemas.RAW_PURCHASES, source).rejects
+    assert counts.rejects["malformed"].sample == reject["sample"] == "withheld, since the record may name a person"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("spark.sql.shuffle.partitions", "abc"), ("spark.sql.files.maxPartitionBytes", "12 apples")]
+)
+def test_a_setting_that_spark_does_not_take_is_told(session, key, value):
+    before = session.conf.get(key)
+    message = rf"job: Spark does not take a setting: .*{value}.*correct \[spark\] conf"
+    try:
+        with pytest.raises(ConfigError, match=message), spark_failures("job"):
+            use_setting(session, key, value)
+    finally:
+        session.conf.set(key, before)
+
+
+def use_setting(session, key, value):
+    """Set it and have it looked at, whichever of the two is refused."""
+    session.conf.set(key, value)
+    session.range(4).groupBy("id").count().collect()

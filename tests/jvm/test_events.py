@@ -150,12 +150,12 @@ def write_csv(path, records):
             writer.writerow([*(record.get(name) for name in names), *cells])
 
 
-def write_parquet(path, records):
+def write_parquet(path, records, unit="ms", per_millisecond=1):
     whole = pa.struct([("object_id", pa.int64())])
     attributes = pa.struct([("object", whole), ("quantity", pa.int32())])
     names = ["query_id", "user_query", "event_id", "session_id", "client_id", "action_name"]
-    fields = [*((name, pa.string()) for name in names), ("timestamp", pa.timestamp("ms"))]
-    rows = [record | {"timestamp": NOON} for record in records]
+    fields = [*((name, pa.string()) for name in names), ("timestamp", pa.timestamp(unit))]
+    rows = [record | {"timestamp": NOON * per_millisecond} for record in records]
     for row in rows:
         number = str(row["event_attributes"]["object"].get("object_id", "")).removeprefix("p")
         inside = {"object": {"object_id": int(number) if number else None}}
@@ -164,7 +164,13 @@ def write_parquet(path, records):
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-@pytest.mark.parametrize(("name", "write"), [("log.csv", write_csv), ("log.parquet", write_parquet)])
+def write_nanoseconds(path, records):
+    write_parquet(path, records, unit="ns", per_millisecond=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("log.csv", write_csv), ("log.parquet", write_parquet), ("log.parquet", write_nanoseconds)]
+)
 def test_flat_and_nested_columns_give_the_same_purchases(session, shop, tmp_path, name, write):
     write(tmp_path / name, EVENTS)
     config = shop(tmp_path / name, remove_repeats=False)
@@ -174,6 +180,17 @@ def test_flat_and_nested_columns_give_the_same_purchases(session, shop, tmp_path
     found = {(query, product.removeprefix("p")): count for (query, product), count in read_pairs(config).items()}
     assert found == {("baby sipper", "1"): 1, ("toddler cup", "1"): 4, ("bottle", "42"): 1}
     assert commit.counts["filters"]["repeated"] == 1
+
+
+def test_a_time_is_read_in_whatever_part_of_a_second_it_is(session, shop, tmp_path):
+    times = {"seconds": NOON // 1_000, "milli": NOON, "micro": NOON * 1_000, "nano": NOON * 1_000_000 + 999}
+    late = {"day before": (NOON - 12 * 3_600_000) * 1_000 - 1, "day after": (NOON + 12 * 3_600_000) * 1_000_000}
+    events = [event(user_query=query, time=time) for query, time in (times | late).items()]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in events))
+    config = shop(tmp_path / "log.jsonl", lookback_days=1)
+    commit = purchase_gram.run(session, config, DATE)
+    assert read_pairs(config) == {(query, "p1"): 1 for query in times}
+    assert commit.counts["filters"]["outside_window"] == 2
 
 
 def test_a_file_that_lacks_a_nested_column_is_refused(session, shop, tmp_path):

@@ -281,6 +281,13 @@ def test_a_cluster_that_does_not_answer_is_worth_a_retry():
         raise PySparkException(said)
 
 
+def test_a_java_that_does_not_start_is_told():
+    said = "[JAVA_GATEWAY_EXITED] Java gateway process exited before sending its port number."
+    message = "^job: Spark does not take a setting: .*java_options, driver_memory or master"
+    with pytest.raises(ConfigError, match=message), spark_failures("job"):
+        raise PySparkException(said)
+
+
 def commit_table(work, write):
     step = StepFolder(work, "purchase_gram", "2026-11-20")
     with step.open_attempt() as attempt:
