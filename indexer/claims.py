@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from indexer.errors import StoreError
 
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, *TOO_MANY),
 )
 """What a folder or its disk says that cannot be written to; other errors of the system are not about it."""
 IDLE_SECONDS = 7 * 24 * 3_600
@@ -53,6 +55,17 @@ def claim_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def hold_temporary() -> Iterator[Path]:
+    """Give a folder for temporary files, which goes with the block; raises StoreError where there can be none."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="indexer-")
+    except OSError as error:
+        raise StoreError(f"no folder for temporary files: {error.strerror}; set TMPDIR to one") from error
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
 def tell_refusals(folder: Path) -> Iterator[None]:
     """Raise StoreError for what a work folder, or its disk, refuses in the block."""
     try:
@@ -60,9 +73,10 @@ def tell_refusals(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REFUSED or (error.filename and not _lies_below(error.filename, folder)):
             raise
-        raise StoreError(
-            f"{error.filename or folder}: {error.strerror or error}; check the work folder, its rights and the disk"
-        ) from error
+        hint = "check the work folder, its rights and the disk"
+        if error.errno in TOO_MANY:
+            hint = "let the process open more files (`ulimit -n`), or choose fewer shards"
+        raise StoreError(f"{error.filename or folder}: {error.strerror or error}; {hint}") from error
 
 
 def _lies_below(name: str | bytes, folder: Path) -> bool:

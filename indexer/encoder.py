@@ -298,7 +298,7 @@ def _read_file(path: Path, most: int) -> bytes:
     except OSError as error:
         reason = f"{path}: cannot be read: {error.strerror}"
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise StoreError(f"{reason}; let the process have more files open") from None
+            raise StoreError(f"{reason}; let the process open more files (`ulimit -n`)") from None
         raise EncoderError(f"{reason}; expected {', '.join(ENCODER_FILES)}") from None
 
 

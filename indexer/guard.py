@@ -45,7 +45,7 @@ ALONE = {
 }
 """One thread in every library: the stacks of a thread for each of many cores would count as memory of the child."""
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that no limit of the child sends: the kernel does where memory is short, and who stops a service."""
+"""Signals that none of the limits set here sends: the kernel does where memory is short, and who stops a service."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -109,7 +109,7 @@ def try_release(
         if "refused" in line:
             raise IntegrityError(line["refused"])
         if "failed" in line:
-            raise StoreError(f"guard: {line['failed']}; let it open more files (`ulimit -n`)")
+            raise StoreError(f"guard: {line['failed']}")
     if not any("survived" in line for line in told):
         _refuse(told, problem, place)
 
@@ -159,12 +159,12 @@ def _run_child(order: Mapping[str, Any], seconds: int) -> tuple[list[dict[str, A
     if ended.returncode == -signal.SIGXCPU:
         problem = f"it took more than {order['limits']['seconds']} s of processor time"
     told = _read_lines(ended.stdout)
-    _require_start(told, problem)
     if -ended.returncode in FROM_OUTSIDE:
         raise StoreError(
             f"guard: the child process that opens the release was ended from outside, by signal {-ended.returncode}, "
             "as where memory is short or the service is stopped; try again, with more memory"
         )
+    _require_start(told, problem)
     return told, problem
 
 

@@ -15,13 +15,15 @@ def main() -> None:
     order = json.load(sys.stdin)
     ChildLimits(**order["limits"]).apply()
     # Nothing that parses files is imported, or allocates, before the limits hold.
-    from indexer.errors import IndexerError
+    from indexer.errors import IndexerError, StoreError
 
     try:
         try_order(order)
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
+        tell(failed=f"{error}; let it open more files (`ulimit -n`)")
+    except StoreError as error:
         tell(failed=str(error))
     except IndexerError as error:
         tell(refused=str(error))

@@ -18,7 +18,7 @@ from pyspark import SparkFiles, TaskContext
 
 from indexer.build import live
 from indexer.build.base_shard import BaseBuilder, FinishedBase
-from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, shards_of, smallest_rows
+from indexer.build.catalogue import SCHEMA, Row, as_batch, product_row, query_row, sample_rows, shards_of
 from indexer.build.drift import IdSample, survey_ids
 from indexer.build.live import LiveCollection, OldRow, find_strays
 from indexer.build.publish import RunFolder
@@ -154,7 +154,7 @@ def pick_rows(count: int) -> Task:
     """Return of ROWS those whose display texts have the smallest hashes of every partition."""
 
     def pick(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        if picked := smallest_rows(read_batches(batches), count):
+        if picked := sample_rows(read_batches(batches), count):
             yield as_batch(picked)
 
     return pick

@@ -184,21 +184,26 @@ def shards_of(row_ids: Iterable[str], shards: int) -> npt.NDArray[np.int64]:
     return (hash_ids(row_ids) % np.uint64(shards)).astype(np.int64)
 
 
+def parts_of(row_ids: Iterable[str], parts: int) -> npt.NDArray[np.int64]:
+    """Return the part of each id among those of a delta: whichever shards the ids are of, they are dealt evenly."""
+    return ((hash_ids(row_ids) >> np.uint64(32)) % np.uint64(parts)).astype(np.int64)
+
+
 def split_spool(spool: Spool, shards: int) -> list[Path]:
     """Write one file of rows per shard and return the files; the spool itself is removed."""
     paths = [spool.path.with_name(f"{spool.collection}-{number:05d}.arrow") for number in range(shards)]
     with ExitStack() as stack:
         sinks = [stack.enter_context(pa.ipc.new_stream(str(path), SCHEMA)) for path in paths]
         for batch in _read_batches(spool.path):
-            for number, part in deal_batch(batch, shards):
+            for number, part in deal_batch(batch, shards_of(batch.column("id").to_pylist(), shards)):
                 sinks[number].write_batch(part)
     spool.path.unlink()
     return paths
 
 
-def deal_batch(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the rows of each shard among those of a batch, by their `id`."""
-    numbers = pa.array(shards_of(batch.column("id").to_pylist(), shards))
+def deal_batch(batch: pa.RecordBatch, shards: npt.NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of each shard among those of a batch, given the shard of every row."""
+    numbers = pa.array(shards)
     for number in numbers.unique().to_pylist():
         yield number, batch.filter(pc.equal(numbers, number))
 
@@ -211,17 +216,29 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def sample_rows(rows: Iterable[Row], count: int) -> list[Row]:
-    """Return at most `count` rows of different display texts, those of the smallest hashes, in any order of rows."""
-    chosen = smallest_rows(rows, count)
-    return list({row.display: row for row in reversed(chosen)}.values())[::-1]
+    """Return at most `count` rows of different display texts, those of the smallest hashes, in their order.
 
-
-def smallest_rows(rows: Iterable[Row], count: int) -> list[Row]:
-    """Return the `count` rows whose display texts have the smallest hashes, in their order; rows without one are out.
-
-    Those of the parts of a whole, taken together, have those of the whole.
+    Of the rows of one text it is that of the smallest id; rows without one are out. The order of rows makes no
+    difference, and the samples of the parts of a whole, taken together, have that of the whole.
     """
-    return heapq.nsmallest(count, (row for row in rows if row.display), key=_place_in_sample)
+    chosen: dict[str, Row] = {}
+    places: list[tuple[int, str]] = []
+    for row in rows:
+        if not row.display or count < 1:
+            continue
+        if row.display in chosen:
+            chosen[row.display] = min(chosen[row.display], row, key=lambda each: each.id)
+            continue
+        # The heap has the greatest hash first.
+        place = (-hash_id(row.display), row.display)
+        if len(places) < count:
+            heapq.heappush(places, place)
+        elif place > places[0]:
+            del chosen[heapq.heapreplace(places, place)[1]]
+        else:
+            continue
+        chosen[row.display] = row
+    return [chosen[display] for _, display in sorted(places, reverse=True)]
 
 
 def read_ids(path: Path) -> Iterator[list[str]]:
@@ -263,10 +280,6 @@ def as_batch(rows: list[Row]) -> pa.RecordBatch:
 
 def _hash_bytes(row_id: str) -> bytes:
     return hashlib.blake2b(row_id.encode(), digest_size=8).digest()
-
-
-def _place_in_sample(row: Row) -> tuple[int, str]:
-    return hash_id(row.display), row.id
 
 
 def _read_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.build.base_shard import BaseBuilder, DeltaRows, FinishedBase
-from indexer.build.catalogue import SCHEMA, Row, deal_batch
+from indexer.build.catalogue import SCHEMA, Row, deal_batch, parts_of
 from indexer.build.duplicates import UniqueRows
 from indexer.build.finished import FinishedCollection, Tally
 from indexer.build.live import LiveCollection
@@ -220,7 +220,7 @@ def split_spools(spools: Sequence[DeltaSpool], parts: int) -> Iterator[DeltaSpoo
     """Deal the rows to so many spools, by their ids, and yield these one by one; the file of each goes with it."""
     dealt = [DeltaSpool(spools[0].path.with_suffix(f".{part}.arrow")) for part in range(parts)]
     for batch in chain.from_iterable(spool.read_batches() for spool in spools):
-        for number, rows in deal_batch(batch, parts):
+        for number, rows in deal_batch(batch, parts_of(batch.column("id").to_pylist(), parts)):
             dealt[number].write(rows)
     for spool in dealt:
         spool.close()

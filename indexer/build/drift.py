@@ -13,6 +13,7 @@ from indexer.build.catalogue import Hashes, hash_ids
 from indexer.build.live import LiveCollection
 from indexer.build.recall import NARROW, Name, Places, Probe, Scores, name_row
 from indexer.encoder import Encoder, load_encoder
+from indexer.errors import EncoderError, IntegrityError
 from indexer.manifest import CollectionEntry, Manifest
 from indexer.object_cache import ObjectCache
 from indexer.shard_file import read_lines
@@ -199,6 +200,10 @@ class _LiveHits:
 
 
 def _embed_as_live(baseline: Baseline, queries: Sequence[str]) -> Scores:
-    """Embed queries by the encoder of the live release, which is read for it."""
+    """Embed queries by the encoder of the live release, read for it; raises IntegrityError where that fails."""
     files = {name: baseline.cache.fetch(entry) for name, entry in baseline.manifest.encoder.files.items()}
-    return load_encoder(files).encode(queries, kind="query").vectors
+    try:
+        return load_encoder(files).encode(queries, kind="query").vectors
+    except EncoderError as error:
+        # On another machine than its own it may fail its self-test: no reason to refuse a new one.
+        raise IntegrityError(f"the encoder of the live release: {error}") from None

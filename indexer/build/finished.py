@@ -123,6 +123,11 @@ class FinishedCollection:
         return {shard.index.key for shard in self.shards if shard.number not in self.shard_curves}
 
     @property
+    def unmeasured_deltas(self) -> bool:
+        """Whether there are rows that no probe query could find, though the base shard of their id was measured."""
+        return any(shard.delta and shard.number not in self.shard_curves for shard in self.shards)
+
+    @property
     def duplicates(self) -> int:
         """Rows that repeated another's content."""
         return self.tally.duplicates

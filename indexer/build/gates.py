@@ -40,7 +40,8 @@ def judge_collection(item: FinishedCollection, live_rows: int, gates: GatesConfi
         *judge_recall(name, list(item.shard_recall.values()), item.recall, gates),
         # Beside few of the other rows, any row of a delta would be everywhere.
         *judge_hubs(name, None if item.unmeasured else item.hub, rows, gates),
-        *judge_own_titles(name, item.own_titles, gates),
+        # A row of a delta that was not measured cannot be found.
+        *judge_own_titles(name, None if item.unmeasured_deltas else item.own_titles, gates),
         *(judge_drift(name, item.drift, rows, gates) if item.drift else ()),
         *([judge_golden(item.golden, gates)] if item.golden else ()),
     ]
@@ -94,9 +95,9 @@ def judge_kept_vectors(collection: str, cosines: Sequence[float], gates: GatesCo
     return [_at_least(f"{collection} cosine of kept vectors", fmean(cosines), gates.min_kept_cosine)]
 
 
-def judge_own_titles(collection: str, own: OwnTitles, gates: GatesConfig) -> list[GateResult]:
+def judge_own_titles(collection: str, own: OwnTitles | None, gates: GatesConfig) -> list[GateResult]:
     """Return the gate on rows that a search for their own text finds; of few rows it says nothing."""
-    if own.asked < OWN_ROWS:
+    if own is None or own.asked < OWN_ROWS:
         return []
     return [_at_least(f"{collection} found by their own text", own.found / own.asked, gates.min_own_title)]
 

@@ -4,7 +4,7 @@ Memory is bounded by the largest shard (see `shard.py`), whatever the size of th
 sealed in the store, so an interrupted build goes on at the next one. Nothing is visible before the last step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from indexer.build.versions import read_versions
 from indexer.config import Config, as_document
 from indexer.creation import prove_creates
 from indexer.encoder import open_encoder
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, StoreError
 from indexer.index_config import REUSE
 from indexer.manifest import ENCODER_FILES, EncoderEntry, GateResult, Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
@@ -170,7 +170,7 @@ def _finish_collection(
 
 
 def _seal_encoder(run: BuildRun) -> SealedEncoder:
-    if run.live.encoder:
+    if run.live.encoder and not _find_exchanged(run, run.live.encoder.objects):
         for entry in run.live.encoder.objects:
             run.cache.fetch(entry)
         return SealedEncoder(fingerprint=run.encoder.fingerprint, objects=run.live.encoder.objects)
@@ -179,7 +179,19 @@ def _seal_encoder(run: BuildRun) -> SealedEncoder:
     if sealed is not None:
         return sealed
     objects = run.folder.upload_encoder(run.encoder_directory, ENCODER_FILES)
+    if exchanged := _find_exchanged(run, objects):
+        raise StoreError(
+            f"{run.encoder_directory / exchanged}: was exchanged after the build had read it; let nothing be exported "
+            "there while a build runs, and run it again"
+        )
     return run.folder.seal(seal, SealedEncoder(fingerprint=run.encoder.fingerprint, objects=objects))
+
+
+def _find_exchanged(run: BuildRun, objects: Iterable[ObjectEntry]) -> str | None:
+    """Return the name of a file that is not what the loaded encoder was made of."""
+    read = {"encoder.json": run.encoder.fingerprint, **run.encoder.description.files}
+    names = {item.key.rpartition("/")[2]: item.sha256 for item in objects}
+    return next((name for name, found in names.items() if found != read[name]), None)
 
 
 def _describe(

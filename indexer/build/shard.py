@@ -21,7 +21,7 @@ from indexer.build.recall import Probe, ProbeQueries, find_targets, measure_reca
 from indexer.build.verify import check_shard_files, check_vectors
 from indexer.config import Config, as_document
 from indexer.encoder import Encoder
-from indexer.errors import ConfigError, IntegrityError
+from indexer.errors import ConfigError, ContractError, IndexerError, IntegrityError
 from indexer.hnsw import build_index, is_coded, write_index
 from indexer.index_config import IndexConfig
 from indexer.manifest import ObjectEntry, ShardEntry
@@ -85,7 +85,7 @@ class ShardBuilder:
         if embedded.empty:
             unique.reject("text_empty", embedded.empty)
         if not embedded.rows:
-            raise ConfigError(f"index.shards: no rows are left for shard {name}; choose fewer shards")
+            raise _refuse_empty(name, unique)
         ids = [row.id for row in embedded.rows]
         error = check_vectors(
             embedded.vectors, ids, max_norm_error=self.config.gates.max_norm_error, place=f"shard {name}"
@@ -195,3 +195,14 @@ def fetch_probe(store: Store, sealed: SealedShard, folder: Path) -> Probe:
         return read_probe(path)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _refuse_empty(name: str, unique: UniqueRows) -> IndexerError:
+    """Return the error for a shard of which no row is left."""
+    if not unique.rejected:
+        return ConfigError(f"index.shards: no rows are left for shard {name}; choose fewer shards")
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(unique.rejected.items()))
+    return ContractError(
+        f"shard {name}: all of its rows were rejected ({reasons}); correct the table, or choose fewer shards where few "
+        "rows are bad (index.shards)"
+    )

@@ -2,13 +2,13 @@
 
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from indexer.claims import hold_temporary
 from indexer.contracts.days import Days, read_day
 from indexer.contracts.raw import readable
 from indexer.errors import ConfigError, ContractError
@@ -44,8 +44,8 @@ def local_files(path: str, *, section: str, success_file: bool = False) -> Itera
     if not path.startswith("s3://"):
         yield Delivery(find_files(Path(path), section=section, success_file=success_file))
         return
-    with tempfile.TemporaryDirectory(prefix="indexer-input-") as folder:
-        yield download_files(path, Path(folder), success_file=success_file)
+    with hold_temporary() as folder:
+        yield download_files(path, folder, success_file=success_file)
 
 
 def check_path(path: str, section: str) -> None:

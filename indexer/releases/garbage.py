@@ -80,8 +80,10 @@ class GarbagePlan:
 
     @property
     def distrusted(self) -> tuple[str, ...]:
-        """Runs to be retired that were published or pinned by entries which no trusted key signed."""
-        named = self.history.find_void_runs("publish", "rollback", "pin")
+        """Runs to be retired that another key pinned, or it alone published; what nobody signed counts for nothing."""
+        own = self.history.releases
+        published = set(self.history.find_void_runs("publish", "rollback", signed=True)).difference(own)
+        named = published.union(self.history.find_void_runs("pin", signed=True))
         return tuple(run_id for run_id in self.retire if run_id in named)
 
 

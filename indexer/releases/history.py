@@ -81,12 +81,12 @@ class History:
         found = {earlier.run_id: later for earlier, later in pairwise(self.lived)}
         return {run_id: entry for run_id, entry in found.items() if run_id != self.lived[-1].run_id}
 
-    def find_void_runs(self, *kinds: str) -> dict[str, int]:
-        """Return run -> the newest entry of these kinds about it that counts for nothing."""
+    def find_void_runs(self, *kinds: str, signed: bool = False) -> dict[str, int]:
+        """Return run -> the newest entry of these kinds about it that counts for nothing, or is another key's."""
         return {
             run_id: entry.sequence
             for entry in self.entries
-            if entry.sequence in self.void and entry.kind in kinds
+            if entry.sequence in self.void and entry.kind in kinds and not (signed and entry.signature is None)
             for run_id in (entry.runs if isinstance(entry, KeepingEntry) else (entry.run_id,))
         }
 

@@ -1,12 +1,11 @@
 """Read every object of a release again, compare it with what its manifest promises, and open it as a consumer does."""
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-from indexer.errors import IntegrityError, StoreError
+from indexer.claims import hold_temporary
+from indexer.errors import IntegrityError
 from indexer.guard import try_release
 from indexer.log import find_damage
 from indexer.manifest import Manifest, ObjectEntry
@@ -36,7 +35,7 @@ def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False
     sizes, reads no bytes and opens nothing. Raises StoreError where the child does not end in time, ConfigError where
     it cannot be started: the release is not damaged then.
     """
-    with _hold_folder() as folder:
+    with hold_temporary() as folder:
         cache, whole = None if sizes_only else ObjectCache(store, folder), not sizes_only
         files: dict[str, Path] = {}
         for entry, found in _read_objects(store, manifest.objects, cache):
@@ -49,17 +48,6 @@ def verify_release(store: Store, manifest: Manifest, *, sizes_only: bool = False
                 try_release(manifest, {item.key: files[item.key] for item in manifest.downloads}, place=store.url)
             except IntegrityError as error:
                 yield str(error)
-
-
-@contextmanager
-def _hold_folder() -> Iterator[Path]:
-    """Give a folder for temporary files; raises StoreError where there can be none."""
-    try:
-        folder = tempfile.TemporaryDirectory()
-    except OSError as error:
-        raise StoreError(f"no folder for temporary files: {error.strerror}; set TMPDIR to one") from error
-    with folder as name:
-        yield Path(name)
 
 
 def verify_objects(store: Store, objects: Iterable[ObjectEntry], cache: ObjectCache | None) -> Iterator[str | None]:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.build import base_shard, collection, publish, shard
+from indexer.build import base_shard, collection, gates, publish, shard
+from indexer.build.answers import OwnTitles
 from indexer.build.base_shard import BaseBuilder
 from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows, is_stale
@@ -596,3 +597,42 @@ def test_every_live_row_is_kept_or_gone_and_every_row_kept_or_fresh(
     assert {row.id for row, _ in changes.held} == {name for name in same if live_rows[name].shard >= 1}
     pairs = list(zip(changes.fresh, changes.found, strict=True))
     assert all((place is not None) == (row.id in before and before[row.id][0] == row.text) for row, place in pairs)
+
+
+def test_rows_of_a_delta_that_was_not_measured_are_not_missed(
+    build: Any, products: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """A search for their own text cannot find them, though the base shard of their ids was measured."""
+    judged: list[OwnTitles | None] = []
+    judge = gates.judge_own_titles
+    monkeypatch.setattr(gates, "judge_own_titles", lambda *words: judged.append(words[1]) or judge(*words))
+    options: dict[str, Any] = {
+        "kept_probes": 1,
+        "recall_queries": 200,
+        "gates": GatesConfig(min_own_title=0.9, max_exchange=1, max_hub_share=1, min_recall_10=0, min_recall_100=0),
+    }
+    rows = products(600)
+    build(rows, 1, **options)
+    rows += [(f"N{number}", f"quite new {number}", "acme") for number in range(185)]
+    for number in range(2, 7):
+        _, figures = build(rows[number:], number, **options)
+        assert figures["deltas"] == 1
+    # Of four nights that keep the delta it is measured in one.
+    assert (len(judged), judged[:2].count(None), judged[2:].count(None)) == (6, 0, 3)
+    assert all(own.found == own.asked for own in judged[1:] if own)
+
+
+def test_a_delta_in_parts_is_dealt_evenly_whichever_shards_its_rows_are_of(build: Any, products: Any):
+    rows = products(400)
+    options = {"shards": 2, "max_shard_rows": 60, "gates": GatesConfig(min_overlap=0, max_hub_share=1, min_own_title=0)}
+    build(rows, 1, **options)
+    names = [name for name in (f"N{at}" for at in range(200)) if shard_of(name, 2) == 1][:75]
+    tonight = [
+        (name, f"blue lamp {at}" if shard_of(name, 2) == 0 else title, brand)
+        for at, (name, title, brand) in enumerate(rows)
+    ]
+    config, figures = build(tonight + [(name, f"red mug {name}", "acme") for name in names], 2, **options)
+    assert (figures["rows"], figures["deltas"]) == (475, 2)
+    sizes = [shard.rows for shard in live(config)[1].deltas]
+    assert sum(sizes) == 75
+    assert min(sizes) > 25

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from indexer import encoder
 from indexer.build import release, verdict
 from indexer.build.catalogue import shard_of
 from indexer.build.drift import Baseline, Drift
 from indexer.build.release import build_release
 from indexer.build.summary import ReleaseSummary
 from indexer.config import Config
-from indexer.errors import GateError
+from indexer.encoder import Encoder
+from indexer.errors import EncoderError, GateError
 from indexer.index_config import GatesConfig
 from indexer.log import commit_entry, live_entry, read_manifest
 from indexer.manifest import CollectionEntry
@@ -180,6 +182,27 @@ def test_a_damaged_live_release_is_not_compared_and_the_summary_says_so(build: A
     _, summary = build(rows[::-1], 2, reuse="none")
     assert "it was changed" in summary.remarks["products"]["not_compared"]
     assert "it was changed" in Path(summary.report).read_text()
+
+
+def test_an_encoder_that_fails_here_blocks_no_new_one(
+    build: Any, products: Any, encoder_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As an earlier one in int8 does on other processors than its own."""
+    build(products(200), 1)
+    newer = Path(shutil.copytree(encoder_directory, tmp_path / "newer"))
+    description = json.loads((newer / "encoder.json").read_text())
+    (newer / "encoder.json").write_text(json.dumps(description | {"name": "newer"}))
+    check = encoder.check_self_test
+
+    def refuse(loaded: Encoder, place: str) -> None:
+        if loaded.description.name != "newer":
+            raise EncoderError(f"{place}: the self-test failed")
+        check(loaded, place)
+
+    monkeypatch.setattr(encoder, "check_self_test", refuse)
+    _, summary = build(products(201), 2, encoder=newer)
+    assert summary.status == "published"
+    assert "the encoder of the live release: " in summary.remarks["products"]["not_compared"]
 
 
 def write_golden(config_folder: Path, rows: Sequence[Sequence[Any]]) -> GatesConfig:

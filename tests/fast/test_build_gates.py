@@ -377,6 +377,7 @@ def finished(**changes: Any) -> Any:
         "recall": Recall(0.98, 0.95),
         "hub": Hub("P1", 200, 0.05),
         "unmeasured": set(),
+        "unmeasured_deltas": False,
         "own_titles": OwnTitles(asked=200, found=180),
         "drift": Drift(live_rows=1_000, churn=IdChurn(live=100, gone=10, new=20), same_encoder=True),
         "golden": GoldenFindings(asked=2),
@@ -405,6 +406,8 @@ def test_a_collection_is_judged_by_every_gate():
     first = finished(unmeasured={"v/a/0.faiss"}, drift=None, golden=None)
     compared = {LOST, GAINED, HUBS, EXCHANGED, "golden queries"}
     assert [found.name for found in judge_collection(first, 0, GATES)] == [n for n in every if n not in compared]
+    hidden = judge_collection(finished(unmeasured={"v/a/4.faiss"}, unmeasured_deltas=True), 1_000, GATES)
+    assert set(every) - {found.name for found in hidden} == {HUBS, "products found by their own text"}
 
 
 def test_all_gates_that_refused_are_named():

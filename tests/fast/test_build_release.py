@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -563,6 +565,52 @@ def test_what_is_not_about_the_work_folder_is_not_said_of_it(
     with pytest.raises(type(error)) as caught:
         build(make_shop(products(100)))
     assert caught.value is error
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([(f"P{number}", "\u4e2d\u56fd " * (1 + number % 7), "") for number in range(90)], "text_empty"),
+        ([(f"P{number // 2}", f"red mug {number}", "") for number in range(90)], "duplicate_id"),
+    ],
+)
+def test_a_table_of_which_nothing_is_left_is_a_matter_of_the_table(
+    make_shop: Shop, build: Any, shards: int, rows: list[tuple[str, str, str]], reason: str
+):
+    with pytest.raises(ContractError) as caught:
+        build(make_shop(rows, shards=shards))
+    assert re.fullmatch(
+        rf"shard products-00000: all of its rows were rejected \({reason} \d+\); correct the table, or choose fewer "
+        r"shards where few rows are bad \(index.shards\)",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "tokenizer.json"])
+def test_an_encoder_that_is_exchanged_while_it_is_used_is_not_published(
+    make_shop: Shop, products: Any, encoder_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    folder = Path(shutil.copytree(encoder_directory, tmp_path / "encoder"))
+    config, upload = make_shop(products(100)), RunFolder.upload_encoder
+
+    def exchange(run: RunFolder, directory: Path, names: Any) -> Any:
+        document = json.loads((directory / name).read_text())
+        (directory / name).chmod(0o644)
+        (directory / name).write_text(json.dumps(document, indent=3))
+        return upload(run, directory, names)
+
+    def run() -> ReleaseSummary:
+        return build_release(config, RUN_DATE, encoder_directory=folder, story={}, progress=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "upload_encoder", exchange)
+        with pytest.raises(StoreError, match=rf"{name}: was exchanged after the build had read it; .* run it again"):
+            run()
+    shutil.rmtree(folder)
+    shutil.copytree(encoder_directory, folder)
+    assert run().status == "published"
+    assert open_index(config.shop.release).search("red mug")
 
 
 def test_a_work_folder_that_cannot_be_made_is_named(make_shop: Shop, build: Any, products: Any):

@@ -13,6 +13,7 @@ from indexer.build.catalogue import (
     MAX_SHARDS,
     Row,
     count_shards,
+    hash_id,
     product_row,
     query_row,
     read_rows,
@@ -175,6 +176,29 @@ def test_a_sample_depends_on_the_rows_and_not_on_their_order(
         samples.append([row.display for row in sample_rows(read_rows(spool.path), 25)])
     assert samples[0] == samples[1]
     assert len(set(samples[0])) == 25
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 12)), max_size=60),
+    st.integers(0, 8),
+    st.integers(1, 4),
+)
+def test_a_sample_is_that_of_its_parts_and_has_a_text_once(pairs: list[tuple[int, int]], count: int, parts: int):
+    rows = [Row(f"P{at}", "t", f"title {text}" if text else "") for at, text in pairs]
+    smallest: dict[str, str] = {}
+    for each in rows:
+        if each.display:
+            smallest[each.display] = min(smallest.get(each.display, each.id), each.id)
+    expected = sorted(smallest, key=hash_id)[:count]
+    found = sample_rows(rows, count)
+    assert [(each.display, each.id) for each in found] == [(display, smallest[display]) for display in expected]
+    picked = [each for part in range(parts) for each in sample_rows(rows[part::parts], count)]
+    assert [each.display for each in sample_rows(picked[::-1], count)] == expected
+
+
+def test_a_title_of_many_variants_takes_no_place_of_others():
+    rows = [Row(f"{title}-{variant}", "t", f"title {title}") for title in range(300) for variant in range(20)]
+    assert len({each.display for each in sample_rows(rows, 200)}) == 200
 
 
 def row(name: str, text: str, time: str | None = None) -> Row:

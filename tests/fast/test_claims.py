@@ -1,15 +1,18 @@
 """Folders of live processes stay; those of killed ones go as soon as that is sure."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 
 from indexer import claims
-from indexer.claims import claim_folder, remove_abandoned
+from indexer.claims import claim_folder, hold_temporary, remove_abandoned, tell_refusals
+from indexer.contracts.files import local_files
 from indexer.errors import StoreError
 
 HOLDER = """
@@ -112,3 +115,25 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         claim_folder(tmp_path / "work" / "a-1"),
     ):
         pass
+
+
+def test_no_place_for_temporary_files_is_told(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent/folder")
+    with pytest.raises(StoreError) as caught, hold_temporary():
+        pass
+    assert str(caught.value) == "no folder for temporary files: No such file or directory; set TMPDIR to one"
+    with pytest.raises(StoreError, match="set TMPDIR"), local_files("s3://bucket/c.csv", section="catalogue"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EMFILE, "let the process open more files (`ulimit -n`), or choose fewer shards"),
+        (errno.ENOSPC, "check the work folder, its rights and the disk"),
+    ],
+)
+def test_what_a_work_folder_refuses_is_told(tmp_path, number, hint):
+    with pytest.raises(StoreError) as caught, tell_refusals(tmp_path):
+        raise OSError(number, "Refused", str(tmp_path / "a"))
+    assert (str(caught.value), caught.value.exit_code) == (f"{tmp_path / 'a'}: Refused; {hint}", 75)

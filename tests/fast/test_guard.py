@@ -175,16 +175,18 @@ class TestHostileReleases:
         with pytest.raises(IntegrityError, match=message):
             self.try_it(release)
 
-    @pytest.mark.parametrize("sent", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+    @pytest.mark.parametrize(
+        ("sent", "started"),
+        [("SIGKILL", True), ("SIGKILL", False), ("SIGTERM", True), ("SIGINT", True), ("SIGHUP", True)],
+    )
     def test_a_child_that_is_ended_from_outside_says_nothing_about_the_release(
-        self, release: Path, replace_child: Callable[[str], None], sent: str
+        self, release: Path, replace_child: Callable[[str], None], sent: str, started: bool
     ):
         """As by the kernel where memory is short."""
         replace_child(
             "import os, signal\n"
             "from indexer.guard_child import tell\n"
-            "tell(started=True)\n"
-            "tell(opening='products-00000.faiss')\n"
+            f"if {started}: tell(started=True)\n"
             f"signal.signal(signal.{sent}, signal.SIG_DFL) if {sent != 'SIGKILL'} else None\n"
             f"os.kill(os.getpid(), signal.{sent})\n"
         )
@@ -197,17 +199,18 @@ class TestHostileReleases:
             75,
         )
 
+    @pytest.mark.parametrize("where", ["shard_file.read_lines", "encoder._read_file"])
     def test_what_the_system_refuses_says_nothing_about_the_release(
-        self, release: Path, replace_child: Callable[[str], None]
+        self, release: Path, replace_child: Callable[[str], None], where: str
     ):
         replace_child(
             "import resource\n"
-            "from indexer import guard_child, shard_file\n"
-            "read = shard_file.read_lines\n"
+            "from indexer import encoder, guard_child, shard_file\n"
+            f"read = {where}\n"
             "def refuse(*words, **options):\n"
             "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
             "    return read(*words, **options)\n"
-            "shard_file.read_lines = refuse\n"
+            f"{where} = refuse\n"
             "guard_child.main()\n"
         )
         with pytest.raises(StoreError, match=r"guard: .*[Tt]oo many open files.*ulimit -n") as caught:

@@ -441,6 +441,7 @@ def test_a_collector_that_trusts_one_key_of_two_asks_before_it_takes_what_the_ot
     release: Path, keys: Keys, tmp_path: Path
 ):
     first, new = read(release, 1), Keys(tmp_path, "new")
+    own = open_signing_key(str(new.private))
     both = tmp_path / "both.pub"
     both.write_bytes(keys.public.read_bytes() + new.public.read_bytes())
     document = {"format": 2, "kind": "pin", "runs": [first["run_id"]], "created_at": first["created_at"]}
@@ -461,6 +462,21 @@ def test_a_collector_that_trusts_one_key_of_two_asks_before_it_takes_what_the_ot
         f"indexer: {release}: 1 of the runs that would be retired, such as {first['run_id']}, were published or pinned "
         "by a key that is not trusted here; trust it, too (--public-key), or give --yes-delete\n"
     )
+    # What nobody signed asks for nothing.
+    store, pins = LocalStore(release), {**document, "sequence": 3, "parent": 2}
+    held = (release / log_key(3)).read_bytes()
+    (release / log_key(3)).write_bytes(canonical({**pins, "format": 1}))
+    first_two = [(release / log_key(number)).read_bytes() for number in (1, 2)]
+    for number in (1, 2):
+        (release / log_key(number)).write_bytes(new.sign(read(release, number)))
+    unsigned = plan_garbage(store, KeepingRule(releases=1), datetime.now(UTC) + timedelta(days=9), own)
+    assert (unsigned.retire, unsigned.distrusted) == ((first["run_id"],), ())
+    # Nor does a run that both keys published.
+    (release / log_key(3)).write_bytes(keys.sign({**read(release, 1), "sequence": 3, "parent": 2}))
+    both_published = plan_garbage(store, KeepingRule(releases=1), datetime.now(UTC) + timedelta(days=9), own)
+    assert (both_published.retire, both_published.distrusted) == ((first["run_id"],), ())
+    for number, data in zip((1, 2, 3), (*first_two, held), strict=True):
+        (release / log_key(number)).write_bytes(data)
     trusting = invoke(*words, "--public-key", str(both), "--yes", "--json")
     assert (trusting.exit_code, json.loads(trusting.stdout)["distrusted"], trusting.stderr) == (0, [], "")
     done = invoke(*words, "--yes-delete", "--json")
