@@ -90,11 +90,12 @@ def has_credentials(text: str) -> bool:
 
 def redact(text: str) -> str:
     """Return the text without secrets: values of the environment and of `hide_value`, and what looks like one."""
-    named = (value for name, value in os.environ.items() if len(value) >= SHORTEST and SECRET_NAME.search(name))
-    for value in sorted({*named, *_known}, key=len, reverse=True):
+    # Without the line's end that a file of a secret has, and also as Python spells it.
+    named = {value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)} | _known
+    for value in sorted((value for value in named if len(value) >= SHORTEST), key=len, reverse=True):
         # As the system has it: a variable need not be UTF-8.
         data = os.fsencode(value)
-        for form in (value, quote(data, safe=""), quote(data), base64.b64encode(data).decode()):
+        for form in (value, repr(value)[1:-1], quote(data, safe=""), quote(data), base64.b64encode(data).decode()):
             text = text.replace(form, HIDDEN)
     for pattern, instead in _RULES:
         text = pattern.sub(instead, text)

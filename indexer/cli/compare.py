@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from indexer.claims import tell_refusals
 from indexer.cli.options import config_options, date_options, json_option, print_json, show_progress
 from indexer.cli.summary import format_value, print_table
 
@@ -65,13 +66,14 @@ def compare(
     variants = read_variants(
         config_path, options=settings, methods=named, sweeps=sweeps, seeds=seeds, sweep_seeds=sweep_seeds
     )
-    comparison = Comparison(variants, run_date, folds=folds, out=Path(out), tested=test_folds)
-    against = baseline or variants[0].name
-    comparison.check_baseline(against)
-    click.echo(describe_plan(comparison.cells), err=True)
-    comparison.train(progress=show_progress(no_progress))
-    rows = comparison.tabulate(baseline=against)
-    report = write_report(comparison, rows, baseline=against)
+    with tell_refusals(Path(out)):
+        comparison = Comparison(variants, run_date, folds=folds, out=Path(out), tested=test_folds)
+        against = baseline or variants[0].name
+        comparison.check_baseline(against)
+        click.echo(describe_plan(comparison.cells), err=True)
+        comparison.train(progress=show_progress(no_progress))
+        rows = comparison.tabulate(baseline=against)
+        report = write_report(comparison, rows, baseline=against)
     if as_json:
         print_json([asdict(row) for row in rows])
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from indexer.claims import tell_refusals
 from indexer.cli.options import show_progress
 from indexer.cli.steps import run_nightly
 from indexer.cli.summary import print_night, print_step
@@ -53,7 +54,8 @@ def demo(folder: str, size: str, label_noise: float | None, shop_only: bool, no_
     home = Path(folder)
     if not (home / "shop.toml").exists():
         settings = SHOPS[size] if label_noise is None else replace(SHOPS[size], label_noise=label_noise)
-        answers = write_demo_shop(home, settings)
+        with tell_refusals(home):
+            answers = write_demo_shop(home, settings)
         click.echo(f"shop  {home}  {answers.products} products, {len(answers.synonyms)} planted synonym pairs")
     else:
         click.echo(f"shop  {home}  is there already, whatever its size")

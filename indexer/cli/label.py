@@ -7,6 +7,7 @@ import click
 
 from indexer.cli.options import config_options, json_option, open_config, print_json, show_progress
 from indexer.cli.summary import print_figures
+from indexer.errors import ConfigError
 
 
 @click.command()
@@ -44,6 +45,9 @@ def label(
         write_labels,
     )
 
+    if Path(output).is_dir():
+        # Before anything is paid for.
+        raise ConfigError(f"--output {output}: expected a file to write, found a folder")
     loaded = open_config(config_path, settings)
     llm, progress = loaded.llm, show_progress(no_progress)
     client = ChatClient(llm, key=os.environ.get(llm.key_variable), cache=Path(loaded.shop.work) / "llm")

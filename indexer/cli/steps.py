@@ -72,7 +72,7 @@ def run_nightly(
 
 def _check_start(config: Config, run_date: str) -> None:
     """Raise what would fail hours later: an input that is not there, a student or a release that cannot be, a key."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (os.environ.get("WORLD_SIZE") or "1") != "1":
         raise ConfigError("nightly: expected one process, found several; launch them for `indexer distill` alone")
     config.distill.check_exportable()
     optional = ("purchases", "queries", "taxonomy", "crosswalk", "query_classes", "blocked_words")

@@ -102,8 +102,13 @@ class CheckpointFolder:
         return self._best.exists()
 
     def load_best(self) -> dict[str, Tensor]:
-        """Return the best weights."""
-        return load_file(self._best)
+        """Return the best weights; raises IntegrityError on a damaged file."""
+        try:
+            return load_file(self._best)
+        except (SafetensorError, ValueError, FileNotFoundError) as error:
+            raise IntegrityError(
+                f"checkpoint {self._best}: cannot be read: {error}; delete the folder to train from the start"
+            ) from None
 
 
 def name_metrics(model: str) -> str:

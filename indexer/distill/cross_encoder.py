@@ -14,6 +14,9 @@ from indexer.distill.attributes import MARKS
 from indexer.distill.chunks import cut_chunks
 from indexer.distill.encoders import TextEncoder, TokenRows, Tokens, find_places, pad_tokens
 
+FRAME_TOKENS = 3
+"""[CLS] and two [SEP] of a pair."""
+
 
 class CrossModel(nn.Module):
     """logit = W2 . LayerNorm(W1 . h), h the state of [CLS]; no activation between, no bias, as printed."""

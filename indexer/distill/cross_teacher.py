@@ -1,5 +1,6 @@
 """The cross-encoder as a teacher: soft human labels, scores kept by pair, and their place on the scale of cosines."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from indexer.distill.processes import ALONE, Processes
 from indexer.distill.scoring import share_pairs
 from indexer.distill.teachers import Pairs
 from indexer.distill_config import DistillConfig
+from indexer.errors import IntegrityError
 
 SOFT_LABELS = torch.tensor([0.0, 0.5, 1.0])
 """Irrelevant, low and high (Vo et al. 2024: bad and okay 0, good 0.5, excellent 1)."""
@@ -63,8 +65,7 @@ class CrossTeacher:
         self._keys, self._logits = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         self.curve: IsotonicRegression | None = None
         if path.exists():
-            with np.load(path) as kept:
-                self._keys, self._logits = kept["keys"], kept["logits"]
+            self._keys, self._logits = _read_kept(path)
 
     def score_pairs(self, pairs: Pairs) -> Scores:
         """Return the score of each pair on its scale; those that are new are computed first."""
@@ -117,3 +118,12 @@ class CrossTeacher:
         self._logits = np.concatenate([self._logits, logits.numpy()])[order]
         if self._processes.is_first:
             replace_file(self._path, lambda path: np.savez(path, keys=self._keys, logits=self._logits))
+
+
+def _read_kept(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the kept pairs and their logits; raises IntegrityError for a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["keys"], kept["logits"]
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise IntegrityError(f"scores {path}: cannot be read: {error}; delete the file to score again") from None

@@ -165,6 +165,17 @@ def open_model(name: str, *, query_tokens: int, product_tokens: int, layers: Seq
     return encoder
 
 
+def count_positions(encoder: TextEncoder) -> int | None:
+    """Return how many tokens of a text the model has places for, None where it needs none."""
+    config: Any = getattr(encoder.transformer, "config", None)
+    places = getattr(config, "max_position_embeddings", None)
+    if not isinstance(places, int) or places < 1:
+        return None
+    # These count from behind the number of the padding token.
+    kinds = ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return places - (int(config.pad_token_id or 0) + 1) if config.model_type in kinds else places
+
+
 def find_model(name: str) -> str:
     """Return the folder of the packaged model or of a local one, else the name as a Hugging Face id."""
     if os.path.isdir(name) or name != PACKAGED_MODEL:

@@ -5,14 +5,13 @@ import json
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.message import Message
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from indexer.distill_config import LlmConfig
@@ -43,22 +42,34 @@ class ChatClient:
     """
 
     def __init__(
-        self, config: LlmConfig, *, key: str | None, cache: Path, sleep: Callable[[float], None] = time.sleep
+        self, config: LlmConfig, *, key: str | None, cache: Path, sleep: Callable[[float], object] | None = None
     ) -> None:
         if not config.url.startswith(("http://", "https://")) or not config.model:
             raise ConfigError(
                 f"[llm] url {config.url!r}, model {config.model!r}: expected the http(s):// base address of an "
                 "OpenAI-compatible endpoint, such as http://localhost:8000/v1, and the name of a model"
             )
+        if not config.url.isascii() or not config.url.isprintable() or " " in config.url:
+            raise ConfigError(f"[llm] url {config.url!r}: expected ASCII without spaces; quote other characters by %XX")
         self.config = config
         self.counts = {"requests": 0, "retries": 0, "tokens": 0, "from_cache": 0}
-        self._cache, self._sleep = cache, sleep
+        self._cache = cache
         self._lock = threading.Lock()
         self._opener = build_opener(_NoRedirect())
+        self._ended = threading.Event()
+        self._sleep = sleep or self._ended.wait
+        # A file of a secret often ends its line.
+        key = (key or "").strip()
         if key:
             # Its variable may have any name, and an endpoint may quote the key in its answer.
             hide_value(key)
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"environment variable {config.key_variable}: expected a key in printable ASCII")
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+
+    def end(self) -> None:
+        """Have threads that wait for another try give up."""
+        self._ended.set()
 
     def ask(self, prompt: str, *, generation: int, parse: Callable[[str], Parsed]) -> Parsed:
         """Return the parsed answer; raises NoAnswerError where there is none, and StoreError where none came.
@@ -95,23 +106,28 @@ class ChatClient:
         )
         reason = ""
         for attempt in range(config.retries + 1):
+            if self._ended.is_set():
+                raise NoAnswerError("stopped")
             if attempt:
                 self._count("retries", 1)
             self._pay_request()
             try:
                 with self._opener.open(request, timeout=config.timeout_seconds) as response:
                     body = response.read(MAX_ANSWER_BYTES)
+                    if response.length and len(body) < MAX_ANSWER_BYTES:
+                        raise ConnectionError(f"the answer ends {response.length} bytes early")
                 return self._read_body(body, prompt)
             except HTTPError as error:
                 reason, wait = f"HTTP {error.code}", _find_wait(error.headers)
                 if error.code in (400, 413, 422):
-                    raise NoAnswerError("request_refused", _shorten(error.read(MAX_ANSWER_BYTES))) from None
-                if error.code != 429 and error.code < 500:
+                    raise NoAnswerError("request_refused", _read_error(error)) from None
+                if error.code not in (408, 429) and error.code < 500:
                     raise ConfigError(
-                        f"{config.url}: {reason} {_shorten(error.read(MAX_ANSWER_BYTES))}; check llm.url, llm.model "
+                        f"{config.url}: {reason} {_read_error(error)}; check llm.url, llm.model "
                         f"and the key in the environment variable {config.key_variable}"
                     ) from None
-            except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
+            # Of TLS, too, which are no ConnectionError.
+            except (OSError, HTTPException) as error:
                 reason, wait = str(error) or type(error).__name__, None
             if attempt < config.retries:
                 self._sleep(min(MAX_WAIT_SECONDS, config.backoff_seconds * 2**attempt if wait is None else wait))
@@ -170,6 +186,14 @@ def _find_wait(headers: Message | None) -> float | None:
     """Return the seconds that the endpoint asks to wait, if it names a number."""
     text = (headers.get("Retry-After") if headers else None) or ""
     return float(text) if text.strip().isdecimal() else None
+
+
+def _read_error(error: HTTPError) -> str:
+    """Return what an endpoint says of its refusal, as far as it comes."""
+    try:
+        return _shorten(error.read(MAX_ANSWER_BYTES))
+    except (OSError, HTTPException):
+        return ""
 
 
 def _shorten(body: bytes) -> str:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -193,13 +194,23 @@ def _ask_all(
     """Ask in the order of the questions, several at a time."""
     bar = tqdm(total=len(questions), desc="label", unit="question", disable=None if progress else True)
     rest: Iterator[Question] = iter(questions)
-    with bar, ThreadPoolExecutor(client.config.parallel) as pool:
+    with bar, ThreadPoolExecutor(client.config.parallel) as pool, _ending(client):
         while block := list(islice(rest, QUESTIONS_AT_ONCE)):
             for question, outcome in zip(block, pool.map(answer, block), strict=True):
                 found.add(question, outcome)
                 bar.update()
                 bar.set_postfix({name: client.counts[name] for name in ("requests", "tokens")})
     return found
+
+
+@contextmanager
+def _ending(client: ChatClient) -> Iterator[None]:
+    """Have no thread try again where the block is left by an error, or by who stops it."""
+    try:
+        yield
+    except BaseException:
+        client.end()
+        raise
 
 
 def _label_pair(question: Question, client: ChatClient, prompt: str) -> Outcome:

@@ -6,6 +6,7 @@ texts, whatever the loss is.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from datetime import timedelta
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from indexer.errors import ConfigError
 
 LONGEST_WAIT = timedelta(days=1)
 
@@ -105,9 +108,17 @@ class Processes:
 ALONE = Processes()
 
 
+def count_launched() -> int:
+    """Return of how many processes this one is; raises ConfigError where the launcher's variable is no number."""
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not re.fullmatch("[1-9][0-9]{0,5}", text):
+        raise ConfigError(f"environment variable WORLD_SIZE: expected the number of processes, found {text!r}")
+    return int(text)
+
+
 def open_processes() -> Processes:
     """Return the processes that `accelerate launch` has started, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if count_launched() == 1:
         return ALONE
     from accelerate import PartialState
 

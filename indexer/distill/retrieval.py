@@ -48,7 +48,10 @@ def find_least_grade(figure: str) -> int:
 
 
 def find_nearest(queries: Vectors, products: Vectors, *, count: int) -> Rows:
-    """Return the rows of each query's nearest products, best first, (queries, count), equal scores by row."""
+    """Return the rows of each query's nearest products, best first, (queries, count), those of equal scores by row.
+
+    Which of several that tie for the last place are among them is numpy's to say.
+    """
     block = max(1, BLOCK_BYTES // (4 * max(1, len(products))))
     found = [np.empty((0, count), dtype=np.int64)]
     for start in range(0, len(queries), block):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from indexer.distill.batches import Rows
-from indexer.distill.cross_encoder import CrossEncoder
+from indexer.distill.cross_encoder import FRAME_TOKENS, CrossEncoder
 from indexer.distill.data import TrainingData
-from indexer.distill.encoders import TextEncoder, has_bf16, open_model, open_static
+from indexer.distill.encoders import TextEncoder, count_positions, has_bf16, is_static, open_model, open_static
 from indexer.distill.kept_vectors import embed_kept
 from indexer.distill.ngrams import NgramEncoder
 from indexer.distill.objective import START, TEACHER, Objective
@@ -19,7 +19,8 @@ from indexer.distill.processes import ALONE, Processes
 from indexer.distill.scoring import Model, Tower, tokenise_data
 from indexer.distill.teachers import Teacher, VectorTeacher
 from indexer.distill.trainer import Trainer, TrainingResult
-from indexer.distill_config import BermConfig, DistillConfig
+from indexer.distill_config import CROSS, BermConfig, DistillConfig
+from indexer.errors import ConfigError
 
 Trained = TypeVar("Trained", bound=Model)
 
@@ -104,6 +105,10 @@ def open_teacher(config: DistillConfig, name: str) -> TextEncoder:
 def open_cross(config: DistillConfig, name: str) -> CrossEncoder:
     """Open the model that a cross-encoder starts from; its head is drawn by the seed."""
     encoder = open_teacher(config, name)
+    if is_static(encoder.model):
+        raise ConfigError(f"teacher {CROSS}{name}: a table of token vectors reads no two texts together; name another")
+    both = config.query_tokens + config.product_tokens + FRAME_TOKENS
+    _check_positions(encoder, name, both, f"distill.query_tokens and product_tokens with {FRAME_TOKENS} more")
     torch.manual_seed(config.seed)
     return CrossEncoder(encoder)
 
@@ -112,4 +117,13 @@ def _open(config: DistillConfig, name: str, layers: tuple[int, ...]) -> TextEnco
     # New weights, such as a pooler the checkpoint lacks, are drawn at random: fix them too.
     torch.manual_seed(config.seed)
     limits = {"query_tokens": config.query_tokens, "product_tokens": config.product_tokens}
-    return open_model(name, **limits, layers=layers)
+    encoder = open_model(name, **limits, layers=layers)
+    _check_positions(encoder, name, max(limits.values()), "the larger of distill.query_tokens and product_tokens")
+    return encoder
+
+
+def _check_positions(encoder: TextEncoder, name: str, wanted: int, what: str) -> None:
+    """Raise ConfigError where texts could be longer than the model has places for; the first such text would end it."""
+    places = count_positions(encoder)
+    if places is not None and wanted > places:
+        raise ConfigError(f"model {name!r}: has places for {places} tokens, but {what} is {wanted}; lower it")

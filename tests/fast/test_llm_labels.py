@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +15,21 @@ from click.testing import CliRunner
 from indexer.cli.group import indexer
 from indexer.contracts import schemas
 from indexer.contracts.inputs import open_input
+from indexer.contracts.rejects import InputCounts
 from indexer.distill.llm_client import ChatClient, NoAnswerError
-from indexer.distill.llm_labels import fill_prompt, parse_label, parse_queries
+from indexer.distill.llm_labels import (
+    Labelling,
+    Question,
+    _ask_all,
+    _label_pair,
+    fill_prompt,
+    parse_label,
+    parse_queries,
+)
 from indexer.distill_config import LlmConfig
 from indexer.errors import ConfigError, StoreError
 from indexer.input_config import LabelsConfig
+from indexer.redaction import redact
 
 PRODUCTS = [("p1", "steel cup"), ("p2", "red hat"), ("p3", "blue pen"), ("p4", "old bag")]
 KEY = "secret of the test"
@@ -246,6 +257,90 @@ def test_waits_double_unless_the_endpoint_names_one(serve, tmp_path):
 def test_an_endpoint_must_be_named(url, model, tmp_path):
     with pytest.raises(ConfigError, match="expected the http"):
         ChatClient(LlmConfig(url=url, model=model), key=None, cache=tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v\u00e9", "http://127.0.0.1:9/a b", "http://127.0.0.1:9/\x00"])
+def test_an_address_that_no_request_can_have_is_refused_at_once(url, tmp_path):
+    with pytest.raises(ConfigError, match="expected ASCII without spaces"):
+        ChatClient(LlmConfig(url=url, model="m"), key=None, cache=tmp_path)
+
+
+def test_the_end_of_a_line_is_no_part_of_a_key(serve, tmp_path):
+    endpoint = serve(lambda *_: answer_label("exact"))
+    client = ChatClient(LlmConfig(url=endpoint.url, model="m"), key="gw!7f$2k%Qz9-Lm&4\n", cache=tmp_path)
+    assert client.ask("x", generation=1, parse=parse_label) == 3
+    assert endpoint.requests[0][1] == "Bearer gw!7f$2k%Qz9-Lm&4"
+    assert redact("sent b'Bearer gw!7f$2k%Qz9-Lm&4\\n'") == "sent b'Bearer [hidden]\\n'"
+
+
+@pytest.mark.parametrize("key", ["gw-7f2k\nQz9-Lm4", "gw-7f2kQz9-\u00e94"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        ChatClient(LlmConfig(url="http://x", model="m", key_variable="GATEWAY"), key=key, cache=tmp_path)
+    assert str(caught.value) == "environment variable GATEWAY: expected a key in printable ASCII"
+
+
+def test_a_connection_that_breaks_within_tls_is_tried_again(serve, tmp_path, monkeypatch):
+    endpoint = serve(lambda *_: answer_label("exact"))
+    client = ChatClient(LlmConfig(url=endpoint.url, model="m", backoff_seconds=0), key=None, cache=tmp_path)
+    opened, tried = client._opener.open, []
+
+    def break_first(*words, **options):
+        tried.append(words)
+        if len(tried) == 1:
+            raise ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+        return opened(*words, **options)
+
+    monkeypatch.setattr(client._opener, "open", break_first)
+    assert client.ask("x", generation=1, parse=parse_label) == 3
+    assert client.counts["retries"] == 1
+
+
+def test_an_answer_that_is_cut_and_a_timeout_of_the_server_are_tried_again(serve, tmp_path):
+    cut = (200, {"Content-Length": "1000"}, '{"choices": [')
+    endpoint = serve(lambda _, __, number: {1: cut, 2: (408, {}, "")}.get(number, answer_label("exact")))
+    client = ChatClient(LlmConfig(url=endpoint.url, model="m", backoff_seconds=0), key=None, cache=tmp_path)
+    assert client.ask("x", generation=1, parse=parse_label) == 3
+    assert client.counts["retries"] == 2
+
+
+@pytest.mark.parametrize(("status", "error", "message"), [(401, ConfigError, "HTTP 401 ;"), (400, NoAnswerError, "request_refused")])
+def test_a_refusal_whose_words_are_cut_is_one_all_the_same(serve, tmp_path, status, error, message):
+    endpoint = serve(lambda *_: (status, {"Transfer-Encoding": "chunked"}, "zz\r\n"))
+    client = ChatClient(LlmConfig(url=endpoint.url, model="m"), key=None, cache=tmp_path)
+    with pytest.raises(error, match=message):
+        client.ask("x", generation=1, parse=parse_label)
+    assert len(endpoint.requests) == 1
+
+
+def test_who_stops_the_command_waits_for_no_further_try(serve, tmp_path, monkeypatch):
+    """As by Ctrl-C while others wait to try again."""
+    endpoint = serve(lambda prompt, _, __: answer_label("exact") if "now" in prompt else (500, {}, ""))
+    client = ChatClient(
+        LlmConfig(url=endpoint.url, model="m", backoff_seconds=60, parallel=2), key=None, cache=tmp_path
+    )
+    found = Labelling(InputCounts("PAIRS", "pairs"))
+    waiting = threading.Event()
+    wait = client._sleep
+    client._sleep = lambda seconds: waiting.set() or wait(seconds)
+
+    def stop(*_):
+        waiting.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(found, "add", stop)
+    questions = [Question("now", "a", "a"), *(Question("later", name, name) for name in "bcdefgh")]
+    with pytest.raises(KeyboardInterrupt):
+        _ask_all(found, questions, lambda question: _label_pair(question, client, "{query} {product}"), client, False)
+    # The first has two answers, and at most two of the others were asked.
+    assert len(endpoint.requests) <= 4
+
+
+def test_a_folder_in_place_of_the_output_is_told_before_anything_is_paid_for(serve, run, tmp_path):
+    endpoint = serve(lambda *_: answer_label("exact"))
+    output, _ = run(endpoint, [("cup", "p1")], "--output", str(tmp_path), code=2)
+    assert "expected a file to write, found a folder" in output
+    assert endpoint.requests == []
 
 
 def test_prompts_are_filled_by_name_and_must_have_the_names(serve, run, tmp_path):

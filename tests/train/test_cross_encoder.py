@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ from indexer.distill.attributes import mark_text, read_marked_texts
 from indexer.distill.batches import PairSource, label_source
 from indexer.distill.cross_encoder import CrossEncoder
 from indexer.distill.cross_teacher import CrossTeacher, cross_objective
-from indexer.distill.encoders import TokenRows
+from indexer.distill.encoders import TokenRows, count_positions, make_static
 from indexer.distill.models import find_scored, train_models
 from indexer.distill.scoring import score_frozen, tokenise_data
 from indexer.distill.teaching import train_cross
 from indexer.distill.trainer import Trainer
-from indexer.distill.training_run import TrainingRun, open_cross
+from indexer.distill.training_run import TrainingRun, open_cross, open_teacher
 from indexer.distill_config import DistillConfig
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, IntegrityError
 from indexer.input_config import CatalogueConfig
 
 pytestmark = pytest.mark.train
@@ -194,6 +195,50 @@ def test_the_head_is_drawn_by_the_seed(config, tiny_model):
     )
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert not torch.equal(first["inner.weight"], other["inner.weight"])
+
+
+def test_texts_longer_than_a_model_has_places_are_refused_before_the_training(config, tiny_model):
+    name, distill = str(tiny_model), config.distill
+    assert open_teacher(replace(distill, product_tokens=64), name).product_tokens == 64
+    with pytest.raises(
+        ConfigError, match=r"has places for 64 tokens, but the larger of distill\.query_tokens and .*is 65;"
+    ):
+        open_teacher(replace(distill, product_tokens=65), name)
+    assert open_cross(replace(distill, query_tokens=8, product_tokens=53), name).product_tokens == 53
+    with pytest.raises(
+        ConfigError, match=r"64 tokens, but distill\.query_tokens and product_tokens with 3 more is 65;"
+    ):
+        open_cross(replace(distill, query_tokens=8, product_tokens=54), name)
+
+
+def test_a_pair_as_long_as_may_be_is_scored(config, tiny_model):
+    cross = open_cross(replace(config.distill, query_tokens=8, product_tokens=53), str(tiny_model))
+    left, right = cross.tokenise_queries(["redcup " * 90]), cross.tokenise_products(["bluehat " * 90])
+    assert np.isfinite(cross.score_frozen(left, right)).all()
+
+
+@pytest.mark.parametrize(("kind", "places"), [("bert", 64), ("mpnet", 62), ("xlm-roberta", 62), ("roberta", 62)])
+def test_some_models_count_places_from_behind_their_padding(open_tiny, kind, places):
+    encoder = open_tiny()
+    encoder.transformer.config = SimpleNamespace(max_position_embeddings=64, pad_token_id=1, model_type=kind)
+    assert count_positions(encoder) == places
+
+
+def test_a_table_of_vectors_is_no_cross_encoder(config, open_tiny, tmp_path):
+    tiny = open_tiny()
+    static = make_static(tiny.tokenizer, torch.zeros(tiny.tokenizer.get_vocab_size(), 8))
+    static.save(str(tmp_path / "static"), create_model_card=False)
+    with pytest.raises(ConfigError, match="a table of token vectors reads no two texts together"):
+        open_cross(config.distill, str(tmp_path / "static"))
+    assert count_positions(open_teacher(config.distill, str(tmp_path / "static"))) is None
+
+
+def test_damaged_scores_are_named(cross, tmp_path):
+    np.savez(tmp_path / "scores.npz", keys=np.arange(9), logits=np.zeros(9, dtype=np.float32))
+    data = (tmp_path / "scores.npz").read_bytes()
+    (tmp_path / "scores.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(IntegrityError, match=r"scores\.npz: cannot be read: .*; delete the file to score again"):
+        CrossTeacher(cross, [], queries=0, path=tmp_path / "scores.npz")
 
 
 def test_pairs_of_a_source_keep_their_order(cross, data):

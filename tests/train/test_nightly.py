@@ -85,3 +85,15 @@ def test_a_night_in_several_processes_is_refused(shop, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = night(shop)
     assert (result.exit_code, "expected one process, found several" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["demo", "--shop-only", "--folder"], ["compare", "--methods", "direct", "--folds", "2", "--seeds", "1", "--out"]],
+)
+def test_a_file_in_place_of_a_folder_is_one_sentence(shop, tmp_path, words):
+    (tmp_path / "file").write_text("")
+    options = ["--config", str(shop / "shop.toml"), "--run-date", "2026-11-20"] if words[0] == "compare" else []
+    result = CliRunner().invoke(indexer, [*words, str(tmp_path / "file"), *options])
+    assert result.exit_code == 75, result.output
+    assert "check the work folder, its rights and the disk" in result.output

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from indexer.config_file import load_config
-from indexer.distill.processes import Processes
+from indexer.distill.processes import Processes, count_launched
 from indexer.distill.step import join_distill, run_distill
 from indexer.distill.training_run import open_start
+from indexer.errors import ConfigError
 from indexer.runs import StepFolder
 
 pytestmark = pytest.mark.train
@@ -97,3 +98,18 @@ def test_two_processes_end_where_one_ends(shop):
     cut = open_start(config.distill).transformer.state_dict()
     start = torch.cat([tensor.flatten() for _, tensor in sorted(cut.items())])
     assert (one - other).norm() < 1e-3 * (other - start).norm()
+
+
+@pytest.mark.parametrize(("text", "count"), [(None, 1), ("", 1), ("1", 1), ("2", 2)])
+def test_the_launcher_says_how_many_there_are(monkeypatch, text, count):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if text is not None:
+        monkeypatch.setenv("WORLD_SIZE", text)
+    assert count_launched() == count
+
+
+@pytest.mark.parametrize("text", ["two", "0", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ConfigError, match="WORLD_SIZE: expected the number of processes, found"):
+        count_launched()

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from indexer.distill.checkpoints import CheckpointFolder, Position, replace_file
@@ -11,7 +12,7 @@ from indexer.distill.objective import teacher_objective
 from indexer.distill.processes import Processes
 from indexer.distill.progress import describe_position, open_bar
 from indexer.distill.trainer import Trainer
-from indexer.errors import StoreError
+from indexer.errors import IntegrityError, StoreError
 
 pytestmark = pytest.mark.train
 
@@ -156,3 +157,14 @@ def test_a_library_that_cannot_write_is_a_matter_of_storage(tmp_path, error):
         replace_file(tmp_path / "state.pt", fail)
     assert caught.value.exit_code == 75
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:50]), lambda path: path.unlink()])
+def test_damaged_weights_are_named(tmp_path, damage):
+    folder = CheckpointFolder(tmp_path, "student")
+    folder.save_best({"a": torch.zeros(100)})
+    damage(tmp_path / "student.best.safetensors")
+    with pytest.raises(
+        IntegrityError, match=r"student\.best\.safetensors: cannot be read: .*; delete the folder to train"
+    ):
+        folder.load_best()
