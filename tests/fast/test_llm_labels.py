@@ -304,7 +304,9 @@ def test_an_answer_that_is_cut_and_a_timeout_of_the_server_are_tried_again(serve
     assert client.counts["retries"] == 2
 
 
-@pytest.mark.parametrize(("status", "error", "message"), [(401, ConfigError, "HTTP 401 ;"), (400, NoAnswerError, "request_refused")])
+@pytest.mark.parametrize(
+    ("status", "error", "message"), [(401, ConfigError, "HTTP 401 ;"), (400, NoAnswerError, "request_refused")]
+)
 def test_a_refusal_whose_words_are_cut_is_one_all_the_same(serve, tmp_path, status, error, message):
     endpoint = serve(lambda *_: (status, {"Transfer-Encoding": "chunked"}, "zz\r\n"))
     client = ChatClient(LlmConfig(url=endpoint.url, model="m"), key=None, cache=tmp_path)
