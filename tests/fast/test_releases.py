@@ -23,6 +23,7 @@ from indexer.errors import (
     UntrustedError,
 )
 from indexer.log import LogEntry, commit_entry, live_entry, log_key, read_entry, read_head, read_manifest, signed_bytes
+from indexer.log_signature import sign_entry
 from indexer.manifest import Manifest, ObjectEntry
 from indexer.object_cache import ObjectCache
 from indexer.releases import changes
@@ -906,3 +907,74 @@ def test_gc_says_that_nothing_is_live_and_deletes_nothing(tmp_path: Path):
     document = json.loads(CliRunner().invoke(indexer, ["release", "gc", str(tmp_path), "--yes", "--json"]).stdout)
     assert (document["status"], document["live"], document["foreign_objects"]) == ("untouched", None, 1)
     assert (tmp_path / "v" / "2023" / "cat.jpg").exists()
+
+
+def test_a_collector_asks_before_it_takes_what_another_key_keeps(store: LocalStore):
+    other, own = make_signing_key(), make_signing_key("own.pem")
+    for run_id, keys in (("theirs", [other]), ("both", [other, own]), ("pinned", [own]), ("unsigned", [own])):
+        publish_run(store, run_id, key=keys[0])
+        for key in keys[1:]:
+            entry = read_entry(store, read_head(store))
+            assert isinstance(entry, LogEntry)
+            again = replace(entry, sequence=entry.sequence + 1, parent=entry.sequence, signature=None, format=1)
+            commit_entry(store, entry.sequence, sign_entry(again, key))
+    publish_run(store, "rolled", key=other)
+    rolled = read_entry(store, read_head(store))
+    assert isinstance(rolled, LogEntry)
+    back = replace(
+        rolled, kind="rollback", sequence=rolled.sequence + 1, parent=rolled.sequence, signature=None, format=1
+    )
+    commit_entry(store, rolled.sequence, sign_entry(back, other))
+    for kind, run_id, key in (
+        ("pin", "pinned", other), ("pin", "unsigned", None), ("unpin", "both", other), ("retire", "both", other),
+    ):  # fmt: skip
+        changes.commit_keeping(store, read_head(store), kind, (run_id,), key)
+    publish_run(store, "live", key=own)
+    plan = plan_garbage(store, ONE, LATER, own)
+    assert plan.kept == ("live",)
+    assert plan.retire == ("both", "pinned", "rolled", "theirs", "unsigned")
+    assert plan.distrusted == ("pinned", "rolled", "theirs")
+    history = read_history(store, own.trusted)
+    assert history.find_void_runs("publish") == {"theirs": 1, "both": 2, "rolled": 6}
+    assert history.find_void_runs("pin") == {"pinned": 8, "unsigned": 9}
+    assert history.find_void_runs("pin", signed=True) == {"pinned": 8}
+    before = list(store.list("v/"))
+    for most in (False, True):
+        if most:
+            assert collect_garbage(store, plan, own, most=True) == plan.bytes
+            continue
+        with pytest.raises(ConfigError) as caught:
+            collect_garbage(store, plan, own)
+        assert str(caught.value) == (
+            f"{store.url}: 3 of the runs that would be retired, such as pinned, were published or pinned by a key that "
+            "is not trusted here; trust it, too (--public-key), or give --yes-delete"
+        )
+        assert list(store.list("v/")) == before
+    both = replace(own, trusted=PublicKey("both", (*other.trusted.keys, *own.trusted.keys)))
+    assert plan_garbage(store, ONE, LATER, both).distrusted == ()
+
+
+def test_the_cause_of_a_missing_manifest_may_be_a_retirement_that_counts_no_more(store: LocalStore):
+    other, own = make_signing_key(), make_signing_key("own.pem")
+    for run_id in ("a", "b", "c"):
+        publish_run(store, run_id, key=own)
+    for kind, run_id in (("retire", "a"), ("pin", "b")):
+        changes.commit_keeping(store, read_head(store), kind, (run_id,), other)
+    lost = {run_id: read_history(store).releases[run_id].manifest.key for run_id in ("a", "b")}
+    for run_id, hint in (
+        ("b", ""),
+        (
+            "a",
+            "; log entry 4 had retired the run, but no trusted key signed that: trust its key, too (--public-key), or "
+            "keep fewer releases",
+        ),
+    ):
+        held = store.get(lost[run_id])
+        store.delete(lost[run_id])
+        with pytest.raises(IntegrityError) as caught:
+            plan_garbage(store, KeepingRule(), LATER, own)
+        number = {"a": 1, "b": 2}[run_id]
+        assert str(caught.value) == (
+            f"{store.url}/{lost[run_id]}: log entry {number} names this manifest, but it is not there{hint}"
+        )
+        store.put_new(lost[run_id], held)
