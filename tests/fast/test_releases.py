@@ -280,22 +280,29 @@ def test_the_grace_period_ends_after_three_days(
 
 @pytest.mark.parametrize("recent", [True, False])
 def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_fetched(store: LocalStore, recent: bool):
-    shared = publish_run(store, "x")
-    own = publish_run(store, "a", shared)
+    before, now = publish_run(store, "x"), publish_run(store, "y")
+    own = publish_run(store, "a", before)
     first = read_manifest(store, read_history(store).releases["a"])
-    products = replace(first.collections[0], rows=1, rows_in=1, shards=(replace(own, number=0),))
-    publish(RunFolder(store, "a"), replace(first, parent=2, collections=(products,)))
+    shards = (replace(now, number=0), replace(own, number=1))
+    publish(
+        RunFolder(store, "a"), replace(first, parent=3, collections=(replace(first.collections[0], shards=shards),))
+    )
     moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
     date_everything(store, moment)
-    for sequence in (1, 2):
+    for sequence in (1, 2, 3):
         os.utime(store.local_path(log_key(sequence)), (0, 0))
-    plan = plan_garbage(store, ONE, moment + (timedelta(0) if recent else timedelta(days=3)))
-    # x was live too long ago.
-    assert (plan.kept, plan.retire) == (("a",), ("x",))
-    assert ({shared.index.key, shared.ids.key} & {item.key for item in plan.delete} == set()) == recent
+
+    def deleted(later: timedelta) -> list[bool]:
+        plan = plan_garbage(store, ONE, moment + later)
+        # Both were live too long ago.
+        assert (plan.kept, plan.retire) == (("a",), ("x", "y"))
+        keys = {item.key for item in plan.delete}
+        return [shard.ids.key in keys for shard in (before, now)]
+
+    assert deleted(timedelta(0) if recent else timedelta(days=3)) == [not recent, False]
     # Of a release whose manifest is lost nobody fetches anything.
-    store.delete(read_history(store).lived[1].manifest.key)
-    assert shared.ids.key in [item.key for item in plan_garbage(store, ONE, moment).delete]
+    store.delete(read_history(store).lived[2].manifest.key)
+    assert deleted(timedelta(0)) == [True, False]
 
 
 def test_what_is_deleted_and_what_stays_is_counted(store: LocalStore):
