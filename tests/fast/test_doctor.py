@@ -120,7 +120,7 @@ def test_who_may_only_read_is_told_so_and_not_of_a_broken_store(tmp_path: Path, 
 
 
 def test_no_room_for_temporary_files_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse() -> None:
+    def refuse(**_: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)

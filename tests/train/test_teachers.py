@@ -115,7 +115,8 @@ def test_scored_pairs_of_held_out_queries_are_never_trained_on(shop, tmp_path):
 
 def test_a_table_that_knows_no_labelled_pair_cannot_teach_alone(shop, tmp_path, tiny_model):
     write_scores(shop, ["other,new2,0.1", "q00,new1,0.5"])
-    alone = replace(shop.distill, student=str(tiny_model), student_layers=(0, 2), gamma=1.0, alpha_cosent=0.0)
+    changes = {"student_layers": (0, 2), "product_tokens": 32, "gamma": 1.0, "alpha_cosent": 0.0}
+    alone = replace(shop.distill, student=str(tiny_model), **changes)
     data = read_training_data(replace(shop, distill=alone), "2026-03-01")
     with pytest.raises(ConfigError, match=r"none has a score for any of the \d+ training pairs"):
         train_models(alone, data, tmp_path / "run", progress=False)
