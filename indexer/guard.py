@@ -84,6 +84,9 @@ class ChildLimits:
             (resource.RLIMIT_CORE, 0),
         ):
             _, hard = resource.getrlimit(kind)
+            if kind == resource.RLIMIT_CPU and hard != resource.RLIM_INFINITY:
+                # At the hard limit the kernel kills, as it does where memory is short.
+                value = min(value, max(1, hard - 1))
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 

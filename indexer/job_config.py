@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from indexer.input_config import MANY, require, require_one_of, require_ranges
-from indexer.redaction import redact
+from indexer.redaction import hide_forms
 
 MEMORY = re.compile("[1-9][0-9]*[kKmMgGtT]")
 MASTER = re.compile(r"local(\[([1-9][0-9]*|\*)( *, *[1-9][0-9]*)?\])?|local-cluster\[[0-9, ]+\]|yarn|(spark|k8s)://\S+")
-CREDENTIALS = ("secret", "password", "token", "access.key", "encryption.key", "account.key", "private.key", "accesskey")
-"""Words in the names of Spark settings whose values do not belong into a configuration, which releases carry."""
+CREDENTIALS = re.compile(r"secret|password|token|access\.?key|(encryption|account|private)\.key($|\.)", re.I)
+"""In the names of Spark settings whose values do not belong into a configuration, which releases carry."""
 
 SCRIPTS = (
     *("Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Ethiopic", "Georgian", "Greek", "Gujarati"),
@@ -169,12 +169,13 @@ class SparkConfig:
             f"master: expected local[*], local[N], yarn, spark://... or k8s://..., found {self.master!r}",
         )
         require(
-            redact(self.java_options) == self.java_options,
+            hide_forms(self.java_options) == self.java_options,
             "java_options: has a credential; leave it to the standard AWS chain or to spark-submit",
         )
         for key, value in self.conf.items():
             require(key.startswith("spark."), f"conf: expected settings that begin with `spark.`, found {key}")
             require(
-                not any(word in key.lower() for word in CREDENTIALS) and redact(value) == value,
+                # The name of a key that a service keeps is none.
+                value.startswith("arn:") or not (CREDENTIALS.search(key) or hide_forms(value) != value),
                 f"conf: {key} is a credential, or has one; leave it to the standard AWS chain or to spark-submit",
             )

@@ -117,7 +117,7 @@ def _instant(value: Column, kind: T.DataType) -> Column:
         F.when(number < SMALLEST_MILLISECONDS, number * 1_000_000)
         .when(number < SMALLEST_MICROSECONDS, number * 1_000)
         .when(number < SMALLEST_NANOSECONDS, number)
-        .otherwise(F.floor(number / 1_000))
+        .otherwise(F.floor(number.cast("decimal(19,0)") / 1_000).cast("bigint"))
     )
     return F.coalesce(clock, read_time(text))
 

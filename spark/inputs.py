@@ -267,23 +267,26 @@ def _open_parquet(session: SparkSession, table: Table, location: Location, colum
     if not location.remote:
         read = read_paths if table.nested else read_columns
         headers = {file: read(Path(file)) for file in location.files}
-        refuse_partial({file: match_columns(table, columns, names, shown=file) for file, names in headers.items()})
+        matched = {file: match_columns(table, columns, names, shown=file) for file, names in headers.items()}
+        refuse_partial(matched)
+        wanted = {file: set(names.values()) for file, names in matched.items()}
         parts = [
             _read_parquet(session, table, location, columns, addresses, nulls)
-            for nulls, addresses in _find_nulls(location.files).items()
+            for nulls, addresses in _find_nulls(wanted).items()
         ]
         return reduce(DataFrame.unionByName, parts)
     return _read_parquet(session, table, location, columns, location.addresses, frozenset())
 
 
-def _find_nulls(files: Iterable[str]) -> dict[frozenset[str], list[str]]:
-    """Return the columns without any value, which have no type either, and the addresses of the files they lack it in.
+def _find_nulls(wanted: Mapping[str, Collection[str]]) -> dict[frozenset[str], list[str]]:
+    """Return wanted columns without any value, which have no type either, and the addresses of files where it is these.
 
     Spark would take the column for one of whole numbers, and one file's type for that of all.
     """
     found: dict[frozenset[str], list[str]] = {}
-    for file in files:
-        nulls = frozenset(name for name, kind in read_types(Path(file)).items() if pa.types.is_null(kind))
+    for file, names in wanted.items():
+        types = read_types(Path(file)).items()
+        nulls = frozenset(name for name, kind in types if name in names and pa.types.is_null(kind))
         found.setdefault(nulls, []).append(local_address(file))
     return found
 

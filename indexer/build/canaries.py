@@ -10,27 +10,34 @@ from indexer.build.recall import TIE, Scores, find_rung
 from indexer.canaries import HITS, Canary, CollectionCanaries, render_canaries
 
 QUERIES = 8
-"""Canaries of a collection, about 10 kB each."""
+"""Canaries of a collection at most, about 10 kB each."""
 
 
 def write_canaries(path: Path, finished: Sequence[FinishedCollection]) -> Path:
     """Write the canaries of a release whose shards are all there, and return the path."""
-    path.write_bytes(render_canaries([_describe_collection(item) for item in finished]))
+    described = (_describe_collection(item) for item in finished)
+    path.write_bytes(render_canaries([item for item in described if item]))
     return path
 
 
-def _describe_collection(item: FinishedCollection) -> CollectionCanaries:
+def _describe_collection(item: FinishedCollection) -> CollectionCanaries | None:
+    """Return the canaries of a collection, None where no query found all that there is to find.
+
+    A shard that had found enough was searched no further, and answers the others at less than the release's efSearch:
+    a consumer, or another processor's rounding, may find more, but not than all.
+    """
     rung = find_rung(item.probe.narrow, item.ef_search)
     hits = item.probe.narrow[rung]
     depth = min(HITS, int(np.isfinite(item.probe.exact[0]).sum()))
-    # Where the search found all there is to find, another processor's rounding leads it to the same rows.
     whole = hits.true[:, :depth].min(axis=1) >= item.probe.exact[:, depth - 1] - TIE
-    order = np.argsort(~whole[: item.probe.sampled], kind="stable")[:QUERIES]
+    chosen = np.flatnonzero(whole[: item.probe.sampled])[:QUERIES]
+    if not len(chosen):
+        return None
     return CollectionCanaries(
         collection=item.name,
         shards=tuple(sorted(item.shard_curves)),
         ef_search=rung,
-        queries=tuple(_describe_query(item, rung, query) for query in order.tolist()),
+        queries=tuple(_describe_query(item, rung, query) for query in chosen.tolist()),
     )
 
 

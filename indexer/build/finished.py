@@ -65,6 +65,10 @@ class Tally:
         self.examples = {**examples, **self.examples}
 
 
+HIDDEN_SHARE = 0.05
+"""Of the rows, in deltas that were not measured, up to which it is told how many are found by their own text."""
+
+
 @dataclass
 class FinishedCollection:
     """A collection whose shards are all there."""
@@ -112,20 +116,20 @@ class FinishedCollection:
         return find_hub(self.probe, self.ef_search)
 
     @property
-    def own_titles(self) -> OwnTitles:
-        """How many rows are found by their own text."""
+    def own_titles(self) -> OwnTitles | None:
+        """How many rows are found by their own text; None where too many lie in deltas that were not measured."""
         base = sum(not shard.delta for shard in self.shards)
-        return count_own_titles(self.probe, self.queries, self.ef_search, base=base, measured=self.shard_curves)
+        found = count_own_titles(self.probe, self.queries, self.ef_search, base=base, measured=self.shard_curves)
+        hidden = sum(shard.live_rows for shard in self.shards if shard.delta and shard.number not in self.shard_curves)
+        share = hidden / self.rows
+        # What lies there cannot be found: as many as its share are taken for not asked.
+        asked = max(found.found, round(found.asked * (1 - share)))
+        return found._replace(asked=asked) if share <= HIDDEN_SHARE else None
 
     @property
     def unmeasured(self) -> set[str]:
         """Keys of the indexes that were kept and not measured."""
         return {shard.index.key for shard in self.shards if shard.number not in self.shard_curves}
-
-    @property
-    def unmeasured_deltas(self) -> bool:
-        """Whether there are rows that no probe query could find, though the base shard of their id was measured."""
-        return any(shard.delta and shard.number not in self.shard_curves for shard in self.shards)
 
     @property
     def duplicates(self) -> int:

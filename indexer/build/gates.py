@@ -40,8 +40,7 @@ def judge_collection(item: FinishedCollection, live_rows: int, gates: GatesConfi
         *judge_recall(name, list(item.shard_recall.values()), item.recall, gates),
         # Beside few of the other rows, any row of a delta would be everywhere.
         *judge_hubs(name, None if item.unmeasured else item.hub, rows, gates),
-        # A row of a delta that was not measured cannot be found.
-        *judge_own_titles(name, None if item.unmeasured_deltas else item.own_titles, gates),
+        *judge_own_titles(name, item.own_titles, gates),
         *(judge_drift(name, item.drift, rows, gates) if item.drift else ()),
         *([judge_golden(item.golden, gates)] if item.golden else ()),
     ]

@@ -116,7 +116,7 @@ def _tell_answers(item: FinishedCollection) -> dict[str, Any]:
     hub, own = item.hub, item.own_titles
     return {
         "most frequent row": f"{hub.name} for {hub.share:.1%} of the queries" if hub else "-",
-        "rows found by their own text": f"{own.found} of {own.asked}",
+        "rows found by their own text": f"{own.found} of {own.asked}" if own else "-",
     }
 
 

@@ -83,7 +83,7 @@ class GarbagePlan:
         """Runs to be retired that another key pinned, or it alone published; what nobody signed counts for nothing."""
         own = self.history.releases
         published = set(self.history.find_void_runs("publish", "rollback", signed=True)).difference(own)
-        named = published.union(self.history.find_void_runs("pin", signed=True))
+        named = published | self.history.pinned_by_others
         return tuple(run_id for run_id in self.retire if run_id in named)
 
 

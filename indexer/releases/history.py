@@ -70,10 +70,12 @@ class History:
     @cached_property
     def pinned(self) -> frozenset[str]:
         """Runs that are kept until they are unpinned."""
-        found: set[str] = set()
-        for entry in self._keeping("pin", "unpin"):
-            found = found | set(entry.runs) if entry.kind == "pin" else found - set(entry.runs)
-        return frozenset(found)
+        return _find_pinned(self.counted)
+
+    @property
+    def pinned_by_others(self) -> frozenset[str]:
+        """The same by signed entries that count for nothing here, as they are another key's."""
+        return _find_pinned(entry for entry in self.entries if entry.sequence in self.void and entry.signature)
 
     @cached_property
     def replaced(self) -> dict[str, LogEntry]:
@@ -123,6 +125,14 @@ class History:
 
     def _keeping(self, *kinds: str) -> Iterable[KeepingEntry]:
         return (entry for entry in self.counted if isinstance(entry, KeepingEntry) and entry.kind in kinds)
+
+
+def _find_pinned(entries: Iterable[Entry]) -> frozenset[str]:
+    found: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, KeepingEntry) and entry.kind in ("pin", "unpin"):
+            found = found | set(entry.runs) if entry.kind == "pin" else found - set(entry.runs)
+    return frozenset(found)
 
 
 def read_history(store: Store, key: PublicKey | None = None) -> History:

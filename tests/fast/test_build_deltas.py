@@ -19,6 +19,7 @@ from indexer.build.base_shard import BaseBuilder
 from indexer.build.catalogue import Row, shard_of
 from indexer.build.changes import compare_rows, is_stale
 from indexer.build.digests import digest
+from indexer.build.finished import FinishedCollection
 from indexer.build.live import LiveCollection, OldRow
 from indexer.build.release import build_release
 from indexer.config import Config
@@ -620,6 +621,29 @@ def test_rows_of_a_delta_that_was_not_measured_are_not_missed(
     # Of four nights that keep the delta it is measured in one.
     assert (len(judged), judged[:2].count(None), judged[2:].count(None)) == (6, 0, 3)
     assert all(own.found == own.asked for own in judged[1:] if own)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "found", "asked", "expected"),
+    [
+        (0, 150, 200, OwnTitles(200, 150)),
+        (50, 150, 200, OwnTitles(190, 150)),
+        (50, 195, 200, OwnTitles(195, 195)),
+        (51, 150, 200, None),
+    ],
+)
+def test_so_many_rows_as_lie_in_unmeasured_deltas_are_taken_for_not_asked(
+    monkeypatch: pytest.MonkeyPatch, hidden: int, found: int, asked: int, expected: OwnTitles | None
+):
+    monkeypatch.setattr("indexer.build.finished.count_own_titles", lambda *_, **__: OwnTitles(asked, found))
+    shards = [
+        SimpleNamespace(number=0, delta=False, live_rows=900 - hidden),
+        SimpleNamespace(number=1, delta=True, live_rows=hidden),
+        SimpleNamespace(number=2, delta=True, live_rows=100),
+    ]
+    plain: dict[str, Any] = dict.fromkeys(("plan", "tally", "queries", "probe", "curve"))
+    item = FinishedCollection(**plain, shards=cast(Any, shards), shard_curves={0: {}, 2: {}}, ef_search=64)
+    assert item.own_titles == expected
 
 
 def test_a_delta_in_parts_is_dealt_evenly_whichever_shards_its_rows_are_of(build: Any, products: Any):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.build.answers import Hub, OwnTitles
+from indexer.build.canaries import write_canaries
 from indexer.build.drift import Canary, Drift, IdChurn
 from indexer.build.gates import (
     judge_collection,
@@ -29,6 +30,7 @@ from indexer.build.gates import (
 from indexer.build.golden import GoldenFindings, GoldenQuery
 from indexer.build.recall import Probe, ProbeQueries, Recall, measure_recall, merge_probes, probe_shard
 from indexer.build.verify import check_shard_files, check_vectors
+from indexer.canaries import parse_canaries
 from indexer.encoder import EncoderDescription
 from indexer.errors import GateError, IntegrityError
 from indexer.hnsw import build_index, write_index
@@ -377,7 +379,6 @@ def finished(**changes: Any) -> Any:
         "recall": Recall(0.98, 0.95),
         "hub": Hub("P1", 200, 0.05),
         "unmeasured": set(),
-        "unmeasured_deltas": False,
         "own_titles": OwnTitles(asked=200, found=180),
         "drift": Drift(live_rows=1_000, churn=IdChurn(live=100, gone=10, new=20), same_encoder=True),
         "golden": GoldenFindings(asked=2),
@@ -406,7 +407,7 @@ def test_a_collection_is_judged_by_every_gate():
     first = finished(unmeasured={"v/a/0.faiss"}, drift=None, golden=None)
     compared = {LOST, GAINED, HUBS, EXCHANGED, "golden queries"}
     assert [found.name for found in judge_collection(first, 0, GATES)] == [n for n in every if n not in compared]
-    hidden = judge_collection(finished(unmeasured={"v/a/4.faiss"}, unmeasured_deltas=True), 1_000, GATES)
+    hidden = judge_collection(finished(unmeasured={"v/a/4.faiss"}, own_titles=None), 1_000, GATES)
     assert set(every) - {found.name for found in hidden} == {HUBS, "products found by their own text"}
 
 
@@ -418,3 +419,30 @@ def test_all_gates_that_refused_are_named():
         "gate a: expected 0, found 1.0000; c: expected at least 0.5, found 0.1234; "
         "nothing was published, the live release is untouched"
     )
+
+
+def test_only_queries_whose_answer_is_complete_are_canaries(tmp_path: Path):
+    """A consumer may search a shard further than the builder did, and would find more than an incomplete answer."""
+    vectors, queries = make_vectors(40), make_vectors(12, seed=2)
+    best = np.argsort(-(queries @ vectors.T), axis=1)
+    missed = best.copy()
+    # Queries 0, 3, 6 and 9 get their eleventh row in place of the third.
+    missed[::3, 2:10] = best[::3, 3:11]
+    texts = tuple(f"query {place}" for place in range(12))
+
+    def item(answers: np.ndarray, name: str) -> Any:
+        probe = ask(vectors, answers, queries)
+        asked = ProbeQueries(vectors=queries, texts=texts, sampled=len(queries))
+        return SimpleNamespace(name=name, probe=probe, queries=asked, ef_search=64, shard_curves={0: {}})
+
+    nothing = best.copy()
+    nothing[:, 2:10] = best[:, 3:11]
+    path = write_canaries(tmp_path / "canaries.json", [item(missed, "products"), item(nothing, "queries")])
+    (found,) = parse_canaries(path.read_bytes(), "c")
+    assert (found.collection, [canary.query for canary in found.queries]) == (
+        "products",
+        [f"query {place}" for place in (1, 2, 4, 5, 7, 8, 10, 11)],
+    )
+    for canary in found.queries:
+        place = texts.index(canary.query)
+        assert canary.ids == tuple(map(str, best[place, :10]))

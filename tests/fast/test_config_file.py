@@ -8,7 +8,7 @@ import pytest
 from indexer.config import Config, as_document
 from indexer.config_file import collect_settings, load_config
 from indexer.errors import ConfigError
-from indexer.job_config import NpmiConfig
+from indexer.job_config import NpmiConfig, SparkConfig
 from indexer.methods import METHODS
 
 
@@ -98,6 +98,24 @@ def test_wrong_file_is_refused_with_the_place(tmp_path, text, message):
 def test_wrong_option_is_refused(option, message):
     with pytest.raises(ConfigError, match=message):
         load_config(options=[option], environment={})
+
+
+def test_settings_of_spark_that_are_no_credentials_are_taken(monkeypatch):
+    monkeypatch.setenv("OAUTH_TOKEN_URL", "https://idp.shop.example")
+    settings = {
+        "spark.io.encryption.keySizeBits": "256",
+        "spark.io.encryption.keygen.algorithm": "HmacSHA1",
+        "spark.hadoop.fs.s3a.encryption.key": "arn:aws:kms:eu-west-1:111122223333:key/0a1b",
+        "spark.hadoop.fs.azure.endpoint": "https://idp.shop.example/oauth2",
+    }
+    assert SparkConfig(conf=settings).conf == settings
+    for name in (
+        "spark.hadoop.fs.azure.account.key.shop.blob",
+        "spark.hadoop.fs.s3a.encryption.key",
+        "spark.accesskey",
+    ):
+        with pytest.raises(ConfigError, match=f"conf: {name} is a credential"):
+            SparkConfig(conf={name: "abcd"})
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,24 @@ def test_the_child_has_no_credentials_and_writes_nothing(
     assert ChildLimits.of(manifest).seconds == 30
 
 
+@pytest.mark.parametrize(("hard", "soft"), [(20, 19), (1, 1), (100, 30)])
+def test_a_limit_of_the_service_on_the_processor_is_met_before_it_kills(
+    golden: Path, replace_child: Callable[[str], None], hard: int, soft: int
+):
+    replace_child(
+        "import json, resource, sys\n"
+        "from indexer.guard import ChildLimits\n"
+        f"resource.setrlimit(resource.RLIMIT_CPU, ({hard}, {hard}))\n"
+        "ChildLimits(memory_bytes=1 << 30, address_bytes=8 << 30, seconds=30).apply()\n"
+        "print(json.dumps({'started': True}))\n"
+        "print(json.dumps({'refused': json.dumps(resource.getrlimit(resource.RLIMIT_CPU))}))\n"
+    )
+    store = LocalStore(golden / "release_v3")
+    with pytest.raises(IntegrityError) as caught:
+        try_release(read_manifest(store, require_live(store)), {}, place="release")
+    assert json.loads(str(caught.value)) == [soft, hard]
+
+
 def test_when_a_release_is_tried_first(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     release = Path(shutil.copytree(golden / "release_v3", tmp_path / "release"))
     newest = (release / log_key(2)).rename(release / "held")

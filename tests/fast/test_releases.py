@@ -932,9 +932,8 @@ def test_a_collector_asks_before_it_takes_what_another_key_keeps(store: LocalSto
         rolled, kind="rollback", sequence=rolled.sequence + 1, parent=rolled.sequence, signature=None, format=1
     )
     commit_entry(store, rolled.sequence, sign_entry(back, other))
-    for kind, run_id, key in (
-        ("pin", "pinned", other), ("pin", "unsigned", None), ("unpin", "both", other), ("retire", "both", other),
-    ):  # fmt: skip
+    kept = [("pin", "pinned", other), ("pin", "unsigned", None), ("pin", "both", other), ("unpin", "both", other)]
+    for kind, run_id, key in [*kept, ("retire", "both", other)]:
         changes.commit_keeping(store, read_head(store), kind, (run_id,), key)
     publish_run(store, "live", key=own)
     plan = plan_garbage(store, ONE, LATER, own)
@@ -943,8 +942,10 @@ def test_a_collector_asks_before_it_takes_what_another_key_keeps(store: LocalSto
     assert plan.distrusted == ("pinned", "rolled", "theirs")
     history = read_history(store, own.trusted)
     assert history.find_void_runs("publish") == {"theirs": 1, "both": 2, "rolled": 6}
-    assert history.find_void_runs("pin") == {"pinned": 8, "unsigned": 9}
-    assert history.find_void_runs("pin", signed=True) == {"pinned": 8}
+    assert history.find_void_runs("pin") == {"pinned": 8, "unsigned": 9, "both": 10}
+    assert history.find_void_runs("publish", signed=True) == history.find_void_runs("publish")
+    assert history.find_void_runs("pin", signed=True) == {"pinned": 8, "both": 10}
+    assert (history.pinned, history.pinned_by_others) == (frozenset(), {"pinned"})
     before = list(store.list("v/"))
     for most in (False, True):
         if most:

@@ -184,6 +184,8 @@ def test_flat_and_nested_columns_give_the_same_purchases(session, shop, tmp_path
 
 def test_a_time_is_read_in_whatever_part_of_a_second_it_is(session, shop, tmp_path):
     times = {"seconds": NOON // 1_000, "milli": NOON, "micro": NOON * 1_000, "nano": NOON * 1_000_000 + 999}
+    # As near to midnight as a millionth and a thousandth of it.
+    times["last"] = (NOON + 12 * 3_600_000) * 1_000_000 - 1
     late = {"day before": (NOON - 12 * 3_600_000) * 1_000 - 1, "day after": (NOON + 12 * 3_600_000) * 1_000_000}
     events = [event(user_query=query, time=time) for query, time in (times | late).items()]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in events))
