@@ -29,7 +29,8 @@ def _describe_collection(item: FinishedCollection) -> CollectionCanaries | None:
     rung = find_rung(item.probe.narrow, item.ef_search)
     hits = item.probe.narrow[rung]
     depth = min(HITS, int(np.isfinite(item.probe.exact[0]).sum()))
-    whole = hits.true[:, :depth].min(axis=1) >= item.probe.exact[:, depth - 1] - TIE
+    # Place by place: where several tie for the last one, their scores alone do not show that a better row was missed.
+    whole = np.all(-np.sort(-hits.true[:, :depth], axis=1) >= item.probe.exact[:, :depth] - TIE, axis=1)
     chosen = np.flatnonzero(whole[: item.probe.sampled])[:QUERIES]
     if not len(chosen):
         return None

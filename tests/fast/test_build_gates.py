@@ -446,3 +446,20 @@ def test_only_queries_whose_answer_is_complete_are_canaries(tmp_path: Path):
     for canary in found.queries:
         place = texts.index(canary.query)
         assert canary.ids == tuple(map(str, best[place, :10]))
+
+
+def test_a_better_row_that_was_missed_is_not_hidden_by_those_that_tie_for_the_last_place(tmp_path: Path):
+    vectors, queries = make_vectors(30), make_vectors(1, seed=2)
+    order = np.argsort(-(queries @ vectors.T), axis=1)
+    # Rows 9, 10 and 11 of the order are one vector: an answer without the third row has as good a last hit.
+    vectors[order[0, 10:12]] = vectors[order[0, 9]]
+    best = order
+    missed = np.concatenate([best[:, :2], best[:, 3:11], best[:, 11:], best[:, 2:3]], axis=1)
+    asked = ProbeQueries(vectors=queries, texts=("query",), sampled=1)
+    for answers, written in ((missed, 0), (best, 1)):
+        item: Any = SimpleNamespace(
+            name="products", probe=ask(vectors, answers, queries), queries=asked, ef_search=64, shard_curves={0: {}}
+        )
+        assert measure_recall(item.probe, 64).at_10 == 1.0
+        path = write_canaries(tmp_path / f"{written}.json", [item])
+        assert len(parse_canaries(path.read_bytes(), "c")) == written
