@@ -933,7 +933,7 @@ def test_a_collector_asks_before_it_takes_what_another_key_keeps(store: LocalSto
     )
     commit_entry(store, rolled.sequence, sign_entry(back, other))
     kept = [("pin", "pinned", other), ("pin", "unsigned", None), ("pin", "both", other), ("unpin", "both", other)]
-    for kind, run_id, key in [*kept, ("retire", "both", other)]:
+    for kind, run_id, key in [*kept, ("retire", "both", other), ("retire", "pinned", other)]:
         changes.commit_keeping(store, read_head(store), kind, (run_id,), key)
     publish_run(store, "live", key=own)
     plan = plan_garbage(store, ONE, LATER, own)
