@@ -118,13 +118,14 @@ class FinishedCollection:
     @property
     def own_titles(self) -> OwnTitles | None:
         """How many rows are found by their own text; None where too many lie in deltas that were not measured."""
-        base = sum(not shard.delta for shard in self.shards)
-        found = count_own_titles(self.probe, self.queries, self.ef_search, base=base, measured=self.shard_curves)
         hidden = sum(shard.live_rows for shard in self.shards if shard.delta and shard.number not in self.shard_curves)
         share = hidden / self.rows
+        if share > HIDDEN_SHARE:
+            return None
+        base = sum(not shard.delta for shard in self.shards)
+        found = count_own_titles(self.probe, self.queries, self.ef_search, base=base, measured=self.shard_curves)
         # What lies there cannot be found: as many as its share are taken for not asked.
-        asked = max(found.found, round(found.asked * (1 - share)))
-        return found._replace(asked=asked) if share <= HIDDEN_SHARE else None
+        return found._replace(asked=max(found.found, round(found.asked * (1 - share))))
 
     @property
     def unmeasured(self) -> set[str]:

@@ -122,7 +122,7 @@ def plan_garbage(
     named = _name_objects(store, history, [live, *(history.releases[run_id] for run_id in kept)])
     # A run may be published again, of other shards, while consumers still fetch those it had.
     for earlier, later in pairwise(history.lived):
-        if earlier.run_id in kept and _is_recent(later, rule, clock, written):
+        if earlier.run_id in kept and earlier.manifest.key not in named and _is_recent(later, rule, clock, written):
             with suppress(IntegrityError):
                 named |= _name_objects(store, history, [earlier])
     building = _find_building(stored, history, rule, clock)

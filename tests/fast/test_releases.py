@@ -279,7 +279,9 @@ def test_the_grace_period_ends_after_three_days(
 
 
 @pytest.mark.parametrize("recent", [True, False])
-def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_fetched(store: LocalStore, recent: bool):
+def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_fetched(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, recent: bool
+):
     before, now = publish_run(store, "x"), publish_run(store, "y")
     own = publish_run(store, "a", before)
     first = read_manifest(store, read_history(store).releases["a"])
@@ -287,6 +289,9 @@ def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_f
     publish(
         RunFolder(store, "a"), replace(first, parent=3, collections=(replace(first.collections[0], shards=shards),))
     )
+    newest = read_entry(store, 4)
+    assert isinstance(newest, LogEntry)
+    commit_entry(store, 4, replace(newest, sequence=5, parent=4))
     moment = datetime(2026, 11, 20, 4, tzinfo=UTC)
     date_everything(store, moment)
     for sequence in (1, 2, 3):
@@ -300,6 +305,12 @@ def test_what_a_run_named_before_it_was_published_again_stays_as_long_as_it_is_f
         return [shard.ids.key in keys for shard in (before, now)]
 
     assert deleted(timedelta(0) if recent else timedelta(days=3)) == [not recent, False]
+    # Nights that prolong a release name its manifest again, which is read once.
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.releases.garbage.read_manifest", lambda *words: read.append("") or read_manifest(*words))
+        deleted(timedelta(0) if recent else timedelta(days=3))
+    assert len(read) == 1 + recent
     # Of a release whose manifest is lost nobody fetches anything.
     store.delete(read_history(store).lived[2].manifest.key)
     assert deleted(timedelta(0)) == [True, False]
